@@ -1,0 +1,101 @@
+// Package kv is the contract of the metadata engines: an ordered key-value
+// store with optimistic transactions whose outcome is committed, conflict or
+// unknown. Package kvtest is its conformance suite, kv/journal the embedded
+// engine.
+//
+// Keys are at most MaxKey bytes, values 1 to MaxValue bytes: an empty value is
+// refused, since not every engine can tell it from an absent one.
+package kv
+
+import (
+	"context"
+	"errors"
+	"iter"
+)
+
+// Limits, the same for every engine; beyond them ErrTooLarge, never a split.
+const (
+	MaxKey      = 4 << 10
+	MaxValue    = 256 << 10
+	MaxTxnOps   = 64        // writes
+	MaxTxnBytes = 512 << 10 // keys and values of the writes
+)
+
+// What the engines answer with.
+var (
+	// ErrConflict: something the transaction read was changed; nothing was
+	// written. Begin anew.
+	ErrConflict = errors.New("transaction conflict")
+	// ErrUnknown: the transaction may or may not have been committed, and may
+	// yet be until a later transaction that writes one of the same keys is.
+	ErrUnknown = errors.New("transaction outcome unknown")
+	// ErrUnavailable: the engine cannot serve now; nothing was written.
+	ErrUnavailable = errors.New("metadata unavailable")
+	ErrTooLarge    = errors.New("transaction too large")
+	ErrEmptyValue  = errors.New("empty value")
+)
+
+// Pair is a key and its value. Both are the receiver's to keep.
+type Pair struct{ Key, Value []byte }
+
+// Reader reads one consistent state.
+type Reader interface {
+	// Get returns the value, or nil where there is none. The value is the
+	// caller's to keep and must not be changed.
+	Get(ctx context.Context, key []byte) ([]byte, error)
+	// Scan yields the pairs with from ≤ key < to in order; a nil to means the
+	// end. It ends after an error. Slices yielded by Scan are valid only until
+	// the next step: copy what you keep.
+	Scan(ctx context.Context, from, to []byte) iter.Seq2[Pair, error]
+}
+
+// Snapshot is a Reader at one commit; Close it soon.
+type Snapshot interface {
+	Reader
+	Close()
+}
+
+// Txn is an optimistic transaction. What Get returned (also absence) is
+// asserted at commit. Txn has no scan: design keys so that none is needed.
+// Not safe for concurrent use.
+type Txn interface {
+	Get(ctx context.Context, key []byte) ([]byte, error)
+	Put(key, value []byte)
+	Delete(key []byte)
+	// Commit returns nil once the writes are durable and readable, or
+	// ErrConflict, ErrUnknown, ErrUnavailable, ErrTooLarge, ErrEmptyValue. A
+	// context that ends while the commit is under way gives ErrUnknown.
+	// Without writes it only checks the assertions.
+	Commit(ctx context.Context) error
+}
+
+// Store is a metadata engine. Safe for concurrent use.
+type Store interface {
+	Reader // Get and Scan of the newest committed state
+	Snapshot(ctx context.Context) (Snapshot, error)
+	Begin(ctx context.Context) (Txn, error)
+	Close() error
+}
+
+// Update runs f in transactions until one commits, at most attempts times
+// while there are conflicts, then returns ErrConflict. f may run several
+// times; an error of f ends it with nothing written. ErrUnknown is returned,
+// not retried: only the caller can tell whether its write took place.
+func Update(ctx context.Context, s Store, attempts int, f func(Txn) error) error {
+	for range attempts {
+		t, err := s.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		if err := f(t); err != nil {
+			return err
+		}
+		if err = t.Commit(ctx); err == nil || !errors.Is(err, ErrConflict) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return ErrConflict
+}

@@ -1,0 +1,80 @@
+// Package vfs is the file system seam: all access to drives goes through FS.
+//
+// OS is the real one. Mem is a file system in memory that knows what was
+// synced: Crash gives what a power cut would leave. Fault wraps any FS and
+// makes chosen calls fail, hang or run out of space.
+package vfs
+
+import (
+	"io"
+	"io/fs"
+)
+
+// File is an open file. WriteAt and WriteVAt extend the file as needed.
+// Nothing written is durable before Sync or SyncData returned nil; a new
+// file's name is not durable before SyncDir of its directory did.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	// WriteVAt writes the buffers one after another from off: one system call
+	// where there is one. It returns the number of bytes written.
+	WriteVAt(bufs [][]byte, off int64) (int, error)
+	// Sync makes contents and size durable; SyncData is fdatasync(2).
+	Sync() error
+	SyncData() error
+	// Truncate sets the size.
+	Truncate(size int64) error
+	// Allocate reserves space for [off, off+n) without changing the size,
+	// where the file system can; elsewhere it does nothing.
+	Allocate(off, n int64) error
+	// Writeback starts writing dirty pages of the range without waiting
+	// (sync_file_range(2)); a hint.
+	Writeback(off, n int64) error
+	// DontNeed drops clean pages of the range from the cache; a hint.
+	DontNeed(off, n int64) error
+	// Stat: Size in bytes, Links the number of directory entries (0: someone
+	// unlinked it).
+	Stat() (Stat, error)
+	Name() string
+}
+
+// Stat describes a file.
+type Stat struct {
+	Size  int64
+	Links int
+	IsDir bool
+	// Dev and Inode identify the file on this machine.
+	Dev, Inode uint64
+}
+
+// Usage is the space of the file system behind a path, in bytes.
+type Usage struct{ Total, Free int64 }
+
+// FS is what Kintsugi needs of a file system. Paths are as in package os.
+// Errors match fs.ErrNotExist, fs.ErrExist and syscall.ENOSPC by errors.Is.
+type FS interface {
+	// OpenFile takes os.O_* flags; files are created 0600.
+	OpenFile(path string, flag int) (File, error)
+	Mkdir(path string) error    // 0700; fs.ErrExist where it exists
+	MkdirAll(path string) error // 0700
+	Rename(from, to string) error
+	Link(from, to string) error
+	Remove(path string) error
+	RemoveAll(path string) error
+	// List gives the names in a directory, sorted.
+	List(path string) ([]string, error)
+	Stat(path string) (Stat, error)
+	// SyncDir makes the directory's entries durable.
+	SyncDir(path string) error
+	Usage(path string) (Usage, error)
+	// Lock takes an exclusive lock on a file, made when absent, and fails at
+	// once where another process has it.
+	Lock(path string) (io.Closer, error)
+}
+
+// ErrNotExist and ErrExist are those of io/fs.
+var (
+	ErrNotExist = fs.ErrNotExist
+	ErrExist    = fs.ErrExist
+)
