@@ -1,0 +1,23 @@
+package metadata
+
+import "errors"
+
+// What the namespace answers with, wrapped with what was being done.
+var (
+	ErrNoSuchBucket        = errors.New("no such bucket")
+	ErrBucketExists        = errors.New("bucket exists")
+	ErrBucketNotEmpty      = errors.New("bucket not empty")
+	ErrNoSuchKey           = errors.New("no such key")
+	ErrNoSuchUpload        = errors.New("no such upload")
+	ErrInvalidPart         = errors.New("invalid part")
+	ErrInvalidPartOrder    = errors.New("parts not in ascending order")
+	ErrPartTooSmall        = errors.New("part too small")
+	ErrPreconditionFailed  = errors.New("precondition failed")
+	ErrConditionalConflict = errors.New("conditional write lost a race")
+	// ErrStalePlacement: slots moved since; write or remap again.
+	ErrStalePlacement = errors.New("placement changed")
+	// ErrNoPlacement: too few drives can be written to.
+	ErrNoPlacement = errors.New("too few writable drives")
+	// ErrUnavailable: the metadata engine cannot answer now.
+	ErrUnavailable = errors.New("metadata unavailable")
+)
