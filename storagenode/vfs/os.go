@@ -1,0 +1,228 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked is in the chain of Lock's error where somebody else has the lock.
+var ErrLocked = errors.New("locked by another process")
+
+// maxIOV is how many buffers one pwritev(2) takes (IOV_MAX on Linux).
+const maxIOV = 1024
+
+// OS gives the machine's file system. Its files stay safe to use during and
+// after Close: calls then fail with fs.ErrClosed and never reach a descriptor
+// that was reused for another file.
+func OS() FS { return osFS{} }
+
+type osFS struct{}
+
+func (osFS) OpenFile(path string, flag int) (File, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		_ = f.Close()
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &osFile{File: f, raw: raw}, nil
+}
+
+func (osFS) Mkdir(path string) error        { return os.Mkdir(path, 0o700) }
+func (osFS) MkdirAll(path string) error     { return os.MkdirAll(path, 0o700) }
+func (osFS) Rename(from, to string) error   { return os.Rename(from, to) }
+func (osFS) Link(from, to string) error     { return os.Link(from, to) }
+func (osFS) Remove(path string) error       { return os.Remove(path) }
+func (osFS) RemoveAll(path string) error    { return os.RemoveAll(path) }
+func (osFS) Stat(path string) (Stat, error) { return osStat(path) }
+
+func (osFS) List(path string) ([]string, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	names, err := d.Readdirnames(-1)
+	_ = d.Close() // it was only read
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (osFS) SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	_ = d.Close() // Sync said all there is to say
+	return err
+}
+
+func (osFS) Usage(path string) (Usage, error) {
+	var s unix.Statfs_t
+	err := ignoringEINTR(func() error { return unix.Statfs(path, &s) })
+	if err != nil {
+		return Usage{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	// Bavail leaves out what is kept for root, as df does.
+	return Usage{Total: int64(s.Blocks) * s.Frsize, Free: int64(s.Bavail) * s.Frsize}, nil
+}
+
+func (osFS) Lock(path string) (io.Closer, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// flock(2) belongs to the open file, not to the process: a second Lock in
+	// this process fails as well, and closing some other descriptor of the
+	// file does not drop the lock, as it would with fcntl(2).
+	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("%w (%w)", ErrLocked, err)
+		}
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
+	}
+	return f, nil
+}
+
+// osFile adds to os.File the calls it lacks. They run under raw.Control, which
+// keeps the descriptor from being closed and reused meanwhile.
+type osFile struct {
+	*os.File
+	raw syscall.RawConn
+}
+
+func (f *osFile) control(op string, call func(fd int) error) error {
+	var err error
+	if cerr := f.raw.Control(func(fd uintptr) {
+		err = ignoringEINTR(func() error { return call(int(fd)) })
+	}); cerr != nil {
+		// Control fails only where the file is closed.
+		return &fs.PathError{Op: op, Path: f.File.Name(), Err: fs.ErrClosed}
+	}
+	if err != nil {
+		return &fs.PathError{Op: op, Path: f.File.Name(), Err: err}
+	}
+	return nil
+}
+
+func (f *osFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
+	if len(bufs) == 1 {
+		return f.File.WriteAt(bufs[0], off)
+	}
+	total, want := 0, 0
+	for _, b := range bufs {
+		want += len(b)
+	}
+	var rest [][]byte // a copy of bufs, made only when a write came up short
+	for total < want {
+		n := 0
+		err := f.control("pwritev", func(fd int) (err error) {
+			n, err = unix.Pwritev(fd, bufs[:min(len(bufs), maxIOV)], off+int64(total))
+			return err
+		})
+		if n > 0 {
+			total += n
+		}
+		if err != nil {
+			return total, err
+		}
+		if n <= 0 {
+			return total, &fs.PathError{Op: "pwritev", Path: f.File.Name(), Err: io.ErrShortWrite}
+		}
+		if total < want {
+			if rest == nil {
+				rest = slices.Clone(bufs)
+			}
+			rest = advance(rest, n)
+			bufs = rest
+		}
+	}
+	return total, nil
+}
+
+// advance drops the first n bytes of bufs, changing the slices in bufs.
+func advance(bufs [][]byte, n int) [][]byte {
+	for len(bufs) > 0 && n >= len(bufs[0]) {
+		n -= len(bufs[0])
+		bufs = bufs[1:]
+	}
+	if n > 0 {
+		bufs[0] = bufs[0][n:]
+	}
+	return bufs
+}
+
+func (f *osFile) SyncData() error {
+	return f.control("fdatasync", unix.Fdatasync)
+}
+
+func (f *osFile) Allocate(off, n int64) error {
+	err := f.control("fallocate", func(fd int) error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return err
+}
+
+func (f *osFile) Writeback(off, n int64) error {
+	return f.control("sync_file_range", func(fd int) error {
+		return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+	})
+}
+
+func (f *osFile) DontNeed(off, n int64) error {
+	return f.control("fadvise", func(fd int) error {
+		return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED)
+	})
+}
+
+func (f *osFile) Stat() (Stat, error) {
+	var s unix.Stat_t
+	if err := f.control("fstat", func(fd int) error { return unix.Fstat(fd, &s) }); err != nil {
+		return Stat{}, err
+	}
+	return statOf(&s), nil
+}
+
+func osStat(path string) (Stat, error) {
+	var s unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Stat(path, &s) }); err != nil {
+		return Stat{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return statOf(&s), nil
+}
+
+func statOf(s *unix.Stat_t) Stat {
+	return Stat{
+		Size:  s.Size,
+		Links: int(s.Nlink),
+		IsDir: s.Mode&unix.S_IFMT == unix.S_IFDIR,
+		Dev:   s.Dev,
+		Inode: s.Ino,
+	}
+}
+
+func ignoringEINTR(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
