@@ -120,8 +120,8 @@ type Buckets interface {
 	CreateBucket(ctx context.Context, b Bucket) (Bucket, error)
 	// Bucket looks one up: ErrNoSuchBucket.
 	Bucket(ctx context.Context, name string) (Bucket, error)
-	// DeleteBucket: ErrNoSuchBucket, ErrBucketNotEmpty (also while uploads
-	// are open? No: AWS deletes those with the bucket, so does this).
+	// DeleteBucket: ErrNoSuchBucket, ErrBucketNotEmpty. Open uploads do not
+	// keep a bucket; they are aborted with it.
 	DeleteBucket(ctx context.Context, name string) error
 	// ListBuckets gives up to limit buckets with the prefix, names > after,
 	// and whether there are more.
