@@ -3,7 +3,7 @@
 // unknown. Package kvtest is its conformance suite, kv/journal the embedded
 // engine.
 //
-// Keys are at most MaxKey bytes, values 1 to MaxValue bytes: an empty value is
+// Keys are 1 to MaxKey bytes, values 1 to MaxValue bytes: an empty value is
 // refused, since not every engine can tell it from an absent one.
 package kv
 
@@ -33,6 +33,7 @@ var (
 	ErrUnavailable = errors.New("metadata unavailable")
 	ErrTooLarge    = errors.New("transaction too large")
 	ErrEmptyValue  = errors.New("empty value")
+	ErrEmptyKey    = errors.New("empty key")
 )
 
 // Pair is a key and its value. Both are the receiver's to keep.
@@ -58,12 +59,17 @@ type Snapshot interface {
 // Txn is an optimistic transaction. What Get returned (also absence) is
 // asserted at commit. Txn has no scan: design keys so that none is needed.
 // Not safe for concurrent use.
+//
+// What the Gets of one transaction return belongs to one state: an engine that
+// cannot keep that promise any more answers ErrConflict from Get already. Get
+// sees the transaction's own writes.
 type Txn interface {
 	Get(ctx context.Context, key []byte) ([]byte, error)
 	Put(key, value []byte)
 	Delete(key []byte)
 	// Commit returns nil once the writes are durable and readable, or
-	// ErrConflict, ErrUnknown, ErrUnavailable, ErrTooLarge, ErrEmptyValue. A
+	// ErrConflict, ErrUnknown, ErrUnavailable, ErrTooLarge, ErrEmptyValue,
+	// ErrEmptyKey, or the context's error where it had ended before. A
 	// context that ends while the commit is under way gives ErrUnknown.
 	// Without writes it only checks the assertions.
 	Commit(ctx context.Context) error
@@ -87,10 +93,10 @@ func Update(ctx context.Context, s Store, attempts int, f func(Txn) error) error
 		if err != nil {
 			return err
 		}
-		if err := f(t); err != nil {
-			return err
+		if err = f(t); err == nil {
+			err = t.Commit(ctx)
 		}
-		if err = t.Commit(ctx); err == nil || !errors.Is(err, ErrConflict) {
+		if err == nil || !errors.Is(err, ErrConflict) {
 			return err
 		}
 		if ctx.Err() != nil {
