@@ -1,0 +1,124 @@
+package vfs
+
+import "io"
+
+// faultFile asks the rules before each call; path is the one it was opened by.
+type faultFile struct {
+	File
+	f    *Fault
+	path string
+}
+
+func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
+	if _, err := f.f.apply(OpRead, f.path, ""); err != nil {
+		return 0, err
+	}
+	return f.File.ReadAt(p, off)
+}
+
+func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
+	r, err := f.f.apply(OpWrite, f.path, "")
+	switch {
+	case r != nil && r.Short:
+		return f.short([][]byte{p}, off, err)
+	case err != nil:
+		return 0, err
+	case r != nil && r.Lie:
+		return len(p), nil
+	}
+	return f.File.WriteAt(p, off)
+}
+
+func (f *faultFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
+	r, err := f.f.apply(OpWrite, f.path, "")
+	switch {
+	case r != nil && r.Short:
+		return f.short(bufs, off, err)
+	case err != nil:
+		return 0, err
+	case r != nil && r.Lie:
+		return total(bufs), nil
+	}
+	return f.File.WriteVAt(bufs, off)
+}
+
+// short writes the first half.
+func (f *faultFile) short(bufs [][]byte, off int64, err error) (int, error) {
+	if err == nil {
+		err = io.ErrShortWrite
+	}
+	left, done := total(bufs)/2, 0
+	for _, b := range bufs {
+		n, werr := f.File.WriteAt(b[:min(left, len(b))], off+int64(done))
+		done, left = done+n, left-n
+		if werr != nil {
+			return done, werr
+		}
+	}
+	return done, err
+}
+
+func total(bufs [][]byte) int {
+	n := 0
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n
+}
+
+func (f *faultFile) Sync() error {
+	if r, err := f.f.apply(OpSync, f.path, ""); err != nil || r != nil && r.Lie {
+		return err
+	}
+	return f.File.Sync()
+}
+
+func (f *faultFile) SyncData() error {
+	if r, err := f.f.apply(OpSync, f.path, ""); err != nil || r != nil && r.Lie {
+		return err
+	}
+	return f.File.SyncData()
+}
+
+func (f *faultFile) Truncate(size int64) error {
+	if _, err := f.f.apply(OpTruncate, f.path, ""); err != nil {
+		return err
+	}
+	return f.File.Truncate(size)
+}
+
+func (f *faultFile) Allocate(off, n int64) error {
+	if _, err := f.f.apply(OpAllocate, f.path, ""); err != nil {
+		return err
+	}
+	return f.File.Allocate(off, n)
+}
+
+func (f *faultFile) Writeback(off, n int64) error {
+	if _, err := f.f.apply(OpHint, f.path, ""); err != nil {
+		return err
+	}
+	return f.File.Writeback(off, n)
+}
+
+func (f *faultFile) DontNeed(off, n int64) error {
+	if _, err := f.f.apply(OpHint, f.path, ""); err != nil {
+		return err
+	}
+	return f.File.DontNeed(off, n)
+}
+
+func (f *faultFile) Stat() (Stat, error) {
+	if _, err := f.f.apply(OpStat, f.path, ""); err != nil {
+		return Stat{}, err
+	}
+	return f.File.Stat()
+}
+
+func (f *faultFile) Close() error {
+	_, err := f.f.apply(OpClose, f.path, "")
+	if cerr := f.File.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
