@@ -1,0 +1,187 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// identityName is the file in a drive's directory that says whose it is. A
+// directory without it is not a drive.
+const identityName = "drive.json"
+
+// formatLevel is what this code writes; it reads minReader up to formatLevel.
+const formatLevel = 1
+
+// Known is what every drive remembers of the drives of its node, so that an
+// empty directory in a known place can be told from a disk that is not
+// mounted: only the file system the drive was on may take its place.
+type Known struct {
+	Drive storagenode.DriveID `json:"drive"`
+	Dir   string              `json:"dir"`
+	// Device and Total are st_dev and the size in bytes of the file system.
+	Device uint64 `json:"device"`
+	Total  int64  `json:"total"`
+}
+
+// Identity is the content of drive.json.
+type Identity struct {
+	Magic     string              `json:"magic"` // "kintsugi drive"
+	Format    int                 `json:"format"`
+	MinReader int                 `json:"min_reader"`
+	Cluster   storagenode.UUID    `json:"cluster"`
+	Drive     storagenode.DriveID `json:"drive"`
+	Replaces  storagenode.DriveID `json:"replaces"` // zero: none
+	Created   time.Time           `json:"created"`
+	Known     []Known             `json:"known"`
+	// Sum is xxh64 of this object as JSON with Sum 0.
+	Sum uint64 `json:"sum"`
+}
+
+const identityMagic = "kintsugi drive"
+
+// errNoIdentity says that a directory holds no drive.json.
+var errNoIdentity = errors.New("not a drive")
+
+func (id Identity) sum() uint64 {
+	id.Sum = 0
+	text, _ := json.Marshal(id) // plain fields: cannot fail
+	return xxhash.Sum64(text)
+}
+
+// readIdentity reads and checks drive.json; errNoIdentity where there is none.
+func readIdentity(fsys vfs.FS, dir string) (Identity, error) {
+	path := filepath.Join(dir, identityName)
+	f, err := fsys.OpenFile(path, os.O_RDONLY)
+	if errors.Is(err, vfs.ErrNotExist) {
+		return Identity{}, errNoIdentity
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("open %s: %w", path, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return Identity{}, fmt.Errorf("stat %s: %w", path, err)
+	}
+	if st.Size > 1<<20 {
+		return Identity{}, fmt.Errorf("%s: %w: %d bytes", path, storagenode.ErrCorrupt, st.Size)
+	}
+	text := make([]byte, st.Size)
+	if n, err := f.ReadAt(text, 0); n < len(text) {
+		return Identity{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	return parseIdentity(path, text)
+}
+
+func parseIdentity(path string, text []byte) (Identity, error) {
+	var id Identity
+	if err := json.Unmarshal(text, &id); err != nil {
+		return Identity{}, fmt.Errorf("%s: %w: %v", path, storagenode.ErrCorrupt, err)
+	}
+	switch {
+	case id.Magic != identityMagic || id.Sum != id.sum():
+		return Identity{}, fmt.Errorf("%s: %w: its checksum does not match", path, storagenode.ErrCorrupt)
+	case id.MinReader > formatLevel:
+		return Identity{}, fmt.Errorf("%s: written by a newer version: needs format level %d, this one reads up to %d", path, id.MinReader, formatLevel)
+	}
+	return id, nil
+}
+
+// writeIdentity makes drive.json durable: temporary file, sync, rename, sync
+// of the directory.
+func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
+	id.Magic, id.Format, id.MinReader = identityMagic, formatLevel, 1
+	id.Sum = id.sum()
+	text, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, identityName)
+	tmp := path + ".tmp"
+	f, err := fsys.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", tmp, err)
+	}
+	_, err = f.WriteAt(text, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = fsys.Rename(tmp, path)
+	}
+	if err == nil {
+		err = fsys.SyncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// fileSystem fingerprints the file system a directory lies on.
+func fileSystem(fsys vfs.FS, dir string) (device uint64, total int64, err error) {
+	st, err := fsys.Stat(dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("stat %s: %w", dir, err)
+	}
+	use, err := fsys.Usage(dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("usage of %s: %w", dir, err)
+	}
+	return st.Dev, use.Total, nil
+}
+
+// remains gives the names in a directory that make it more than empty. What a
+// new file system brings along does not count, nor an identity that was never
+// finished, nor the caches that can be rebuilt, nor empty directories of ours.
+// While the node runs (wiped), a journal without a drive around it is what the
+// engine wrote between the loss and its being told of it.
+func remains(fsys vfs.FS, dir string, wiped bool) ([]string, error) {
+	names, err := fsys.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	var left []string
+	for _, name := range names {
+		switch name {
+		case "lost+found", identityName + ".tmp", lockName, "index", "state":
+		case "segments", "journal":
+			if wiped && name == "journal" {
+				continue
+			}
+			inner, err := fsys.List(filepath.Join(dir, name))
+			if err != nil {
+				return nil, err
+			}
+			if len(inner) > 0 {
+				left = append(left, name)
+			}
+		default:
+			left = append(left, name)
+		}
+	}
+	return left, nil
+}
+
+// clearRemains removes what remains let pass, so that a drive is formatted on
+// clean ground.
+func clearRemains(fsys vfs.FS, dir string) error {
+	for _, name := range []string{identityName + ".tmp", "index", "state", "segments", "journal"} {
+		if err := fsys.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("clear %s: %w", dir, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,358 @@
+// Package node is one process's set of drives: it formats empty directories,
+// proves the identity of formatted ones, opens their stores, and watches them
+// while it runs. A directory that was emptied, unmounted, swapped or moved
+// away is noticed within seconds; an empty one in a known drive's place, on
+// the same file system, becomes that drive's replacement.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+	"kintsugi/storagenode/vfs"
+)
+
+// MaxDrives is the most directories one node serves.
+const MaxDrives = 32
+
+const lockName = "lock"
+
+// Config says what a node serves.
+type Config struct {
+	FS   vfs.FS
+	Dirs []string
+	// Name and Zone are what reports carry; "" for Zone means none.
+	Name, Zone string
+	// Open opens the store of a formatted drive.
+	Open func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error)
+	// Changed is told of every change of a drive's state, one call at a time.
+	// It must not block for long and must not call the node. Nil: nobody.
+	Changed func(storagenode.DriveReport)
+	Clock   clock.Clock
+	Logger  *slog.Logger
+	// Poll is how often identity and health are checked. 0: 2 s.
+	Poll time.Duration
+}
+
+// Limits of patience with a drive that does not answer.
+const (
+	suspectAfter = 10 * time.Second
+	downAfter    = 30 * time.Second
+)
+
+// ErrRefused: a directory must not be used as it is. Its text says why and
+// what to do.
+var ErrRefused = errors.New("directory refused")
+
+// Node serves drives. It implements storagenode.Reporter.
+type Node struct {
+	cfg     Config
+	cluster storagenode.UUID
+	created bool
+	places  []*place
+
+	mu    sync.Mutex // guards publication; never held during I/O
+	table atomic.Pointer[map[storagenode.DriveID]*entry]
+
+	tell        sync.Mutex // one call of Changed at a time
+	remembering sync.Mutex // one rewrite of the drives' records at a time
+
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// entry is what the data path sees of a drive.
+type entry struct {
+	store storagenode.Drive // nil while it cannot be asked
+	state storagenode.DriveState
+}
+
+// Open formats what is empty, opens what is a drive, and starts to watch. A
+// drive that cannot be opened is reported, not fatal; a directory that holds
+// something else or belongs to another cluster is ErrRefused.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if cfg.Poll == 0 {
+		cfg.Poll = 2 * time.Second
+	}
+	n := &Node{cfg: cfg}
+	n.table.Store(&map[storagenode.DriveID]*entry{})
+	if err := n.survey(); err != nil {
+		return nil, err
+	}
+	for _, p := range n.places {
+		if p.identity.Drive.IsZero() {
+			continue
+		}
+		p.open(ctx)
+	}
+	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.cancel = cancel
+	for _, p := range n.places {
+		n.done.Go(func() { p.watch(watch) })
+	}
+	return n, nil
+}
+
+// Cluster is the identity that all drives share.
+func (n *Node) Cluster() storagenode.UUID { return n.cluster }
+
+// Created says that all directories were empty: this start made the cluster.
+func (n *Node) Created() bool { return n.created }
+
+// survey reads every directory, decides what each is, and formats the empty
+// ones. It fills n.places.
+func (n *Node) survey() error {
+	if len(n.cfg.Dirs) < 1 || len(n.cfg.Dirs) > MaxDrives {
+		return fmt.Errorf("%w: want 1 to %d drive directories, got %d", ErrRefused, MaxDrives, len(n.cfg.Dirs))
+	}
+	seen := map[string]bool{}
+	known := map[string]Known{}
+	for _, dir := range n.cfg.Dirs {
+		dir, err := filepath.Abs(dir)
+		if err != nil {
+			return err
+		}
+		if seen[dir] {
+			return fmt.Errorf("%w: %s is named twice", ErrRefused, dir)
+		}
+		seen[dir] = true
+		n.places = append(n.places, &place{node: n, dir: dir})
+	}
+	var empty []*place
+	for _, p := range n.places {
+		id, err := readIdentity(n.cfg.FS, p.dir)
+		switch {
+		case err == nil:
+			if err := n.join(p, id, known); err != nil {
+				return err
+			}
+		case errors.Is(err, errNoIdentity):
+			empty = append(empty, p)
+		default:
+			p.fail(storagenode.DriveDown, err.Error())
+		}
+	}
+	if err := n.refuseForeign(empty); err != nil {
+		return err
+	}
+	return n.format(empty, known)
+}
+
+// join accepts a formatted directory into the cluster.
+func (n *Node) join(p *place, id Identity, known map[string]Known) error {
+	if n.cluster.IsZero() {
+		n.cluster = id.Cluster
+	}
+	if id.Cluster != n.cluster {
+		return fmt.Errorf("%w: %s belongs to cluster %s, the directories before it to %s; start each cluster with its own directories", ErrRefused, p.dir, id.Cluster, n.cluster)
+	}
+	for _, q := range n.places {
+		if q != p && q.identity.Drive == id.Drive {
+			return fmt.Errorf("%w: %s and %s are the same drive %s; one is a copy: remove it", ErrRefused, q.dir, p.dir, id.Drive)
+		}
+	}
+	p.identity = id
+	for _, k := range id.Known {
+		known[k.Dir] = k
+	}
+	return nil
+}
+
+// refuseForeign refuses directories that are not drives and not empty.
+func (n *Node) refuseForeign(empty []*place) error {
+	for _, p := range empty {
+		left, err := remains(n.cfg.FS, p.dir, false)
+		switch {
+		case errors.Is(err, vfs.ErrNotExist):
+			continue
+		case err != nil:
+			p.fail(storagenode.DriveDown, err.Error())
+		case len(left) > 0:
+			return fmt.Errorf("%w: %s is not a Kintsugi drive and not empty (it holds %s); empty it or name another directory", ErrRefused, p.dir, strings.Join(left[:min(3, len(left))], ", "))
+		}
+	}
+	return nil
+}
+
+// format makes drives of the empty places: all of them when no directory is a
+// drive yet, otherwise those that may be one.
+func (n *Node) format(empty []*place, known map[string]Known) error {
+	if n.cluster.IsZero() {
+		if len(empty) < len(n.places) {
+			return fmt.Errorf("%w: no directory could be read as a drive, and some could not be read at all: see to them before a new cluster is made", ErrRefused)
+		}
+		n.cluster, n.created = storagenode.NewUUID(), true
+	}
+	for _, p := range empty {
+		if p.state == storagenode.DriveDown {
+			continue // could not be read
+		}
+		if n.created {
+			if err := n.cfg.FS.MkdirAll(p.dir); err != nil {
+				return fmt.Errorf("create drive directory: %w", err)
+			}
+		}
+		old, isKnown := known[p.dir]
+		if err := p.mayTake(old, isKnown); err != nil {
+			p.fail(storagenode.DriveDown, err.Error())
+			p.lost = old.Drive
+			continue
+		}
+		if err := p.format(old.Drive); err != nil {
+			return fmt.Errorf("format %s: %w", p.dir, err)
+		}
+	}
+	return n.remember()
+}
+
+// remember writes to every drive which drives there are and on which file
+// systems, where that changed.
+func (n *Node) remember() error {
+	var all []Known
+	for _, p := range n.places {
+		id := p.identity.Drive
+		if id.IsZero() {
+			id = p.lost
+		}
+		if id.IsZero() {
+			continue
+		}
+		k := Known{Drive: id, Dir: p.dir, Device: p.device, Total: p.total}
+		if p.device == 0 {
+			if dev, total, err := fileSystem(n.cfg.FS, p.dir); err == nil && !p.identity.Drive.IsZero() {
+				k.Device, k.Total = dev, total
+				p.device, p.total = dev, total
+			}
+		}
+		all = append(all, k)
+	}
+	for _, p := range n.places {
+		if p.identity.Drive.IsZero() || sameKnown(p.identity.Known, all) {
+			continue
+		}
+		id := p.identity
+		id.Known = mergeKnown(id.Known, all)
+		if err := writeIdentity(n.cfg.FS, p.dir, id); err != nil {
+			p.fail(storagenode.DriveBroken, err.Error())
+			continue
+		}
+		p.identity = id
+	}
+	return nil
+}
+
+// mergeKnown keeps what is known of places this start does not name or could
+// not look at.
+func mergeKnown(old, now []Known) []Known {
+	merged := append([]Known(nil), now...)
+	for i := range merged {
+		if merged[i].Device != 0 {
+			continue
+		}
+		for _, k := range old {
+			if k.Dir == merged[i].Dir {
+				merged[i] = k
+			}
+		}
+	}
+	return merged
+}
+
+func sameKnown(a, b []Known) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Drive implements storagenode.Drives.
+func (n *Node) Drive(id storagenode.DriveID) (storagenode.ShardStore, storagenode.DriveState) {
+	e := (*n.table.Load())[id]
+	if e == nil || e.store == nil {
+		return nil, storagenode.DriveDown
+	}
+	return e.store, e.state
+}
+
+// Store gives the whole drive, nil where it is not open.
+func (n *Node) Store(id storagenode.DriveID) storagenode.Drive {
+	if e := (*n.table.Load())[id]; e != nil {
+		return e.store
+	}
+	return nil
+}
+
+// publish makes a drive's store and state visible to the data path.
+func (n *Node) publish(id storagenode.DriveID, e *entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	next := make(map[storagenode.DriveID]*entry, len(n.places)+1)
+	for k, v := range *n.table.Load() {
+		next[k] = v
+	}
+	if e == nil {
+		delete(next, id)
+	} else {
+		next[id] = e
+	}
+	n.table.Store(&next)
+}
+
+// Reports implements storagenode.Reporter: one report a place whose drive is
+// known, in the order of the directories.
+func (n *Node) Reports() []storagenode.DriveReport {
+	out := make([]storagenode.DriveReport, 0, len(n.places))
+	for _, p := range n.places {
+		if r, ok := p.report(); ok {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Replace formats the empty directory of a place that was held back (another
+// file system than the one recorded) as the replacement of its drive.
+func (n *Node) Replace(ctx context.Context, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range n.places {
+		if p.dir == dir {
+			return p.replace(ctx)
+		}
+	}
+	return fmt.Errorf("%w: %s is none of this node's drive directories", ErrRefused, dir)
+}
+
+// Close ends the watch and closes every drive.
+func (n *Node) Close() error {
+	n.cancel()
+	n.done.Wait()
+	var errs []error
+	for _, p := range n.places {
+		errs = append(errs, p.close())
+	}
+	return errors.Join(errs...)
+}

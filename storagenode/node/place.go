@@ -1,0 +1,448 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// place is one directory of the command line and the drive in it. Its fields
+// are written by Open and then by its own watch alone, under mu; mu is never
+// held during I/O.
+type place struct {
+	node *Node
+	dir  string
+
+	mu       sync.Mutex
+	identity Identity            // zero while no drive was ever seen here
+	lost     storagenode.DriveID // drive recorded for this place that is not here
+	state    storagenode.DriveState
+	reason   string
+	since    time.Time
+	heard    time.Time
+	store    storagenode.Drive // nil while closed
+	lock     io.Closer
+	device   uint64 // of the directory's file system
+	total    int64
+	inode    uint64 // of the directory
+
+	checking atomic.Int64 // unix nanoseconds when the running check began, 0: none
+	work     sync.Mutex   // one check, replace or close at a time
+}
+
+// fail records why the place has no usable drive.
+func (p *place) fail(state storagenode.DriveState, reason string) {
+	p.setState(state, reason, nil)
+}
+
+// setState changes state and store together, publishes and tells.
+func (p *place) setState(state storagenode.DriveState, reason string, store storagenode.Drive) {
+	now := p.node.cfg.Clock.Now()
+	p.mu.Lock()
+	changed := p.state != state || p.reason != reason || p.store != store || p.since.IsZero()
+	if p.state != state || p.since.IsZero() {
+		p.since = now
+	}
+	p.state, p.reason, p.store = state, reason, store
+	id := p.identity.Drive
+	p.mu.Unlock()
+	if !changed {
+		return
+	}
+	if !id.IsZero() {
+		p.node.publish(id, &entry{store: store, state: state})
+	}
+	p.node.cfg.Logger.Info("drive state", "drive", id.String(), "dir", p.dir, "state", state.String(), "reason", reason)
+	if r, ok := p.report(); ok && p.node.cfg.Changed != nil {
+		p.node.tell.Lock()
+		p.node.cfg.Changed(r)
+		p.node.tell.Unlock()
+	}
+}
+
+func (p *place) report() (storagenode.DriveReport, bool) {
+	p.mu.Lock()
+	r := storagenode.DriveReport{
+		ID: p.identity.Drive, Node: p.node.cfg.Name, Zone: p.node.cfg.Zone, Dir: p.dir,
+		State: p.state, Reason: p.reason, Since: p.since, Heard: p.heard, Replaces: p.identity.Replaces,
+	}
+	if r.ID.IsZero() {
+		r.ID = p.lost
+	}
+	store := p.store
+	p.mu.Unlock()
+	if store != nil {
+		r.Space = store.Space()
+	}
+	return r, !r.ID.IsZero()
+}
+
+// mayTake says whether this empty directory may become the drive of its
+// place: when nothing is known of the place, or it lies on the same file
+// system as the drive that was here.
+func (p *place) mayTake(old Known, known bool) error {
+	dev, total, err := fileSystem(p.node.cfg.FS, p.dir)
+	if errors.Is(err, vfs.ErrNotExist) {
+		return fmt.Errorf("directory %s does not exist", p.dir)
+	}
+	if err != nil {
+		return err
+	}
+	if known && (dev != old.Device || total != old.Total) {
+		return fmt.Errorf("%s is empty and lies on another file system than its drive %s did: mount that disk, or, where it was exchanged, run: kintsugi admin drives replace %s", p.dir, old.Drive, p.dir)
+	}
+	return nil
+}
+
+// format makes a drive of the empty directory, in the place of replaces.
+func (p *place) format(replaces storagenode.DriveID) error {
+	fsys := p.node.cfg.FS
+	if err := clearRemains(fsys, p.dir); err != nil {
+		return err
+	}
+	dev, total, err := fileSystem(fsys, p.dir)
+	if err != nil {
+		return err
+	}
+	id := Identity{
+		Cluster: p.node.cluster, Drive: storagenode.NewUUID(), Replaces: replaces,
+		Created: p.node.cfg.Clock.Now().UTC(),
+	}
+	if err := writeIdentity(fsys, p.dir, id); err != nil {
+		return err
+	}
+	if err := fsys.SyncDir(filepath.Dir(p.dir)); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.identity, p.lost, p.device, p.total, p.since = id, storagenode.DriveID{}, dev, total, time.Time{}
+	p.mu.Unlock()
+	p.node.cfg.Logger.Info("drive formatted", "drive", id.Drive.String(), "dir", p.dir, "replaces", replaces.String())
+	return nil
+}
+
+// open opens the formatted drive's store.
+func (p *place) open(ctx context.Context) {
+	fsys := p.node.cfg.FS
+	lock, err := fsys.Lock(filepath.Join(p.dir, lockName))
+	if err != nil {
+		p.fail(storagenode.DriveDown, fmt.Sprintf("%s is in use by another process: %v", p.dir, err))
+		return
+	}
+	st, err := fsys.Stat(p.dir)
+	if err == nil {
+		var dev uint64
+		var total int64
+		dev, total, err = fileSystem(fsys, p.dir)
+		p.mu.Lock()
+		p.inode, p.device, p.total = st.Inode, dev, total
+		p.mu.Unlock()
+	}
+	var store storagenode.Drive
+	if err == nil {
+		store, err = p.node.cfg.Open(ctx, p.dir, p.ident())
+	}
+	if err != nil {
+		_ = lock.Close()
+		p.fail(storagenode.DriveBroken, err.Error())
+		return
+	}
+	p.mu.Lock()
+	p.lock, p.heard = lock, p.node.cfg.Clock.Now()
+	p.mu.Unlock()
+	p.setState(storagenode.DriveActive, "", store)
+}
+
+// watch checks the place again and again. A check that hangs shows in the
+// state and holds up nothing else.
+func (p *place) watch(ctx context.Context) {
+	for p.node.cfg.Clock.Sleep(ctx, p.node.cfg.Poll) == nil {
+		began := p.checking.Load()
+		if began == 0 {
+			p.checking.Store(p.node.cfg.Clock.Now().UnixNano())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				defer p.checking.Store(0)
+				p.check(ctx)
+			}()
+			select {
+			case <-done:
+			case <-p.node.cfg.Clock.After(suspectAfter):
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		switch waited := p.node.cfg.Clock.Now().Sub(time.Unix(0, began)); {
+		case waited > downAfter:
+			p.setState(storagenode.DriveDown, "does not answer", p.current())
+		case waited > suspectAfter:
+			p.setState(storagenode.DriveSuspect, "does not answer", p.current())
+		}
+	}
+}
+
+func (p *place) current() storagenode.Drive {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.store
+}
+
+// check proves that the directory is still the drive it was, and asks the
+// store how it is.
+func (p *place) check(ctx context.Context) {
+	p.work.Lock()
+	defer p.work.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	id, err := readIdentity(p.node.cfg.FS, p.dir)
+	st, serr := p.node.cfg.FS.Stat(p.dir)
+	switch {
+	case errors.Is(err, errNoIdentity):
+		p.missing(ctx)
+	case err != nil:
+		p.shut()
+		p.fail(storagenode.DriveDown, err.Error())
+	case serr != nil:
+		p.shut()
+		p.fail(storagenode.DriveDown, serr.Error())
+	case id.Cluster != p.node.cluster:
+		p.shut()
+		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s now belongs to cluster %s", p.dir, id.Cluster))
+	case id.Drive != p.drive() || p.current() == nil && p.reopenable():
+		p.adopt(ctx, id)
+	case p.current() == nil:
+		// broken when it was opened: stays so until it is replaced
+	case st.Inode != p.inode:
+		p.shut()
+		p.adopt(ctx, id)
+	default:
+		p.health()
+	}
+}
+
+// reopenable says that the store was closed because the directory was away.
+func (p *place) reopenable() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == storagenode.DriveDown
+}
+
+// adopt opens the drive that is in the directory now: the one that was here,
+// back again, or another of the cluster.
+func (p *place) adopt(ctx context.Context, id Identity) {
+	for _, q := range p.node.places {
+		if q == p {
+			continue
+		}
+		if q.current() != nil && q.drive() == id.Drive {
+			p.shut()
+			p.fail(storagenode.DriveBroken, fmt.Sprintf("%s holds drive %s, which is served from %s", p.dir, id.Drive, q.dir))
+			return
+		}
+	}
+	p.shut()
+	p.mu.Lock()
+	if old := p.identity.Drive; !old.IsZero() && old != id.Drive {
+		p.node.publish(old, nil)
+	}
+	p.identity, p.lost = id, storagenode.DriveID{}
+	p.mu.Unlock()
+	p.open(ctx)
+}
+
+func (p *place) drive() storagenode.DriveID { return p.ident().Drive }
+
+func (p *place) ident() Identity {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.identity
+}
+
+// missing handles a directory without drive.json: gone, emptied, unmounted or
+// damaged.
+func (p *place) missing(ctx context.Context) {
+	p.shut()
+	left, err := remains(p.node.cfg.FS, p.dir, !p.drive().IsZero())
+	switch {
+	case errors.Is(err, vfs.ErrNotExist):
+		p.fail(storagenode.DriveDown, fmt.Sprintf("directory %s does not exist", p.dir))
+		return
+	case err != nil:
+		p.fail(storagenode.DriveDown, err.Error())
+		return
+	case len(left) > 0:
+		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s has lost its %s but still holds %s: restore that file, or empty the directory to have the drive rebuilt", p.dir, identityName, strings.Join(left[:min(3, len(left))], ", ")))
+		return
+	}
+	old := Known{Drive: p.drive(), Device: p.device, Total: p.total}
+	if old.Drive.IsZero() {
+		old.Drive = p.lost
+	}
+	if err := p.mayTake(old, old.Device != 0 || !old.Drive.IsZero()); err != nil {
+		p.fail(storagenode.DriveDown, err.Error())
+		return
+	}
+	p.takePlace(ctx, old.Drive)
+}
+
+// takePlace formats the directory as the replacement of old and opens it.
+func (p *place) takePlace(ctx context.Context, old storagenode.DriveID) {
+	// Tell first, so that nobody writes here as if the old drive were there.
+	p.fail(storagenode.DriveBroken, "emptied; being replaced")
+	if err := p.format(old); err != nil {
+		p.fail(storagenode.DriveDown, err.Error())
+		return
+	}
+	if !old.IsZero() {
+		p.node.publish(old, nil)
+	}
+	p.open(ctx)
+	p.node.done.Go(func() { // beside the watch: another drive may hang in it
+		if err := p.node.rememberPlace(p); err != nil {
+			p.node.cfg.Logger.Warn("record of drives not renewed", "err", err)
+		}
+	})
+}
+
+// replace is takePlace by command.
+func (p *place) replace(ctx context.Context) error {
+	p.work.Lock()
+	defer p.work.Unlock()
+	if p.current() != nil {
+		return fmt.Errorf("%w: %s is in service as drive %s", ErrRefused, p.dir, p.drive())
+	}
+	if _, err := readIdentity(p.node.cfg.FS, p.dir); !errors.Is(err, errNoIdentity) {
+		return fmt.Errorf("%w: %s holds a drive; empty the directory first", ErrRefused, p.dir)
+	}
+	left, err := remains(p.node.cfg.FS, p.dir, false)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%w: %s is not empty (it holds %s)", ErrRefused, p.dir, strings.Join(left[:min(3, len(left))], ", "))
+	}
+	old := p.drive()
+	if old.IsZero() {
+		old = p.lost
+	}
+	p.takePlace(ctx, old)
+	if _, state := p.node.Drive(p.drive()); state != storagenode.DriveActive {
+		return fmt.Errorf("format %s: see the drive's reason", p.dir)
+	}
+	return nil
+}
+
+// health takes over what the store says of itself.
+func (p *place) health() {
+	store := p.current()
+	now := p.node.cfg.Clock.Now()
+	p.mu.Lock()
+	p.heard = now
+	p.mu.Unlock()
+	err := store.Health()
+	switch {
+	case err == nil:
+		p.setState(storagenode.DriveActive, "", store)
+	case errors.Is(err, storagenode.ErrSuspect):
+		p.mu.Lock()
+		long := p.state == storagenode.DriveDown || p.state == storagenode.DriveSuspect && now.Sub(p.since) > downAfter-suspectAfter
+		p.mu.Unlock()
+		if long {
+			p.setState(storagenode.DriveDown, err.Error(), store)
+		} else {
+			p.setState(storagenode.DriveSuspect, err.Error(), store)
+		}
+	default:
+		p.setState(storagenode.DriveBroken, err.Error(), store)
+	}
+}
+
+// shut withdraws the store and closes it. A store that hangs in Close is left
+// to itself.
+func (p *place) shut() {
+	p.mu.Lock()
+	store, lock := p.store, p.lock
+	p.store, p.lock = nil, nil
+	id := p.identity.Drive
+	p.mu.Unlock()
+	if store == nil {
+		return
+	}
+	p.node.publish(id, &entry{state: storagenode.DriveDown})
+	p.closeStore(store, lock)
+}
+
+func (p *place) closeStore(store storagenode.Drive, lock io.Closer) {
+	done := make(chan error, 1)
+	go func() {
+		err := store.Close()
+		_ = lock.Close()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			p.node.cfg.Logger.Warn("drive closed with an error", "dir", p.dir, "err", err)
+		}
+	case <-p.node.cfg.Clock.After(suspectAfter):
+		p.node.cfg.Logger.Warn("drive does not close", "dir", p.dir)
+	}
+}
+
+func (p *place) close() error {
+	if !p.work.TryLock() {
+		return fmt.Errorf("%s: a check is stuck", p.dir)
+	}
+	defer p.work.Unlock()
+	p.shut()
+	return nil
+}
+
+// rememberPlace renews the record of drives after one was replaced.
+func (n *Node) rememberPlace(p *place) error {
+	n.remembering.Lock()
+	defer n.remembering.Unlock()
+	now := Known{Drive: p.drive(), Dir: p.dir, Device: p.device, Total: p.total}
+	var errs []error
+	for _, q := range n.places {
+		q.mu.Lock()
+		id := q.identity
+		id.Known = replaceKnown(id.Known, now)
+		usable := !id.Drive.IsZero() && (q == p || q.state == storagenode.DriveActive)
+		q.mu.Unlock()
+		if !usable {
+			continue
+		}
+		if err := writeIdentity(n.cfg.FS, q.dir, id); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		q.mu.Lock()
+		q.identity.Known = id.Known
+		q.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+func replaceKnown(all []Known, k Known) []Known {
+	out := append([]Known(nil), all...)
+	for i := range out {
+		if out[i].Dir == k.Dir {
+			out[i] = k
+			return out
+		}
+	}
+	return append(out, k)
+}
