@@ -7,7 +7,7 @@
 // to. Package segment implements ShardStore on a directory, package storetest
 // says what every implementation must do.
 //
-// The package imports nothing but the standard library and xxhash, knows no
+// The package imports nothing but the standard library and xxh3, knows no
 // HTTP and no metadata engine.
 package storagenode
 
@@ -39,7 +39,7 @@ type Shard struct {
 	SlotEpoch uint32
 	// StripeLen is the length in bytes of the original stripe, before padding.
 	StripeLen uint32
-	// StripeHash is xxh64 of the original stripe. After a decode it tells
+	// StripeHash is BlockSum of the original stripe. After a decode it tells
 	// shards of two generations apart.
 	StripeHash uint64
 	// Last marks the last stripe of its blob. Only such shards carry Attrs.
