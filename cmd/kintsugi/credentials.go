@@ -1,0 +1,121 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// credentials are an access key and its secret.
+type credentials struct {
+	AccessKey string `json:"access_key"`
+	SecretKey string `json:"secret_key"`
+}
+
+const (
+	envAccessKey = "KINTSUGI_ROOT_ACCESS_KEY"
+	envSecretKey = "KINTSUGI_ROOT_SECRET_KEY"
+)
+
+var errNoCredentials = fmt.Errorf("no credentials: set %s and %s (or …_FILE to files that hold them)", envAccessKey, envSecretKey)
+
+// secretFromEnv reads a variable or the file that NAME_FILE names.
+func secretFromEnv(name string) (string, error) {
+	value, path := os.Getenv(name), os.Getenv(name+"_FILE")
+	switch {
+	case value != "" && path != "":
+		return "", fmt.Errorf("%s and %s_FILE are both set; set one", name, name)
+	case path == "":
+		return value, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%s_FILE: %w", name, err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// credentialsFromEnv reads the root credentials; errNoCredentials where
+// neither is set.
+func credentialsFromEnv() (credentials, error) {
+	access, err := secretFromEnv(envAccessKey)
+	if err != nil {
+		return credentials{}, err
+	}
+	secret, err := secretFromEnv(envSecretKey)
+	if err != nil {
+		return credentials{}, err
+	}
+	if access == "" && secret == "" {
+		return credentials{}, errNoCredentials
+	}
+	c := credentials{AccessKey: access, SecretKey: secret}
+	return c, c.validate()
+}
+
+func (c credentials) validate() error {
+	if len(c.AccessKey) < 3 || len(c.AccessKey) > 128 || strings.ContainsAny(c.AccessKey, "/,= \t\n") {
+		return fmt.Errorf("%s: want 3 to 128 characters without '/', ',', '=' or blanks", envAccessKey)
+	}
+	if len(c.SecretKey) < 8 || len(c.SecretKey) > 128 {
+		return fmt.Errorf("%s: want 8 to 128 characters", envSecretKey)
+	}
+	return nil
+}
+
+// loadCredentials reads the file, or makes random credentials and writes them
+// there, readable by the owner alone. made says that they are new.
+func loadCredentials(path string) (c credentials, made bool, err error) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		if err := json.Unmarshal(text, &c); err != nil {
+			return c, false, fmt.Errorf("credentials file %s: %w", path, err)
+		}
+		if err := c.validate(); err != nil {
+			return c, false, fmt.Errorf("credentials file %s: %w", path, err)
+		}
+		return c, false, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return c, false, fmt.Errorf("credentials file: %w", err)
+	}
+	c = credentials{AccessKey: "KI" + randomText(18), SecretKey: randomText(40)}
+	text, _ = json.MarshalIndent(c, "", "  ") // two strings: cannot fail
+	if err := writeSecret(path, append(text, '\n')); err != nil {
+		return c, false, fmt.Errorf("credentials file: %w; or set %s and %s", err, envAccessKey, envSecretKey)
+	}
+	return c, true, nil
+}
+
+// writeSecret writes a new file 0600 that is whole or absent.
+func writeSecret(path string, text []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".credentials-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(text)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Link(tmp.Name(), path) // fails where another start was first
+}
+
+// randomText gives n random letters and digits.
+func randomText(n int) string {
+	raw := make([]byte, n)
+	_, _ = rand.Read(raw) // never fails
+	return base32.StdEncoding.EncodeToString(raw)[:n]
+}

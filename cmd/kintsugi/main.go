@@ -1,0 +1,60 @@
+// Command kintsugi is the one binary of Kintsugi, an S3-compatible object
+// store that erasure-codes, verifies and repairs what it holds. Each
+// subcommand has a file of its own; this package is the only place that
+// constructs things.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	var quiet exitCode
+	if errors.As(err, &quiet) {
+		os.Exit(int(quiet))
+	}
+	fmt.Fprintf(os.Stderr, "kintsugi: %v\n", err)
+	os.Exit(1)
+}
+
+// exitCode ends the process with a code after the command has said why.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kintsugi",
+		Short: "An S3-compatible object store that erasure-codes, verifies and repairs itself",
+		Long: `Kintsugi stores S3 objects as Reed-Solomon shards over drives, finds corruption
+by checksums, rebuilds what is lost in the background, and says in numbers how
+safe the data is.
+
+Start a store on six directories:
+
+  kintsugi server --scheme 4+2 data/d1 data/d2 data/d3 data/d4 data/d5 data/d6
+
+Ask how it is:
+
+  kintsugi admin status`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version(),
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newBench())
+	return root
+}
