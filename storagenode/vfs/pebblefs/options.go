@@ -1,0 +1,62 @@
+package pebblefs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// Configure sets o's FS, Logger and EventListener to ones that never end the
+// process, and DisableWAL. log may be nil. Read errors and damage in Pebble's
+// files poison the FS as failed writes do, since the remedy is the same; the
+// caller who met them gets the error besides.
+func (f *FS) Configure(o *pebble.Options, log *slog.Logger) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	o.FS = f
+	o.DisableWAL = true
+	o.Logger = f.Logger(log)
+	o.EventListener = &pebble.EventListener{
+		BackgroundError: func(err error) {
+			if errors.Is(err, pebble.ErrCancelledCompaction) || errors.Is(err, pebble.ErrClosed) {
+				return
+			}
+			f.poison(fmt.Errorf("index work in the background: %w", err))
+		},
+		// The default is Fatalf.
+		DataCorruption: func(i pebble.DataCorruptionInfo) {
+			f.poison(fmt.Errorf("index damaged: %s: %w", i.Path, i.Details))
+		},
+		DiskSlow: func(i pebble.DiskSlowInfo) {
+			log.Warn("index disk is slow", "path", i.Path, "duration", i.Duration)
+		},
+	}
+}
+
+// Logger gives a pebble.Logger that is quiet but for errors. Its Fatalf, after
+// which Pebble counts on never going on, poisons the FS and blocks that
+// goroutine for good instead of ending the process. A database that came there
+// may never return from Close: leave it, without waiting. Write errors do not
+// lead there, since FS hides them.
+func (f *FS) Logger(log *slog.Logger) pebble.Logger { return quiet{f, log} }
+
+type quiet struct {
+	f   *FS
+	log *slog.Logger
+}
+
+func (quiet) Infof(string, ...any) {}
+
+func (q quiet) Errorf(format string, args ...any) {
+	q.log.Warn("index: " + fmt.Sprintf(format, args...))
+}
+
+func (q quiet) Fatalf(format string, args ...any) {
+	err := fmt.Errorf("index gave up: %s", fmt.Sprintf(format, args...))
+	q.log.Error(err.Error())
+	q.f.poison(err)
+	select {}
+}
