@@ -1,0 +1,154 @@
+// Package console serves the admin API: JSON over HTTP on an address of its
+// own, another origin than users' objects. Every route but liveness asks for a
+// request signed with the root credentials (Signature V4, service "admin");
+// the metrics also take them as HTTP basic authentication, which is what
+// Prometheus can send.
+package console
+
+import (
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"kintsugi/gateway/sigv4"
+)
+
+// Service is the name that admin requests are signed for.
+const Service = "admin"
+
+// maxBody bounds what an admin request may send, in bytes.
+const maxBody = 1 << 20
+
+// Route is one call of the API. Exactly one of Answer and Stream is set.
+type Route struct {
+	Method, Path string
+	// Answer gives the value to be sent as JSON.
+	Answer func(r *http.Request) (any, error)
+	// Stream sends any number of values, one JSON text a line, as they come.
+	Stream func(r *http.Request, send func(any) error) error
+}
+
+// Error is an answer other than success. Its text is for the operator.
+type Error struct {
+	Status  int
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Config of the API.
+type Config struct {
+	// Verifier checks signatures; its service is Service.
+	Verifier *sigv4.Verifier
+	// Lookup gives the secret of an access key, for basic authentication.
+	Lookup func(accessKey string) (secret string, ok bool)
+	// Live returns nil while the process can serve.
+	Live func() error
+	// Metrics answers GET /metrics.
+	Metrics http.Handler
+	Routes  []Route
+	Logger  *slog.Logger
+}
+
+// New gives the API's handler.
+func New(cfg Config) http.Handler {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) {
+		if err := cfg.Live(); err != nil {
+			http.Error(w, "not live", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "live\n")
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if !cfg.basic(r) {
+			if err := cfg.signed(r); err != nil {
+				w.Header().Set("WWW-Authenticate", `Basic realm="kintsugi"`)
+				fail(w, err)
+				return
+			}
+		}
+		cfg.Metrics.ServeHTTP(w, r)
+	})
+	for _, route := range cfg.Routes {
+		mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) { cfg.serve(w, r, route) })
+	}
+	return mux
+}
+
+// basic checks HTTP basic authentication in constant time.
+func (cfg Config) basic(r *http.Request) bool {
+	user, password, ok := r.BasicAuth()
+	if !ok {
+		return false
+	}
+	secret, known := cfg.Lookup(user)
+	return subtle.ConstantTimeCompare([]byte(secret), []byte(password)) == 1 && known && secret != ""
+}
+
+// signed checks the request's signature and wraps its body in the check of
+// the body's hash.
+func (cfg Config) signed(r *http.Request) error {
+	_, payload, err := cfg.Verifier.Verify(r)
+	if err != nil {
+		return &Error{Status: http.StatusForbidden, Message: err.Error()}
+	}
+	r.Body = io.NopCloser(io.LimitReader(cfg.Verifier.Body(r, payload), maxBody))
+	return nil
+}
+
+func (cfg Config) serve(w http.ResponseWriter, r *http.Request, route Route) {
+	defer func() {
+		if p := recover(); p != nil {
+			cfg.Logger.Error("admin request panicked", "path", route.Path, "panic", p)
+			fail(w, errors.New("internal error"))
+		}
+	}()
+	if err := cfg.signed(r); err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if route.Stream == nil {
+		v, err := route.Answer(r)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(v) // the client is gone where this fails
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	err := route.Stream(r, func(v any) error {
+		_ = flush.SetWriteDeadline(time.Now().Add(time.Minute))
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+		return flush.Flush()
+	})
+	if err != nil {
+		_ = enc.Encode(map[string]string{"error": err.Error()})
+	}
+}
+
+// fail answers with an error. What is not an *Error is shown as it is: the
+// operator is the reader.
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	var e *Error
+	if errors.As(err, &e) {
+		status = e.Status
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+}
