@@ -1,0 +1,271 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Target is the store under load.
+type Target interface {
+	// Put returns nil once the write is acknowledged.
+	Put(ctx context.Context, key string, p []byte) error
+	// Get gives the bytes, or found false where the store says there are
+	// none. An error means that the store could not say.
+	Get(ctx context.Context, key string) (p []byte, found bool, err error)
+	// Delete returns nil once the delete is acknowledged.
+	Delete(ctx context.Context, key string) error
+}
+
+// Config of a load.
+type Config struct {
+	Target           Target
+	Writers, Readers int
+	Keys             int // shared by all; few keys make for more contention
+	MaxSize          int // bytes of a payload
+	DeletePercent    int
+	Seed             uint64
+	Timeout          time.Duration // of one operation, 0: 30 s
+	Pause            time.Duration // between a client's operations
+}
+
+// Load runs until Stop. Make it with Start.
+type Load struct {
+	cfg    Config
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	nextID atomic.Uint64
+	begin  time.Time
+
+	mu     sync.Mutex
+	ops    []porcupine.Operation
+	wrong  []error
+	errs   map[string]int // by kind of operation
+	oks    map[string]int
+	lastOK map[string]time.Time
+}
+
+// input and output are of one operation on one key.
+type input struct {
+	key  string
+	kind string // "put", "get", "delete"
+	id   uint64 // of a put
+}
+type output struct {
+	id      uint64 // 0: none
+	unknown bool
+}
+
+// Start begins the load.
+func Start(cfg Config) *Load {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 30 * time.Second
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &Load{cfg: cfg, cancel: cancel, begin: time.Now(), errs: map[string]int{}, oks: map[string]int{}, lastOK: map[string]time.Time{}}
+	for i := range cfg.Writers + cfg.Readers {
+		l.wg.Go(func() { l.client(ctx, i, i < cfg.Writers) })
+	}
+	return l
+}
+
+func (l *Load) client(ctx context.Context, i int, writer bool) {
+	rng := rand.New(rand.NewPCG(l.cfg.Seed, uint64(i)))
+	for ctx.Err() == nil {
+		key := fmt.Sprintf("load/%04d", rng.IntN(l.cfg.Keys))
+		switch {
+		case !writer:
+			l.Get(context.WithoutCancel(ctx), i, key)
+		case rng.IntN(100) < l.cfg.DeletePercent:
+			l.Delete(context.WithoutCancel(ctx), i, key)
+		default:
+			// Most objects are small, some large: sizes even in the logarithm.
+			size := int(math.Exp(rng.Float64() * math.Log(float64(l.cfg.MaxSize))))
+			l.Put(context.WithoutCancel(ctx), i, key, size)
+		}
+		if l.cfg.Pause > 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(l.cfg.Pause):
+			}
+		}
+	}
+}
+
+// Put writes one payload as a client of the load.
+func (l *Load) Put(ctx context.Context, client int, key string, size int) {
+	id := l.nextID.Add(1)
+	p := Payload(id, size)
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	call := time.Since(l.begin)
+	err := l.cfg.Target.Put(ctx, key, p)
+	l.record(client, input{key: key, kind: "put", id: id}, output{unknown: err != nil}, call, err)
+}
+
+// Delete deletes one key as a client of the load.
+func (l *Load) Delete(ctx context.Context, client int, key string) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	call := time.Since(l.begin)
+	err := l.cfg.Target.Delete(ctx, key)
+	l.record(client, input{key: key, kind: "delete"}, output{unknown: err != nil}, call, err)
+}
+
+// Get reads one key as a client of the load.
+func (l *Load) Get(ctx context.Context, client int, key string) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	call := time.Since(l.begin)
+	p, found, err := l.cfg.Target.Get(ctx, key)
+	out := output{}
+	if err == nil && found {
+		if out.id, err = Identify(p); err != nil {
+			l.mu.Lock()
+			l.wrong = append(l.wrong, fmt.Errorf("%s: %w", key, err))
+			l.mu.Unlock()
+			return
+		}
+	}
+	l.record(client, input{key: key, kind: "get"}, out, call, err)
+}
+
+// record writes the operation down. A read that failed says nothing; a write
+// that failed may take effect at any later time, or never.
+func (l *Load) record(client int, in input, out output, call time.Duration, err error) {
+	ret := time.Since(l.begin)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.errs[in.kind]++
+		if in.kind == "get" {
+			return
+		}
+		ret = math.MaxInt64
+	} else {
+		l.oks[in.kind]++
+		l.lastOK[in.kind] = time.Now()
+	}
+	l.ops = append(l.ops, porcupine.Operation{ClientId: client, Input: in, Call: int64(call), Output: out, Return: int64(ret)})
+}
+
+// Counts are the operations so far, by kind: those acknowledged and those
+// that failed.
+func (l *Load) Counts() (ok, failed map[string]int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ok, failed = map[string]int{}, map[string]int{}
+	for k, v := range l.oks {
+		ok[k] = v
+	}
+	for k, v := range l.errs {
+		failed[k] = v
+	}
+	return ok, failed
+}
+
+// Stop ends the load and waits for what is in flight.
+func (l *Load) Stop() {
+	l.cancel()
+	l.wg.Wait()
+}
+
+// Check reads every key once more, with patience, and judges the whole
+// history: I1 to I4. Call it after Stop, when the store should be whole.
+func (l *Load) Check(ctx context.Context) error {
+	for i := range l.cfg.Keys {
+		key := fmt.Sprintf("load/%04d", i)
+		if err := l.finalGet(ctx, key); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.wrong) > 0 {
+		return errors.Join(l.wrong...)
+	}
+	if l.oks["put"] == 0 || l.oks["get"] == 0 {
+		return fmt.Errorf("the load did nothing: %v succeeded, %v failed", l.oks, l.errs)
+	}
+	res, info := porcupine.CheckOperationsVerbose(model(), l.ops, 2*time.Minute)
+	if res != porcupine.Ok {
+		return fmt.Errorf("history of %d operations is not linearizable (%v): %s", len(l.ops), res, explain(info, l.ops))
+	}
+	return nil
+}
+
+func (l *Load) finalGet(ctx context.Context, key string) error {
+	var last error
+	for range 20 {
+		l.mu.Lock()
+		before := l.oks["get"]
+		l.mu.Unlock()
+		l.Get(ctx, 1<<20, key)
+		l.mu.Lock()
+		ok := l.oks["get"] > before
+		if len(l.wrong) > 0 {
+			last = l.wrong[0]
+		}
+		l.mu.Unlock()
+		if ok || last != nil {
+			return last
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	return fmt.Errorf("%s cannot be read after the faults are over", key)
+}
+
+// model is a register per key; writes of unknown outcome return at infinity.
+func model() porcupine.Model {
+	return porcupine.Model{
+		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+			byKey := map[string][]porcupine.Operation{}
+			for _, op := range history {
+				key := op.Input.(input).key
+				byKey[key] = append(byKey[key], op)
+			}
+			var parts [][]porcupine.Operation
+			for _, ops := range byKey {
+				parts = append(parts, ops)
+			}
+			return parts
+		},
+		Init: func() any { return uint64(0) },
+		Step: func(state, in, out any) (bool, any) {
+			switch i := in.(input); i.kind {
+			case "put":
+				return true, i.id
+			case "delete":
+				return true, uint64(0)
+			default:
+				return out.(output).id == state.(uint64), state
+			}
+		},
+	}
+}
+
+// explain names a key whose history is at fault and its last operations.
+func explain(_ porcupine.LinearizationInfo, ops []porcupine.Operation) string {
+	m := model()
+	for _, part := range m.Partition(ops) {
+		one := m
+		one.Partition = nil
+		if porcupine.CheckOperations(one, part) {
+			continue
+		}
+		text := "key " + part[0].Input.(input).key + ":"
+		for _, op := range part[max(0, len(part)-12):] {
+			in, out := op.Input.(input), op.Output.(output)
+			text += fmt.Sprintf("\n  client %d %s write %d → %d unknown %v, %v to %v", op.ClientId, in.kind, in.id, out.id, out.unknown, time.Duration(op.Call), time.Duration(op.Return))
+		}
+		return text
+	}
+	return "no key alone is at fault"
+}

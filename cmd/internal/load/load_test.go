@@ -1,0 +1,97 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// store is a right store, with faults to be switched on.
+type store struct {
+	mu    sync.Mutex
+	m     map[string][]byte
+	fault func(op, key string, p []byte) ([]byte, bool)
+}
+
+func (s *store) Put(_ context.Context, key string, p []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault != nil {
+		if _, skip := s.fault("put", key, p); skip {
+			return nil
+		}
+	}
+	s.m[key] = p
+	return nil
+}
+
+func (s *store) Get(_ context.Context, key string) ([]byte, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.m[key]
+	if ok && s.fault != nil {
+		p, _ = s.fault("get", key, p)
+	}
+	return p, ok, nil
+}
+
+func (s *store) Delete(_ context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault != nil {
+		if _, skip := s.fault("delete", key, nil); skip {
+			return nil
+		}
+	}
+	delete(s.m, key)
+	return nil
+}
+
+func check(fault func(op, key string, p []byte) ([]byte, bool)) error {
+	l := Start(Config{
+		Target: &store{m: map[string][]byte{}, fault: fault}, Writers: 2, Readers: 2, Keys: 5,
+		MaxSize: 4000, DeletePercent: 20, Seed: 1, Pause: time.Millisecond,
+	})
+	time.Sleep(150 * time.Millisecond)
+	l.Stop()
+	return l.Check(context.Background())
+}
+
+func TestARightStorePasses(t *testing.T) {
+	if err := check(nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWrongStoresAreCaught(t *testing.T) {
+	n := 0
+	every := func(op string) func(string, string, []byte) ([]byte, bool) {
+		return func(o, _ string, p []byte) ([]byte, bool) {
+			if o == op {
+				n++
+			}
+			return p, o == op && n%7 == 0
+		}
+	}
+	for name, fault := range map[string]func(string, string, []byte) ([]byte, bool){
+		"lost writes":        every("put"),
+		"deleted comes back": every("delete"),
+		"a flipped bit":      func(_, _ string, p []byte) ([]byte, bool) { q := append([]byte(nil), p...); flip(q); return q, false },
+		"a short body":       func(_, _ string, p []byte) ([]byte, bool) { return p[:len(p)-min(1, len(p))], false },
+	} {
+		if err := check(fault); err == nil {
+			t.Errorf("%s: not caught", name)
+		} else if strings.Contains(name, "body") && !errors.Is(err, ErrWrongBytes) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func flip(p []byte) {
+	if len(p) > 0 {
+		p[len(p)-1] ^= 1
+	}
+}
