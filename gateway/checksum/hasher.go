@@ -7,6 +7,13 @@ import (
 )
 
 // Hashers makes Hashers and reuses what they need. The zero value is ready.
+//
+// MD5 is crypto/md5. md5-simd, which hashes many streams side by side, was
+// measured with BenchmarkMD5Streams on two AVX-512 cores in processor time per
+// MiB: 1.15 ms for crypto/md5 however many streams; for md5-simd 2.1–5.2 ms
+// with one stream, 0.9–1.6 ms with four and 0.7–0.8 ms with eight that never
+// pause. Its gain needs more busy streams than two cores feed, so it stays out.
+//
 // Safe for concurrent use.
 type Hashers struct {
 	idle [SHA256 + 1]sync.Pool // *Hasher, by algorithm
