@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -32,7 +33,9 @@ type Known struct {
 	Total  int64  `json:"total"`
 }
 
-// Identity is the content of drive.json.
+// Identity is the content of drive.json. It is written once, when the drive is
+// formatted, and never again: a rewrite could give an identity to a directory
+// that someone emptied in that moment.
 type Identity struct {
 	Magic     string              `json:"magic"` // "kintsugi drive"
 	Format    int                 `json:"format"`
@@ -41,12 +44,24 @@ type Identity struct {
 	Drive     storagenode.DriveID `json:"drive"`
 	Replaces  storagenode.DriveID `json:"replaces"` // zero: none
 	Created   time.Time           `json:"created"`
-	Known     []Known             `json:"known"`
 	// Sum is xxh64 of this object as JSON with Sum 0.
 	Sum uint64 `json:"sum"`
 }
 
-const identityMagic = "kintsugi drive"
+// Names of the other small files in a drive's directory. Neither makes it a
+// drive, and an emptied directory may be left with one.
+const (
+	// knownName holds a []Known: which drives the node has.
+	knownName = "known.json"
+	// foundingName is there from the format of a new cluster until its
+	// namespace was made.
+	foundingName = "founding"
+)
+
+const (
+	identityMagic = "kintsugi drive"
+	tmpSuffix     = ".tmp"
+)
 
 // errNoIdentity says that a directory holds no drive.json.
 var errNoIdentity = errors.New("not a drive")
@@ -60,26 +75,35 @@ func (id Identity) sum() uint64 {
 // readIdentity reads and checks drive.json; errNoIdentity where there is none.
 func readIdentity(fsys vfs.FS, dir string) (Identity, error) {
 	path := filepath.Join(dir, identityName)
-	f, err := fsys.OpenFile(path, os.O_RDONLY)
+	text, err := readFile(fsys, path)
 	if errors.Is(err, vfs.ErrNotExist) {
 		return Identity{}, errNoIdentity
 	}
 	if err != nil {
-		return Identity{}, fmt.Errorf("open %s: %w", path, err)
+		return Identity{}, err
+	}
+	return parseIdentity(path, text)
+}
+
+// readFile reads a small file whole.
+func readFile(fsys vfs.FS, path string) ([]byte, error) {
+	f, err := fsys.OpenFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return Identity{}, fmt.Errorf("stat %s: %w", path, err)
+		return nil, fmt.Errorf("stat %s: %w", path, err)
 	}
 	if st.Size > 1<<20 {
-		return Identity{}, fmt.Errorf("%s: %w: %d bytes", path, storagenode.ErrCorrupt, st.Size)
+		return nil, fmt.Errorf("%s: %w: %d bytes", path, storagenode.ErrCorrupt, st.Size)
 	}
 	text := make([]byte, st.Size)
 	if n, err := f.ReadAt(text, 0); n < len(text) {
-		return Identity{}, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	return parseIdentity(path, text)
+	return text, nil
 }
 
 func parseIdentity(path string, text []byte) (Identity, error) {
@@ -96,8 +120,6 @@ func parseIdentity(path string, text []byte) (Identity, error) {
 	return id, nil
 }
 
-// writeIdentity makes drive.json durable: temporary file, sync, rename, sync
-// of the directory.
 func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
 	id.Magic, id.Format, id.MinReader = identityMagic, formatLevel, 1
 	id.Sum = id.sum()
@@ -105,8 +127,14 @@ func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, identityName)
-	tmp := path + ".tmp"
+	return writeFile(fsys, dir, identityName, text)
+}
+
+// writeFile makes a small file durable: temporary file, sync, rename, sync of
+// the directory.
+func writeFile(fsys vfs.FS, dir, name string, text []byte) error {
+	path := filepath.Join(dir, name)
+	tmp := path + tmpSuffix
 	f, err := fsys.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", tmp, err)
@@ -128,6 +156,28 @@ func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
+}
+
+// readKnown gives what a drive remembers of its node's drives; nothing where
+// it cannot be read: the other drives remember the same.
+func readKnown(fsys vfs.FS, dir string) []Known {
+	text, err := readFile(fsys, filepath.Join(dir, knownName))
+	if err != nil {
+		return nil
+	}
+	var all []Known
+	if json.Unmarshal(text, &all) != nil {
+		return nil
+	}
+	return all
+}
+
+func writeKnown(fsys vfs.FS, dir string, all []Known) error {
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(fsys, dir, knownName, text)
 }
 
 // fileSystem fingerprints the file system a directory lies on.
@@ -155,8 +205,9 @@ func remains(fsys vfs.FS, dir string, wiped bool) ([]string, error) {
 	}
 	var left []string
 	for _, name := range names {
-		switch name {
-		case "lost+found", identityName + ".tmp", lockName, "index", "state":
+		switch strings.TrimSuffix(name, tmpSuffix) {
+		case identityName: // not finished: the caller found none
+		case "lost+found", knownName, foundingName, lockName, "index", "state":
 		case "segments", "journal":
 			if wiped && name == "journal" {
 				continue
@@ -178,7 +229,7 @@ func remains(fsys vfs.FS, dir string, wiped bool) ([]string, error) {
 // clearRemains removes what remains let pass, so that a drive is formatted on
 // clean ground.
 func clearRemains(fsys vfs.FS, dir string) error {
-	for _, name := range []string{identityName + ".tmp", "index", "state", "segments", "journal"} {
+	for _, name := range []string{identityName + tmpSuffix, knownName, knownName + tmpSuffix, foundingName, "index", "state", "segments", "journal"} {
 		if err := fsys.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("clear %s: %w", dir, err)
 		}

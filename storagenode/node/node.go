@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -112,8 +114,46 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 // Cluster is the identity that all drives share.
 func (n *Node) Cluster() storagenode.UUID { return n.cluster }
 
-// Created says that all directories were empty: this start made the cluster.
-func (n *Node) Created() bool { return n.created }
+// Founding says that the cluster is new: all directories were empty, or an
+// earlier start that found them so did not get as far as Founded.
+func (n *Node) Founding() bool {
+	for _, p := range n.places {
+		if p.drive().IsZero() {
+			return false
+		}
+	}
+	return n.foundingAll()
+}
+
+// foundingAll says that every drive there is carries the mark of a new
+// cluster.
+func (n *Node) foundingAll() bool {
+	for _, p := range n.places {
+		if p.drive().IsZero() {
+			continue
+		}
+		if _, err := n.cfg.FS.Stat(filepath.Join(p.dir, foundingName)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// Founded records on every drive that the cluster's namespace exists, so that
+// it is never made again.
+func (n *Node) Founded() error {
+	var errs []error
+	for _, p := range n.places {
+		err := n.cfg.FS.Remove(filepath.Join(p.dir, foundingName))
+		if err == nil {
+			err = n.cfg.FS.SyncDir(p.dir)
+		}
+		if !errors.Is(err, vfs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // survey reads every directory, decides what each is, and formats the empty
 // ones. It fills n.places.
@@ -168,7 +208,7 @@ func (n *Node) join(p *place, id Identity, known map[string]Known) error {
 		}
 	}
 	p.identity = id
-	for _, k := range id.Known {
+	for _, k := range readKnown(n.cfg.FS, p.dir) {
 		known[k.Dir] = k
 	}
 	return nil
@@ -199,6 +239,9 @@ func (n *Node) format(empty []*place, known map[string]Known) error {
 		}
 		n.cluster, n.created = storagenode.NewUUID(), true
 	}
+	if len(empty) < len(n.places) {
+		n.created = n.foundingAll() // an earlier first start was cut short
+	}
 	for _, p := range empty {
 		if p.state == storagenode.DriveDown {
 			continue // could not be read
@@ -211,79 +254,40 @@ func (n *Node) format(empty []*place, known map[string]Known) error {
 		old, isKnown := known[p.dir]
 		if err := p.mayTake(old, isKnown); err != nil {
 			p.fail(storagenode.DriveDown, err.Error())
-			p.lost = old.Drive
+			p.lost, p.device, p.total = old.Drive, old.Device, old.Total
 			continue
 		}
 		if err := p.format(old.Drive); err != nil {
 			return fmt.Errorf("format %s: %w", p.dir, err)
 		}
 	}
-	return n.remember()
+	n.remember(known)
+	return nil
 }
 
 // remember writes to every drive which drives there are and on which file
 // systems, where that changed.
-func (n *Node) remember() error {
-	var all []Known
+func (n *Node) remember(known map[string]Known) {
 	for _, p := range n.places {
+		p.mu.Lock()
 		id := p.identity.Drive
+		p.mu.Unlock()
 		if id.IsZero() {
-			id = p.lost
+			continue // what was known of this place stays
 		}
-		if id.IsZero() {
-			continue
+		if dev, total, err := fileSystem(n.cfg.FS, p.dir); err == nil {
+			known[p.dir] = Known{Drive: id, Dir: p.dir, Device: dev, Total: total}
 		}
-		k := Known{Drive: id, Dir: p.dir, Device: p.device, Total: p.total}
-		if p.device == 0 {
-			if dev, total, err := fileSystem(n.cfg.FS, p.dir); err == nil && !p.identity.Drive.IsZero() {
-				k.Device, k.Total = dev, total
-				p.device, p.total = dev, total
-			}
-		}
-		all = append(all, k)
 	}
+	all := slices.SortedFunc(maps.Values(known), func(a, b Known) int { return strings.Compare(a.Dir, b.Dir) })
 	for _, p := range n.places {
-		if p.identity.Drive.IsZero() || sameKnown(p.identity.Known, all) {
+		if p.identity.Drive.IsZero() || slices.Equal(readKnown(n.cfg.FS, p.dir), all) {
 			continue
 		}
-		id := p.identity
-		id.Known = mergeKnown(id.Known, all)
-		if err := writeIdentity(n.cfg.FS, p.dir, id); err != nil {
-			p.fail(storagenode.DriveBroken, err.Error())
-			continue
-		}
-		p.identity = id
-	}
-	return nil
-}
-
-// mergeKnown keeps what is known of places this start does not name or could
-// not look at.
-func mergeKnown(old, now []Known) []Known {
-	merged := append([]Known(nil), now...)
-	for i := range merged {
-		if merged[i].Device != 0 {
-			continue
-		}
-		for _, k := range old {
-			if k.Dir == merged[i].Dir {
-				merged[i] = k
-			}
+		if err := writeKnown(n.cfg.FS, p.dir, all); err != nil {
+			n.cfg.Logger.Warn("record of drives not written", "dir", p.dir, "err", err)
 		}
 	}
-	return merged
-}
-
-func sameKnown(a, b []Known) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // Drive implements storagenode.Drives.

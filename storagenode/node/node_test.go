@@ -102,8 +102,11 @@ func (r *rig) await(n *Node, i int, what string, ok func(storagenode.DriveReport
 func TestFormatsEmptyAndKnowsThemAgain(t *testing.T) {
 	r := newRig(t, 3)
 	n := r.start()
-	if !n.Created() || n.Cluster().IsZero() {
+	if !n.Founding() || n.Cluster().IsZero() {
 		t.Fatal("a new cluster has no identity")
+	}
+	if err := n.Founded(); err != nil || n.Founding() {
+		t.Fatalf("still founding: %v", err)
 	}
 	first := n.Reports()
 	if len(first) != 3 {
@@ -119,11 +122,25 @@ func TestFormatsEmptyAndKnowsThemAgain(t *testing.T) {
 	}
 	r.dirs[0], r.dirs[2] = r.dirs[2], r.dirs[0] // the order of directories means nothing
 	again := r.start()
-	if again.Created() || again.Cluster() != n.Cluster() {
+	if again.Founding() || again.Cluster() != n.Cluster() {
 		t.Fatal("the cluster is not the same")
 	}
 	if got := again.Reports(); got[0].ID != first[2].ID || got[2].ID != first[0].ID {
 		t.Fatal("drives are not the same")
+	}
+}
+
+func TestFoundingSurvivesACrashBeforeTheNamespace(t *testing.T) {
+	r := newRig(t, 2)
+	_ = r.start().Close()
+	n := r.start()
+	if !n.Founding() {
+		t.Fatal("the namespace was never made, yet the cluster is not founding")
+	}
+	_ = n.Close()
+	empty(t, r.dirs[1]) // as if the crash had come before its format
+	if n := r.start(); !n.Founding() {
+		t.Fatal("the first start was cut short, yet the cluster is not founding")
 	}
 }
 

@@ -117,6 +117,11 @@ func (p *place) format(replaces storagenode.DriveID) error {
 		Cluster: p.node.cluster, Drive: storagenode.NewUUID(), Replaces: replaces,
 		Created: p.node.cfg.Clock.Now().UTC(),
 	}
+	if p.node.created {
+		if err := writeFile(fsys, p.dir, foundingName, nil); err != nil {
+			return err
+		}
+	}
 	if err := writeIdentity(fsys, p.dir, id); err != nil {
 		return err
 	}
@@ -414,35 +419,24 @@ func (p *place) close() error {
 func (n *Node) rememberPlace(p *place) error {
 	n.remembering.Lock()
 	defer n.remembering.Unlock()
-	now := Known{Drive: p.drive(), Dir: p.dir, Device: p.device, Total: p.total}
+	p.mu.Lock()
+	now := Known{Drive: p.identity.Drive, Dir: p.dir, Device: p.device, Total: p.total}
+	p.mu.Unlock()
 	var errs []error
 	for _, q := range n.places {
-		q.mu.Lock()
-		id := q.identity
-		id.Known = replaceKnown(id.Known, now)
-		usable := !id.Drive.IsZero() && (q == p || q.state == storagenode.DriveActive)
-		q.mu.Unlock()
-		if !usable {
-			continue
+		if q.current() != nil {
+			errs = append(errs, writeKnown(n.cfg.FS, q.dir, replaceKnown(readKnown(n.cfg.FS, q.dir), now)))
 		}
-		if err := writeIdentity(n.cfg.FS, q.dir, id); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		q.mu.Lock()
-		q.identity.Known = id.Known
-		q.mu.Unlock()
 	}
 	return errors.Join(errs...)
 }
 
 func replaceKnown(all []Known, k Known) []Known {
-	out := append([]Known(nil), all...)
-	for i := range out {
-		if out[i].Dir == k.Dir {
-			out[i] = k
-			return out
+	for i := range all {
+		if all[i].Dir == k.Dir {
+			all[i] = k
+			return all
 		}
 	}
-	return append(out, k)
+	return append(all, k)
 }
