@@ -14,6 +14,8 @@ var (
 	ErrPartTooSmall        = errors.New("part too small")
 	ErrPreconditionFailed  = errors.New("precondition failed")
 	ErrConditionalConflict = errors.New("conditional write lost a race")
+	// ErrNoSuchBlob: metadata does not know the blob (any more).
+	ErrNoSuchBlob = errors.New("no such blob")
 	// ErrStalePlacement: slots moved since; write or remap again.
 	ErrStalePlacement = errors.New("placement changed")
 	// ErrNoPlacement: too few drives can be written to.

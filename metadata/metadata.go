@@ -156,6 +156,8 @@ type Objects interface {
 
 // Upload is a multipart upload under way.
 type Upload struct {
+	// ID is unique for ever. Ids sort by their birth, as those of
+	// storagenode.BlobID.String do: uploads of a key are listed by id.
 	ID        string
 	Key       string
 	Initiated time.Time
@@ -291,11 +293,13 @@ type Blobs interface {
 	// happens where the blob is not known any more.
 	MarkMissing(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slots erasure.SlotMask) error
 	// MarkPresent takes slots off again after a verified repair, asserting
-	// that the slots still have the given epochs (index = slot).
+	// that the slots still have the given epochs (index = slot):
+	// ErrStalePlacement. ErrNoSuchBlob where the blob is not known any more:
+	// what was written back must be deleted again.
 	MarkPresent(ctx context.Context, g erasure.Group, id storagenode.BlobID, slots erasure.SlotMask) error
 	// ScanDamaged yields blobs with missing slots, least margin first.
 	ScanDamaged(ctx context.Context) iter.Seq2[BlobRecord, error]
-	// ScanOwed yields deletes owed, oldest first.
+	// ScanOwed yields deletes owed, the oldest blobs first.
 	ScanOwed(ctx context.Context) iter.Seq2[Owed, error]
 	// Discharge records that slots have acknowledged their tombstone; the row
 	// goes with the last one.

@@ -1,0 +1,71 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// DriveRecords keeps the drives (famDrive).
+type DriveRecords struct{ e *engine }
+
+// ListDrives implements metadata.DriveRecords, in order of the ids.
+func (s *DriveRecords) ListDrives(ctx context.Context) ([]metadata.DriveRecord, error) {
+	var list []metadata.DriveRecord
+	for p, err := range s.e.kv.Scan(ctx, []byte{famDrive}, []byte{famDrive + 1}) {
+		if err != nil {
+			return nil, unavailable("list drives", err)
+		}
+		var id storagenode.DriveID
+		if copy(id[:], p.Key[1:]) != len(id) {
+			return nil, fmt.Errorf("drive key %x: %w", p.Key, errRecord)
+		}
+		r, err := decodeDrive(id, p.Value)
+		if err != nil {
+			return nil, fmt.Errorf("drive %s: %w", id, err)
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
+
+// PutDrive implements metadata.DriveRecords.
+func (s *DriveRecords) PutDrive(ctx context.Context, d metadata.DriveRecord) error {
+	return s.e.update(ctx, "put drive", func(t *txn) error {
+		t.Put(t.driveKey(d.ID), encodeDrive(nil, &d))
+		return nil
+	})
+}
+
+// HorizonMark is the least blob id that may still be committed (fmtHorizon).
+type HorizonMark struct{ e *engine }
+
+// RaiseHorizon implements metadata.Horizon.
+func (s *HorizonMark) RaiseHorizon(ctx context.Context, h storagenode.BlobID) error {
+	return s.e.update(ctx, "raise horizon", func(t *txn) error {
+		key := t.formatKey(fmtHorizon)
+		v, err := t.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		now, err := decodeHorizon(v)
+		if err != nil {
+			return err
+		}
+		if h.Compare(now) > 0 {
+			t.Put(key, encodeHorizon(t.room(17), h))
+		}
+		return nil
+	})
+}
+
+// Horizon implements metadata.Horizon.
+func (s *HorizonMark) Horizon(ctx context.Context) (storagenode.BlobID, error) {
+	v, err := s.e.get(ctx, "horizon", new(arena).formatKey(fmtHorizon))
+	if err != nil {
+		return storagenode.BlobID{}, err
+	}
+	return decodeHorizon(v)
+}

@@ -1,0 +1,263 @@
+package catalog
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// How long things are believed.
+const (
+	openTTL  = 500 * time.Millisecond // which groups to write to
+	scanTTL  = 5 * time.Second        // that no other process made groups
+	saveTTL  = 30 * time.Second       // between saves of what groups hold
+	stickFor = 20 * time.Millisecond  // on one group, so that small blobs share its syncs
+	// stickCalls is how many calls stay on a group at most.
+	stickCalls = 64
+)
+
+// openSet is the groups that take new blobs, as of a moment. It is never
+// changed.
+type openSet struct {
+	groups []erasure.Group
+	until  time.Time
+	// degraded: no group is such that all its drives can be written to.
+	degraded bool
+}
+
+// OpenGroup implements metadata.Placement. Consecutive calls get the same
+// group for a little while. The slots are shared: not to be changed.
+func (s *Groups) OpenGroup(ctx context.Context) (erasure.Group, error) {
+	now := s.e.clock.Now()
+	set := s.open.Load()
+	if set == nil || now.After(set.until) {
+		var err error
+		if set, err = s.reopen(ctx, now, set); err != nil {
+			return erasure.Group{}, err
+		}
+	}
+	g := set.pick(now, s.calls.Add(1))
+	if set.degraded || s.writable(g) {
+		return *g, nil
+	}
+	// A drive failed since: do not wait for the set to grow old.
+	set, err := s.reopen(ctx, now, set)
+	if err != nil {
+		return erasure.Group{}, err
+	}
+	return *set.pick(now, s.calls.Load()), nil
+}
+
+func (o *openSet) pick(now time.Time, call uint64) *erasure.Group {
+	turn := call/stickCalls + uint64(now.UnixMilli()/stickFor.Milliseconds())
+	return &o.groups[turn%uint64(len(o.groups))]
+}
+
+// writable says whether all drives of a group take writes now.
+func (s *Groups) writable(g *erasure.Group) bool {
+	for i := range g.Slots {
+		if store, state := s.drives.Drive(g.Slots[i].Drive); store == nil || state != storagenode.DriveActive {
+			return false
+		}
+	}
+	return true
+}
+
+// reopen looks for the groups to write to, and makes them where there are too
+// few. One caller does it; the others find the result, and while it is under
+// way those that have a set which was good a moment ago keep it.
+func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*openSet, error) {
+	if old != nil && now.Sub(old.until) < openTTL && now.After(old.until) {
+		if !s.opening.TryLock() {
+			return old, nil
+		}
+	} else {
+		s.opening.Lock()
+	}
+	defer s.opening.Unlock()
+	if set := s.open.Load(); set != nil && set != old {
+		return set, nil
+	}
+	if s.drives == nil {
+		return nil, fmt.Errorf("open group: %w", metadata.ErrNoPlacement)
+	}
+	ms := now.UnixMilli()
+	if ms-s.scanned >= scanTTL.Milliseconds() {
+		if err := s.load(ctx); err != nil {
+			if old != nil {
+				s.e.log.Warn("groups are not read anew", "err", err)
+			} else {
+				return nil, err
+			}
+		}
+		s.scanned = ms
+	}
+	set, err := s.choose(ctx)
+	if err != nil {
+		return nil, err
+	}
+	set.until = now.Add(openTTL)
+	if old != nil && old.degraded != set.degraded {
+		s.e.log.Info("placement of new blobs changed", "degraded", set.degraded, "scheme", set.groups[0].Scheme, "groups", len(set.groups))
+	}
+	s.open.Store(set)
+	if ms-s.saved >= saveTTL.Milliseconds() {
+		s.saved = ms
+		s.save(ctx)
+	}
+	return set, nil
+}
+
+// choose finds the groups to write to. The caller holds opening.
+func (s *Groups) choose(ctx context.Context) (*openSet, error) {
+	cands := s.candidates()
+	want := s.cfg.OpenGroups
+	if want <= 0 {
+		want = max(1, len(cands))
+	}
+	scheme, _, relaxed, ok := metadata.Place(cands, s.cfg.Scheme)
+	if !ok {
+		return s.leftOver(cands)
+	}
+	usable := s.usable(cands, scheme)
+	if len(usable) == 0 || len(usable) < want/2 {
+		if relaxed {
+			s.e.log.Warn("groups are not spread over failure domains", "scheme", scheme, "drives", len(cands))
+		}
+		made, err := s.fillUp(ctx, cands, want-len(usable))
+		usable = append(usable, made...)
+		if err != nil && len(usable) == 0 {
+			if set, lerr := s.leftOver(cands); lerr == nil {
+				s.e.log.Warn("no group could be made", "err", err)
+				return set, nil
+			}
+			return nil, err
+		}
+	}
+	slices.SortFunc(usable, func(a, b erasure.Group) int { return cmp.Compare(a.PG, b.PG) })
+	return &openSet{groups: usable[:min(len(usable), want)]}, nil
+}
+
+// candidates are the drives that take new blobs, in order of their ids.
+func (s *Groups) candidates() []metadata.Candidate {
+	load := make(map[storagenode.DriveID]int)
+	for _, e := range *s.known.Load() {
+		if !e.rec.Sealed {
+			for i := range e.rec.Slots {
+				load[e.rec.Slots[i].Drive]++
+			}
+		}
+	}
+	var cands []metadata.Candidate
+	for _, r := range s.drives.Reports() {
+		if r.State != storagenode.DriveActive || r.Space.ReadOnly {
+			continue
+		}
+		if store, state := s.drives.Drive(r.ID); store == nil || state != storagenode.DriveActive {
+			continue
+		}
+		cands = append(cands, metadata.Candidate{Drive: r.ID, Zone: r.Zone, Node: r.Node, Load: load[r.ID]})
+	}
+	slices.SortFunc(cands, func(a, b metadata.Candidate) int { return bytes.Compare(a.Drive[:], b.Drive[:]) })
+	return cands
+}
+
+// usable are the groups of a scheme whose drives are all candidates; those
+// that are full by now are sealed.
+func (s *Groups) usable(cands []metadata.Candidate, scheme erasure.Scheme) []erasure.Group {
+	good := make(map[storagenode.DriveID]bool, len(cands))
+	for i := range cands {
+		good[cands[i].Drive] = true
+	}
+	var list []erasure.Group
+next:
+	for _, e := range *s.known.Load() {
+		if e.rec.Sealed || e.rec.Scheme != scheme || s.full(e) {
+			continue
+		}
+		for i := range e.rec.Slots {
+			if !good[e.rec.Slots[i].Drive] {
+				continue next
+			}
+		}
+		list = append(list, e.rec.Group)
+	}
+	return list
+}
+
+func (s *Groups) full(e *groupEntry) bool {
+	return e.fill.blobs.Load() >= s.cfg.SealBlobs || e.fill.bytes.Load() >= s.cfg.SealBytes
+}
+
+// fillUp makes n groups, each with its slots in another order, so that data
+// and parity fall on all drives alike. Full groups are sealed on the way.
+func (s *Groups) fillUp(ctx context.Context, cands []metadata.Candidate, n int) ([]erasure.Group, error) {
+	for pg, e := range *s.known.Load() {
+		if !e.rec.Sealed && s.full(e) {
+			if err := s.Seal(ctx, pg); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var made []erasure.Group
+	at := make(map[storagenode.DriveID]int, len(cands))
+	for i := range cands {
+		at[cands[i].Drive] = i
+	}
+	for i := range n {
+		scheme, drives, _, ok := metadata.Place(cands, s.cfg.Scheme)
+		if !ok {
+			return made, fmt.Errorf("create group: %w", metadata.ErrNoPlacement)
+		}
+		slices.SortFunc(drives, func(a, b storagenode.DriveID) int { return bytes.Compare(a[:], b[:]) })
+		turn := i % len(drives)
+		drives = append(slices.Clone(drives[turn:]), drives[:turn]...)
+		e, err := s.create(ctx, scheme, drives)
+		if err != nil {
+			return made, err
+		}
+		s.e.log.Info("group made", "pg", e.rec.PG, "scheme", scheme)
+		for _, d := range drives {
+			cands[at[d]].Load++
+		}
+		made = append(made, e.rec.Group)
+	}
+	return made, nil
+}
+
+// leftOver chooses where no new group can be made: the group that survives
+// the most further losses, if its least quorum can be written to.
+func (s *Groups) leftOver(cands []metadata.Candidate) (*openSet, error) {
+	good := make(map[storagenode.DriveID]bool, len(cands))
+	for i := range cands {
+		good[cands[i].Drive] = true
+	}
+	var best *metadata.GroupRecord
+	bestMargin := -1
+	for _, e := range *s.known.Load() {
+		live := 0
+		for i := range e.rec.Slots {
+			if good[e.rec.Slots[i].Drive] {
+				live++
+			}
+		}
+		margin := live - int(e.rec.Scheme.K)
+		if e.rec.Sealed || live < e.rec.Scheme.MinShards() || live < e.rec.Scheme.MinReplicas() {
+			continue
+		}
+		if margin > bestMargin || margin == bestMargin && e.rec.PG < best.PG {
+			best, bestMargin = e.rec, margin
+		}
+	}
+	if best == nil {
+		return nil, fmt.Errorf("open group: %d drives can be written to: %w", len(cands), metadata.ErrNoPlacement)
+	}
+	return &openSet{groups: []erasure.Group{best.Group}, degraded: true}, nil
+}
