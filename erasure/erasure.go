@@ -5,6 +5,7 @@ package erasure
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 
@@ -108,6 +109,12 @@ func (m SlotMask) With(i int) SlotMask { return m | 1<<i }
 
 // Without removes slot i.
 func (m SlotMask) Without(i int) SlotMask { return m &^ (1 << i) }
+
+// Count is the number of slots in the set.
+func (m SlotMask) Count() int { return bits.OnesCount32(uint32(m)) }
+
+// First is the lowest slot of the set; 32 where it is empty.
+func (m SlotMask) First() int { return bits.TrailingZeros32(uint32(m)) }
 
 // AllSlots is the set of the first n slots.
 func AllSlots(n int) SlotMask { return SlotMask(uint64(1)<<n - 1) }
