@@ -1,0 +1,224 @@
+package segment
+
+import (
+	"context"
+	"fmt"
+
+	"kintsugi/storagenode"
+)
+
+// group is those who wait for the same fdatasync. err is set before done is
+// closed.
+type group struct {
+	done chan struct{}
+	err  error
+}
+
+func newGroup() *group { return &group{done: make(chan struct{})} }
+
+// Sync implements storagenode.ShardStore.
+func (s *Store) Sync(ctx context.Context, t storagenode.Token) error {
+	if t == 0 {
+		return s.brokenErr()
+	}
+	if uint64(t)>>ticketBits != s.incarnation {
+		return fmt.Errorf("sync: token of another incarnation of the drive: %w", storagenode.ErrUnavailable)
+	}
+	return s.syncTicket(ctx, uint64(t)&ticketMask)
+}
+
+// syncAll makes all that was accepted durable.
+func (s *Store) syncAll(ctx context.Context) error {
+	s.mu.Lock()
+	last := s.lastTicket()
+	s.mu.Unlock()
+	return s.syncTicket(ctx, last)
+}
+
+func (s *Store) syncTicket(ctx context.Context, ticket uint64) error {
+	s.mu.Lock()
+	switch {
+	case ticket < s.base:
+		s.mu.Unlock()
+		return nil
+	case s.broken.Load() != nil:
+		s.mu.Unlock()
+		return s.brokenErr()
+	case s.closed:
+		s.mu.Unlock()
+		return errClosed
+	case ticket > s.lastTicket():
+		s.mu.Unlock()
+		return fmt.Errorf("sync: token was never given: %w", storagenode.ErrUnavailable)
+	}
+	g := s.running
+	if g == nil || ticket > s.runTo {
+		g = s.next
+		s.want = max(s.want, ticket)
+		s.wake(s.kick)
+	}
+	s.mu.Unlock()
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// commitLoop is the committer: the only goroutine that makes records durable
+// and, but for compaction's bookkeeping, applies them to the index.
+func (s *Store) commitLoop() {
+	var batch []pending
+	for range s.kick {
+		for {
+			var again bool
+			if batch, again = s.commit(batch[:0]); !again {
+				break
+			}
+		}
+		s.mu.Lock()
+		closed := s.closed
+		s.mu.Unlock()
+		if closed {
+			return
+		}
+	}
+}
+
+// commit makes one group durable and visible. It is false where nobody waits.
+func (s *Store) commit(batch []pending) ([]pending, bool) {
+	s.mu.Lock()
+	n := 0
+	for s.broken.Load() == nil && s.want >= s.base {
+		for n < len(s.queue) && s.queue[n].state != stateWriting {
+			n++
+		}
+		if s.base+uint64(n) > s.want {
+			break
+		}
+		s.cond.Wait() // a write below the token is under way
+	}
+	g := s.next
+	if err := s.brokenErr(); err != nil {
+		s.next = newGroup()
+		s.mu.Unlock()
+		g.err = err
+		close(g.done)
+		return batch, false
+	}
+	if n == 0 {
+		s.mu.Unlock()
+		return batch, false
+	}
+	s.next, s.running, s.runTo = newGroup(), g, s.base+uint64(n)-1
+	batch = append(batch, s.queue[:n]...)
+	s.mu.Unlock()
+
+	err := s.makeDurable(batch)
+	if err == nil {
+		err = s.applyGroup(batch)
+	}
+	if err != nil {
+		s.fail(err)
+		err = s.brokenErr()
+	}
+	s.mu.Lock()
+	s.running = nil
+	if err == nil {
+		s.retire(batch)
+	}
+	s.mu.Unlock()
+	g.err = err
+	close(g.done)
+	return batch, err == nil
+}
+
+// retire takes a durable group out of the queue. mu is held.
+func (s *Store) retire(batch []pending) {
+	for i := range batch {
+		p := &batch[i]
+		s.bytes -= p.size
+		if recordType(p.h.typ) == typeTombstone && !p.moved {
+			k := blobKey{slotKeyOf(p.h.pg, p.h.slot), p.h.blob}
+			if s.dying[k]--; s.dying[k] <= 0 {
+				delete(s.dying, k)
+			}
+		}
+	}
+	left := copy(s.queue, s.queue[len(batch):])
+	clear(s.queue[left:])
+	s.queue = s.queue[:left]
+	s.base += uint64(len(batch))
+	if len(batch) > 0 && s.active != nil && s.active.filled-s.active.tail < fillAhead && smallRecords(batch) {
+		s.wake(s.fillKick)
+	}
+}
+
+// makeDurable syncs the segments of a group.
+func (s *Store) makeDurable(batch []pending) error {
+	s.gate.begin(placeCommit)
+	defer s.gate.end(placeCommit)
+	for i := range batch {
+		g := batch[i].seg
+		if i+1 < len(batch) && batch[i+1].seg == g {
+			continue // places are given in order: the last one of a segment will do
+		}
+		if err := g.f.SyncData(); err != nil {
+			return fmt.Errorf("segment %d: %w: %w", g.id, errSync, err)
+		}
+		st, err := g.f.Stat()
+		if err != nil {
+			return fmt.Errorf("segment %d: %w", g.id, err)
+		}
+		if st.Links == 0 {
+			s.noReads.Store(true)
+			return fmt.Errorf("segment %d was removed from its directory", g.id)
+		}
+		s.mu.Lock()
+		g.durable = max(g.durable, batch[i].off+batch[i].size)
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// applyGroup makes a durable group visible.
+func (s *Store) applyGroup(batch []pending) error {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	err := s.applyBatch(batch)
+	if err != nil {
+		// The log has it all; only the index does not.
+		s.cfg.Logger.Error("index refuses a group, it is rebuilt", "err", err)
+		if err = s.rebuild(context.Background()); err != nil {
+			return err
+		}
+	}
+	for i := range batch {
+		if recordType(batch[i].h.typ) == typeTombstone {
+			s.deadGen.Add(1)
+			break
+		}
+	}
+	return nil
+}
+
+// applyBatch puts a group into the index. applyMu is held.
+func (s *Store) applyBatch(batch []pending) error {
+	a, err := s.newApplier()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	for i := range batch {
+		p := &batch[i]
+		if p.state == stateFailed {
+			a.kill(place{p.seg.id, p.off}, p.size)
+		} else if err := a.apply(&p.h, place{p.seg.id, p.off}, p.size, p.from, p.moved); err != nil {
+			return err
+		}
+		a.covered(p.seg, p.off+p.size)
+		s.logged += p.size
+	}
+	return a.commit()
+}

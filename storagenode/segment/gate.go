@@ -1,0 +1,82 @@
+package segment
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+)
+
+// gatePlaces bounds the operations that are inside the drive at once.
+const gatePlaces = 128
+
+// gate is the bounded executor of a drive's I/O. An operation runs on its
+// caller's goroutine and holds a place while it does, so that a stuck one
+// occupies its place and nothing else; the times of entry tell how long.
+type gate struct {
+	clock clock.Clock
+	stuck time.Duration
+	free  chan uint16
+	// since[i] is when place i was entered, in ns; 0: free. Past gatePlaces
+	// lie the places of the store's own goroutines.
+	since [gatePlaces + 2]atomic.Int64
+}
+
+// The places of the store's own goroutines.
+const (
+	placeCommit = gatePlaces
+	placeKeeper = gatePlaces + 1
+)
+
+func newGate(c clock.Clock, stuck time.Duration) *gate {
+	g := &gate{clock: c, stuck: stuck, free: make(chan uint16, gatePlaces)}
+	for i := range gatePlaces {
+		g.free <- uint16(i)
+	}
+	return g
+}
+
+// enter takes a place: ctx's error, or ErrSuspect where none is free and some
+// are stuck.
+func (g *gate) enter(ctx context.Context) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	select {
+	case i := <-g.free:
+		g.begin(int(i))
+		return int(i), nil
+	default:
+	}
+	if g.suspect() {
+		return 0, storagenode.ErrSuspect
+	}
+	select {
+	case i := <-g.free:
+		g.begin(int(i))
+		return int(i), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (g *gate) leave(i int) {
+	g.end(i)
+	g.free <- uint16(i)
+}
+
+func (g *gate) begin(i int) { g.since[i].Store(g.clock.Now().UnixNano()) }
+func (g *gate) end(i int)   { g.since[i].Store(0) }
+
+// suspect says whether an operation has been inside for too long.
+func (g *gate) suspect() bool {
+	limit := g.clock.Now().Add(-g.stuck).UnixNano()
+	for i := range g.since {
+		if t := g.since[i].Load(); t != 0 && t < limit {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,256 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"kintsugi/storagenode"
+)
+
+// pending is a record that was given a place in the log and is not durable.
+type pending struct {
+	h     header
+	seg   *segFile
+	off   int64
+	size  int64
+	from  place // of the copied record, where moved
+	moved bool
+	state uint8
+}
+
+const (
+	stateWriting = iota
+	stateWritten
+	stateFailed
+)
+
+// reservation is a place in the log for one record.
+type reservation struct {
+	ticket uint64
+	seg    *segFile
+	off    int64
+}
+
+// Bounds of what may be accepted and not durable.
+const (
+	maxQueue      = 32 << 10
+	maxQueueBytes = 256 << 20
+)
+
+var (
+	errRetry     = errors.New("look again")
+	errBehind    = errors.New("too much is not yet durable")
+	errSameFence = errors.New("the fence is already there")
+)
+
+func (s *Store) lastTicket() uint64 { return s.base + uint64(len(s.queue)) - 1 }
+
+// reserve gives a record of size bytes its place, seq and ticket, and makes
+// what it states known to later reservations. A copy keeps its seq. gen is
+// what deadGen was when the caller looked for a tombstone.
+func (s *Store) reserve(h *header, size int64, gen uint64, from *place) (reservation, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if err := s.refusal(h, gen, from != nil); err != nil {
+			return reservation{}, err
+		}
+		if s.growing {
+			s.cond.Wait()
+			continue
+		}
+		g := s.active
+		if g == nil || g.tail+size > g.allocated {
+			if err := s.grow(g, size); err != nil {
+				return reservation{}, err
+			}
+			continue
+		}
+		if s.filling == g && g.tail+size > s.fillFrom {
+			s.cond.Wait()
+			continue
+		}
+		break
+	}
+	g := s.active
+	if from == nil {
+		h.seq = s.nextSeq
+		s.nextSeq++
+	}
+	s.note(h, from != nil)
+	h.synced = uint32(g.durable / recordAlign)
+	g.lowerMinSeq(h.seq)
+	p := pending{h: *h, seg: g, off: g.tail, size: size}
+	if from != nil {
+		p.from, p.moved = *from, true
+	}
+	g.tail += size
+	g.filled = max(g.filled, g.tail)
+	s.queue = append(s.queue, p)
+	s.bytes += size
+	return reservation{s.lastTicket(), g, p.off}, nil
+}
+
+// refusal says why a record may not be appended now. mu is held.
+func (s *Store) refusal(h *header, gen uint64, moved bool) error {
+	switch {
+	case s.closed:
+		return errClosed
+	case s.broken.Load() != nil:
+		return s.brokenErr()
+	case moved:
+		return nil
+	}
+	slot := slotKeyOf(h.pg, h.slot)
+	fence := s.fences[slot]
+	switch recordType(h.typ) {
+	case typeShard:
+		switch {
+		case h.epoch < fence:
+			return fmt.Errorf("epoch %d, fence %d: %w", h.epoch, fence, storagenode.ErrStaleEpoch)
+		case s.dying[blobKey{slot, h.blob}] > 0:
+			return storagenode.ErrDeleted
+		case gen != s.deadGen.Load():
+			return errRetry
+		case s.readOnly.Load():
+			return storagenode.ErrReadOnly
+		case len(s.queue) >= maxQueue || s.bytes >= maxQueueBytes:
+			return errBehind
+		}
+	case typeSlotEpoch:
+		if h.epoch < fence {
+			return fmt.Errorf("epoch %d, fence %d: %w", h.epoch, fence, storagenode.ErrStaleEpoch)
+		}
+		if _, known := s.fences[slot]; known && h.epoch == fence {
+			return errSameFence
+		}
+	case typeSlotDrop:
+		if h.epoch < fence {
+			return fmt.Errorf("drop up to epoch %d, fence %d: %w", h.epoch, fence, storagenode.ErrStaleEpoch)
+		}
+	}
+	return nil
+}
+
+// note makes a reserved record known to later reservations. mu is held.
+func (s *Store) note(h *header, moved bool) {
+	if moved {
+		return
+	}
+	switch recordType(h.typ) {
+	case typeTombstone:
+		s.dying[blobKey{slotKeyOf(h.pg, h.slot), h.blob}]++
+	case typeSlotEpoch:
+		s.fences[slotKeyOf(h.pg, h.slot)] = h.epoch
+	}
+}
+
+// grow makes room for size bytes: more of the active segment, or a new one.
+// mu is held, and let go meanwhile.
+func (s *Store) grow(g *segFile, size int64) error {
+	s.growing = true
+	id := s.nextSeg
+	more := g != nil && (g.tail+size <= s.segSize || g.used() == 0)
+	s.mu.Unlock()
+	var err error
+	var made *segFile
+	var allocated int64
+	if more {
+		allocated = s.allocStep(g.tail + size)
+		err = g.f.Allocate(g.allocated, allocated-g.allocated)
+	} else {
+		made, err = s.createSegment(id, size)
+	}
+	if err == nil {
+		s.checkSpace()
+	}
+	s.mu.Lock()
+	s.growing = false
+	s.cond.Broadcast()
+	switch {
+	case err != nil:
+		return s.growFailed(err)
+	case more:
+		g.allocated = allocated
+	default:
+		if g != nil {
+			g.sealed = true
+		}
+		s.nextSeg = id + 1
+		s.active = made
+		s.setSegment(id, made)
+	}
+	return nil
+}
+
+// growFailed gives a failure to make room its meaning. mu is held.
+func (s *Store) growFailed(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		s.readOnly.Store(true)
+		return fmt.Errorf("%w: %w", storagenode.ErrReadOnly, err)
+	}
+	s.nextSeg++ // a leftover may have the name
+	s.mu.Unlock()
+	s.fail(err)
+	s.mu.Lock()
+	return s.brokenErr()
+}
+
+// wrote takes note of how the write of a reserved record ended.
+func (s *Store) wrote(r reservation, size int64, err error) error {
+	if err != nil && isNoSpace(err) {
+		s.skip(r, size)
+	}
+	s.mu.Lock()
+	p := &s.queue[r.ticket-s.base]
+	p.state = stateWritten
+	if err != nil {
+		p.state = stateFailed
+	}
+	waited := s.want >= r.ticket
+	from, n := int64(0), int64(0)
+	if g := r.seg; size >= hintRecord && r.off+size-g.hinted >= hintStep {
+		from, n = g.hinted, r.off+size-g.hinted
+		g.hinted = r.off + size
+	}
+	s.mu.Unlock()
+	if waited {
+		s.cond.Broadcast()
+	}
+	switch {
+	case err == nil:
+		if n > 0 {
+			_ = r.seg.f.Writeback(from, n) // a hint; the fdatasync tells of errors
+		}
+		return nil
+	case isNoSpace(err):
+		s.readOnly.Store(true)
+		return fmt.Errorf("write record: %w: %w", storagenode.ErrReadOnly, err)
+	default:
+		s.fail(fmt.Errorf("write record: %w", err))
+		return s.brokenErr()
+	}
+}
+
+// Records from hintRecord on have their write-back started each hintStep, so
+// that the fdatasync at the end is short.
+const (
+	hintRecord = 64 << 10
+	hintStep   = 1 << 20
+)
+
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// skip marks the place of a failed write, so that a later open does not take
+// it for damage. Where that fails as well, it will.
+func (s *Store) skip(r reservation, size int64) {
+	h := header{typ: uint8(typeSkip), stripeLen: uint32(size)}
+	var p [headerSize]byte
+	h.encode(p[:], r.seg.bind, r.off)
+	if _, err := r.seg.f.WriteAt(p[:], r.off); err != nil {
+		s.cfg.Logger.Warn("failed write not marked", "segment", r.seg.id, "off", r.off, "err", err)
+	}
+}

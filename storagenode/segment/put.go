@@ -1,0 +1,163 @@
+package segment
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kintsugi/storagenode"
+)
+
+// incarnationBits is how many high bits of a token name the Open it is of: a
+// token never outlives the process that could lose what it stands for.
+const (
+	incarnationBits = 24
+	ticketBits      = 64 - incarnationBits
+	ticketMask      = 1<<ticketBits - 1
+)
+
+func (s *Store) token(ticket uint64) storagenode.Token {
+	return storagenode.Token(s.incarnation<<ticketBits | ticket&ticketMask)
+}
+
+// writer is the scratch space of one append.
+type writer struct {
+	head []byte // header, attributes, sums
+	pad  [recordAlign]byte
+	bufs [3][]byte
+	key  []byte
+}
+
+var writers = sync.Pool{New: func() any { return &writer{head: make([]byte, 0, 1024), key: make([]byte, 0, 64)} }}
+
+// Put implements storagenode.ShardStore. It writes into the page cache on the
+// caller's goroutine; a sick drive may hold it there.
+func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Token, error) {
+	if err := s.checkShard(&sh); err != nil {
+		return 0, err
+	}
+	place, err := s.gate.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer s.gate.leave(place)
+	h := header{
+		typ: uint8(typeShard), k: sh.K, m: sh.M, slot: sh.ID.Slot,
+		pg: uint32(sh.ID.PG), blob: sh.ID.Blob, stripe: sh.ID.Stripe, epoch: sh.SlotEpoch,
+		attrLen: uint32(len(sh.Attrs)), payloadLen: uint32(len(sh.Payload)),
+		stripeLen: sh.StripeLen, stripeHash: sh.StripeHash,
+	}
+	if sh.Last {
+		h.flags = flagLast
+	}
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	if err := w.fill(&sh, s.cfg.TrustSums); err != nil {
+		return 0, err
+	}
+	for {
+		ticket, err := s.putOnce(&h, w, sh.Payload)
+		switch {
+		case err == nil:
+			return s.token(ticket), nil
+		case errors.Is(err, errRetry):
+		case errors.Is(err, errBehind):
+			if err := s.syncAll(ctx); err != nil {
+				return 0, fmt.Errorf("put: %w", err)
+			}
+		case errors.Is(err, storagenode.ErrReadOnly) && s.spaceStale():
+			s.checkSpace()
+			if s.readOnly.Load() {
+				return 0, fmt.Errorf("put: %w", err)
+			}
+		default:
+			return 0, fmt.Errorf("put: %w", err)
+		}
+	}
+}
+
+func (s *Store) putOnce(h *header, w *writer, payload []byte) (uint64, error) {
+	gen := s.deadGen.Load()
+	if deleted, err := s.isDeleted(h, w); err != nil {
+		return 0, err
+	} else if deleted {
+		return 0, storagenode.ErrDeleted
+	}
+	return s.append(h, w, payload, gen, nil)
+}
+
+// append writes a record whose head is filled; it returns its ticket.
+func (s *Store) append(h *header, w *writer, payload []byte, gen uint64, from *place) (uint64, error) {
+	size := h.size()
+	if from == nil {
+		h.timeMS = s.cfg.Clock.Now().UnixMilli()
+	}
+	h.bodyHash = xxhash.Sum64(w.head[headerSize:])
+	r, err := s.reserve(h, size, gen, from)
+	if err != nil {
+		return 0, err
+	}
+	h.encode(w.head, r.seg.bind, r.off)
+	w.bufs[0], w.bufs[1] = w.head, payload
+	w.bufs[2] = w.pad[:size-int64(len(w.head)+len(payload))]
+	n := 3
+	if len(payload) == 0 {
+		w.bufs[1], n = w.bufs[2], 2
+	}
+	_, err = r.seg.f.WriteVAt(w.bufs[:n], r.off)
+	w.bufs = [3][]byte{}
+	return r.ticket, s.wrote(r, size, err)
+}
+
+// fill lays out header space, attributes and sums.
+func (w *writer) fill(sh *storagenode.Shard, trust bool) error {
+	w.head = append(w.head[:0], make([]byte, headerSize)...)
+	w.head = append(w.head, sh.Attrs...)
+	payload := sh.Payload
+	for i := 0; len(payload) > 0; i++ {
+		n := min(storagenode.SumBlock, len(payload))
+		var sum uint64
+		if sh.Sums == nil || !trust {
+			sum = storagenode.BlockSum(payload[:n])
+		}
+		if sh.Sums != nil {
+			if !trust && sum != sh.Sums[i] {
+				return fmt.Errorf("put: block %d does not match its sum: %w", i, storagenode.ErrCorrupt)
+			}
+			sum = sh.Sums[i]
+		}
+		w.head = binary.LittleEndian.AppendUint64(w.head, sum)
+		payload = payload[n:]
+	}
+	return nil
+}
+
+// checkShard refuses what the format cannot hold.
+func (s *Store) checkShard(sh *storagenode.Shard) error {
+	switch {
+	case len(sh.Payload) > storagenode.MaxPayload, len(sh.Attrs) > storagenode.MaxAttrs:
+		return fmt.Errorf("put: payload of %d, attributes of %d bytes: %w", len(sh.Payload), len(sh.Attrs), storagenode.ErrTooLarge)
+	case sh.Sums != nil && len(sh.Sums) != storagenode.SumCount(len(sh.Payload)):
+		return fmt.Errorf("put: %d sums for %d bytes: %w", len(sh.Sums), len(sh.Payload), storagenode.ErrCorrupt)
+	}
+	return nil
+}
+
+// isDeleted looks for a tombstone of the record's blob in the index.
+func (s *Store) isDeleted(h *header, w *writer) (bool, error) {
+	x := s.index()
+	if x == nil {
+		return false, errClosed
+	}
+	defer x.release()
+	w.key = appendTombKey(w.key[:0], h.pg, h.slot, h.blob)
+	_, c, err := x.db.Get(w.key)
+	if err == nil {
+		return true, c.Close()
+	}
+	return false, s.indexErr(x, err)
+}

@@ -1,0 +1,549 @@
+package segment
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// seqGap is left free after the highest seq found at open, in case the records
+// that bore the next ones are lost.
+const seqGap = 1 << 20
+
+// recover brings the store to where its log ends.
+func (s *Store) recover(ctx context.Context) error {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	s.nextSeq, s.nextSeg = 1, 1
+	if err := s.openSegments(); err != nil {
+		return err
+	}
+	s.report.Segments = len(*s.segs.Load())
+	loaded, err := s.loadIndex()
+	if err != nil {
+		return err
+	}
+	if !loaded {
+		if err := s.rebuild(ctx); err != nil {
+			return err
+		}
+	} else {
+		for _, g := range s.segments() {
+			if g.trimmed {
+				continue
+			}
+			if err := s.replay(ctx, g, false); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.sealAll(); err != nil {
+		return err
+	}
+	s.nextSeq += seqGap
+	s.incarnation = s.nextSeg & (1<<incarnationBits - 1)
+	return s.removeOldIndexes()
+}
+
+// openSegments opens the segment files, and removes what a crash left of ones
+// that were being made.
+func (s *Store) openSegments() error {
+	names, err := s.cfg.FS.List(s.segDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		id, ok := parseSegName(name)
+		if !ok {
+			s.cfg.Logger.Warn("not a segment", "name", name)
+			continue
+		}
+		s.nextSeg = max(s.nextSeg, id+1)
+		path := filepath.Join(s.segDir, name)
+		f, err := s.cfg.FS.OpenFile(path, os.O_RDWR)
+		if err != nil {
+			return err
+		}
+		g := s.newSegFile(id, path, f)
+		keep, err := s.inspect(g)
+		if err != nil {
+			_ = f.Close()
+			return err
+		}
+		if !keep {
+			_ = f.Close()
+			if err := s.cfg.FS.Remove(path); err != nil {
+				return err
+			}
+			continue
+		}
+		s.setSegment(id, g)
+	}
+	return nil
+}
+
+// inspect checks a segment's superblock. It is false for a file that holds
+// nothing: one whose making was cut short.
+func (s *Store) inspect(g *segFile) (bool, error) {
+	st, err := g.f.Stat()
+	if err != nil {
+		return false, err
+	}
+	g.pos, g.tail = superSize, max(superSize, st.Size)
+	g.sealed = true
+	p := make([]byte, superSize)
+	var super superblock
+	if err = readFull(g.f, p, 0); err == nil {
+		err = super.decode(p)
+	}
+	if err == nil && (super.drive != s.cfg.Drive || super.cluster != s.cfg.Cluster || super.segment != g.id) {
+		err = fmt.Errorf("superblock is of drive %s, segment %d", super.drive, super.segment)
+	}
+	if err == nil {
+		return true, nil
+	}
+	sc := scanner{f: g.f, bind: g.bind, off: superSize, size: g.tail, depth: scanHeaders}
+	first, serr := sc.next()
+	if serr != nil && serr != io.EOF && !errors.Is(serr, io.ErrUnexpectedEOF) {
+		return false, serr
+	}
+	if serr != nil || !first.isRecord && first.last {
+		return false, nil
+	}
+	s.reportDamage(g.id, 0, superSize, err)
+	return true, nil
+}
+
+// loadIndex opens the newest complete index and reads from it what is kept in
+// memory. It is false where there is none that can be used.
+func (s *Store) loadIndex() (bool, error) {
+	gens, err := s.indexGens()
+	if err != nil {
+		return false, err
+	}
+	for _, gen := range slices.Backward(gens) {
+		dir := filepath.Join(s.idxDir, strconv.FormatUint(gen, 10))
+		if _, err := s.cfg.FS.Stat(filepath.Join(dir, indexMarker)); err != nil {
+			if errors.Is(err, vfs.ErrNotExist) {
+				continue
+			}
+			return false, err
+		}
+		x, err := openIndex(s.cfg.FS, s.idxDir, gen, s.cfg.Cache, s.cfg.Logger, s.indexFailed)
+		if err == nil {
+			if err = s.loadFrom(x); err == nil {
+				err = x.fs.Poisoned()
+			}
+			if err == nil || isNoSpace(err) {
+				s.idx.Store(x)
+				if err != nil {
+					s.indexLost(gen, err) // it serves from memory until there is space
+				}
+				return true, nil
+			}
+			x.release()
+		}
+		s.cfg.Logger.Error("index cannot be used, it will be rebuilt", "dir", dir, "err", err)
+		s.idxFailed.Store(nil)
+		s.fences, s.nextSeq = map[slotKey]uint32{}, 1
+		s.drops.Store(&dropMap{})
+		break
+	}
+	return false, nil
+}
+
+// indexGens lists the generations of the index, ascending.
+func (s *Store) indexGens() ([]uint64, error) {
+	names, err := s.cfg.FS.List(s.idxDir)
+	if err != nil {
+		return nil, err
+	}
+	var gens []uint64
+	for _, name := range names {
+		if gen, err := strconv.ParseUint(name, 10, 64); err == nil {
+			gens = append(gens, gen)
+		}
+	}
+	slices.Sort(gens)
+	return gens, nil
+}
+
+// removeOldIndexes removes all generations but the one in use.
+func (s *Store) removeOldIndexes() error {
+	gens, err := s.indexGens()
+	if err != nil {
+		return err
+	}
+	for _, gen := range gens {
+		if gen != s.idx.Load().gen {
+			if err := s.cfg.FS.RemoveAll(filepath.Join(s.idxDir, strconv.FormatUint(gen, 10))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loadFrom reads fences, drops, metas and the state.
+func (s *Store) loadFrom(x *index) error {
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyDrop}, UpperBound: []byte{keyGrace}})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		err = s.loadMark(it.Key(), it.Value())
+	}
+	if cerr := it.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.loadMetas(x); err != nil {
+		return err
+	}
+	p, c, err := x.db.Get([]byte{keyState})
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if len(p) != 16 {
+		return errIndexValue
+	}
+	s.nextSeq = max(s.nextSeq, binary.LittleEndian.Uint64(p))
+	s.nextSeg = max(s.nextSeg, binary.LittleEndian.Uint64(p[8:]))
+	return nil
+}
+
+func (s *Store) loadMark(k, v []byte) error {
+	var m mark
+	if err := m.decode(v); err != nil {
+		return err
+	}
+	if len(k) < slotKeySize {
+		return errIndexValue
+	}
+	slot := slotKeyOf(binary.BigEndian.Uint32(k[1:]), k[5])
+	if k[0] == keyEpoch {
+		s.fences[slot] = uint32(m.value)
+		return nil
+	}
+	s.addDrop(slot, drop{uint32(m.value), m.seq})
+	s.purgeDue = s.purgeDue || !m.done
+	return nil
+}
+
+func (s *Store) loadMetas(x *index) error {
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyMeta}, UpperBound: []byte{keyMeta + 1}})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = it.Close() }()
+	for ok := it.First(); ok; ok = it.Next() {
+		var m meta
+		if err := m.decode(it.Value()); err != nil || len(it.Key()) != 9 {
+			return errIndexValue
+		}
+		id := binary.BigEndian.Uint64(it.Key()[1:])
+		s.nextSeg = max(s.nextSeg, id+1)
+		g := (*s.segs.Load())[id]
+		if g == nil {
+			s.reportDamage(id, 0, m.pos, errors.New("the segment is missing"))
+			continue
+		}
+		if g.tail < m.pos {
+			s.reportDamage(id, g.tail, m.pos, errors.New("the segment is shorter than it was"))
+		}
+		g.pos, g.dead, g.trimmed, g.held = m.pos, m.dead, m.sealed, m.held
+		g.minSeq.Store(m.minSeq)
+		if m.sealed {
+			g.tail = max(g.tail, m.pos)
+		}
+	}
+	return it.Error()
+}
+
+// replayBatch is how many records go into one batch of the index.
+const replayBatch = 1000
+
+// replay applies the records of a segment from g.pos on, and finds its tail.
+// applyMu is held. With rebuild, payloads known to have been synced are taken
+// on trust: reads and scrubs verify them.
+func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
+	size := g.tail
+	if rebuild && !g.sealed {
+		size = g.durable
+	} else {
+		// What a failed fsync left in the cache is not on the medium.
+		_ = g.f.DontNeed(0, 0)
+	}
+	proof, end, err := s.survey(ctx, g, size)
+	if err != nil {
+		return err
+	}
+	r := replayer{s: s, g: g, proof: proof, assumed: rebuild && g.id+1 < s.nextSeg}
+	sc := scanner{f: g.f, bind: g.bind, off: g.pos, size: end, depth: scanAll}
+	if rebuild {
+		sc.depth = scanBodies
+	}
+	for err = nil; err == nil; {
+		err = r.batch(ctx, &sc, rebuild)
+	}
+	if err != io.EOF {
+		return err
+	}
+	g.pos = max(g.pos, end)
+	if g.sealed {
+		g.tail = max(end, min(g.tail, proof))
+		g.durable, g.filled, g.allocated = g.tail, g.tail, g.tail
+	}
+	return nil
+}
+
+// survey finds up to where the segment was surely synced and where its last
+// valid record ends.
+func (s *Store) survey(ctx context.Context, g *segFile, size int64) (proof, end int64, err error) {
+	proof, end = g.pos, g.pos
+	sc := scanner{f: g.f, bind: g.bind, off: g.pos, size: size, depth: scanHeaders}
+	for i := 0; ; i++ {
+		if i%replayBatch == 0 && ctx.Err() != nil {
+			return 0, 0, ctx.Err()
+		}
+		r, err := sc.next()
+		if err == io.EOF {
+			return proof, end, nil
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("segment %d: %w", g.id, err)
+		}
+		if r.isRecord && r.err == nil {
+			proof = max(proof, int64(r.h.synced)*recordAlign)
+			end = r.off + r.size
+		}
+	}
+}
+
+type replayer struct {
+	s     *Store
+	g     *segFile
+	proof int64 // below it all was synced
+	// assumed: beyond proof as well, so far as is known
+	assumed bool
+}
+
+// batch applies some records; io.EOF at the end.
+func (r *replayer) batch(ctx context.Context, sc *scanner, rebuild bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	a, err := r.s.newApplier()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	a.replay = true
+	var end error
+	for n := 0; n < replayBatch && end == nil; n++ {
+		if sc.off >= r.proof {
+			sc.depth = scanAll
+		}
+		var rec found
+		if rec, end = sc.next(); end != nil {
+			break
+		}
+		if err := r.one(a, &rec, rebuild && sc.depth != scanAll); err != nil {
+			return err
+		}
+		a.covered(r.g, rec.off+rec.size)
+	}
+	if end != nil && end != io.EOF {
+		return fmt.Errorf("segment %d: %w", r.g.id, end)
+	}
+	if err := a.commit(); err != nil {
+		return err
+	}
+	return end
+}
+
+// one applies one step of the scan.
+func (r *replayer) one(a *applier, rec *found, shallow bool) error {
+	proven := rec.off < r.proof
+	at := place{r.g.id, rec.off}
+	if !rec.isRecord {
+		if proven || r.assumed && rec.nonzero {
+			r.s.reportDamage(r.g.id, rec.off, rec.off+rec.size, errNoRecord)
+		}
+		a.kill(at, rec.size)
+		return nil
+	}
+	r.s.report.Replayed++
+	h := &rec.h
+	if recordType(h.typ) != typeSkip {
+		r.g.lowerMinSeq(h.seq)
+		r.s.mu.Lock()
+		r.s.nextSeq = max(r.s.nextSeq, h.seq+1)
+		r.s.mu.Unlock()
+	}
+	a.damaged, a.unproven, a.verify = rec.err != nil, rec.err != nil && !proven, nil
+	if rec.err != nil {
+		if !proven && !r.assumed {
+			a.kill(at, rec.size) // never acknowledged
+			return nil
+		}
+		r.s.reportCorrupt(h.shardID(), rec.err)
+	}
+	if shallow {
+		a.verify = func() bool { return verifyRecord(r.g, rec.off, h) == nil }
+	}
+	return a.apply(h, at, rec.size, place{}, false)
+}
+
+// sealAll ends every segment where its last record does: a new one is begun
+// for what comes. applyMu is held.
+func (s *Store) sealAll() error {
+	a, err := s.newApplier()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	for _, g := range s.segments() {
+		if g.trimmed {
+			continue
+		}
+		if err := s.trim(g); err != nil {
+			return err
+		}
+		a.touch(g)
+	}
+	return a.commit()
+}
+
+// trim cuts a sealed segment to its end and makes it durable: what replay took
+// from the cache may not have been.
+func (s *Store) trim(g *segFile) error {
+	if err := g.f.Truncate(g.tail); err != nil && !isNoSpace(err) {
+		return fmt.Errorf("trim segment %d: %w", g.id, err)
+	}
+	if err := g.f.Sync(); err != nil {
+		return fmt.Errorf("trim segment %d: %w: %w", g.id, errSync, err)
+	}
+	g.trimmed = true
+	return nil
+}
+
+// rebuild makes a new index from the segments and puts it in the place of the
+// old one, which serves reads until then. applyMu is held.
+func (s *Store) rebuild(ctx context.Context) error {
+	gens, err := s.indexGens()
+	if err != nil {
+		return err
+	}
+	gen := uint64(1)
+	if len(gens) > 0 {
+		gen = gens[len(gens)-1] + 1
+	}
+	s.cfg.Logger.Info("rebuilding the index", "segments", len(*s.segs.Load()))
+	x, err := openIndex(s.cfg.FS, s.idxDir, gen, s.cfg.Cache, s.cfg.Logger, s.indexFailed)
+	if err != nil {
+		return err
+	}
+	before := map[*segFile]meta{}
+	for _, g := range s.segments() {
+		before[g] = meta{pos: g.pos, dead: g.dead, held: g.held}
+	}
+	old := s.idx.Load()
+	s.target = x
+	err = s.rebuildInto(ctx, x)
+	s.target = nil
+	if err != nil && (old != nil || !isNoSpace(err)) {
+		for g, m := range before {
+			g.pos, g.dead, g.held = m.pos, m.dead, m.held
+		}
+		x.release()
+		_ = s.cfg.FS.RemoveAll(x.dir) // also done at the next open
+		return err
+	}
+	s.idx.Store(x)
+	s.report.Rebuilt = true
+	s.idxFailed.Store(nil)
+	if err != nil {
+		// The file system is full: the index serves from memory for now.
+		s.indexLost(gen, err)
+		return nil
+	}
+	if old != nil {
+		old.release()
+		_ = s.cfg.FS.RemoveAll(old.dir)
+	}
+	return nil
+}
+
+func (s *Store) rebuildInto(ctx context.Context, x *index) error {
+	for i, g := range s.segments() {
+		g.pos, g.dead, g.held = superSize, 0, false
+		if err := s.replay(ctx, g, true); err != nil {
+			return err
+		}
+		if i%100 == 99 {
+			s.cfg.Logger.Info("rebuilding the index", "done", i+1)
+		}
+	}
+	if err := x.flush(); err != nil {
+		return err
+	}
+	return x.complete(s.cfg.FS)
+}
+
+// indexFailed is told by the index that its files cannot be written or hold
+// damage. The log loses nothing; the index is rebuilt as soon as it can be.
+func (s *Store) indexFailed(gen uint64, err error) {
+	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
+		s.fail(fmt.Errorf("index: %w", err))
+		return
+	}
+	if x := s.idx.Load(); x != nil && x.gen != gen {
+		return
+	}
+	s.indexLost(gen, err)
+}
+
+// indexLost has the index rebuilt, also where the process ends before.
+func (s *Store) indexLost(gen uint64, err error) {
+	if !s.idxFailed.CompareAndSwap(nil, &err) {
+		return
+	}
+	s.readOnly.Store(true)
+	s.cfg.Logger.Error("index lost, it will be rebuilt", "err", err)
+	path := filepath.Join(s.idxDir, strconv.FormatUint(gen, 10), indexMarker)
+	if err := s.cfg.FS.Remove(path); err != nil && !errors.Is(err, vfs.ErrNotExist) {
+		s.cfg.Logger.Warn("index not marked as lost", "err", err)
+	}
+}
+
+// indexErr gives an error of the index a meaning; nil where it only says that
+// there is nothing.
+func (s *Store) indexErr(x *index, err error) error {
+	if err == nil || errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if errors.Is(err, syscall.EIO) {
+		_ = s.readFailed(err) // counts it
+	}
+	s.indexLost(x.gen, err)
+	return fmt.Errorf("index: %w: %w", storagenode.ErrUnavailable, err)
+}

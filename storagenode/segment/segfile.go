@@ -1,0 +1,156 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"kintsugi/storagenode/vfs"
+)
+
+// refs counts the users of something that is closed when the last has left.
+// It starts with the owner's own reference.
+type refs struct{ n atomic.Int64 }
+
+func (r *refs) init() { r.n.Store(1) }
+
+// acquire is false where the owner has let go and the last user is gone.
+func (r *refs) acquire() bool {
+	for {
+		n := r.n.Load()
+		if n == 0 {
+			return false
+		}
+		if r.n.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// release is true for whoever must close.
+func (r *refs) release() bool { return r.n.Add(-1) == 0 }
+
+// segFile is one segment.
+type segFile struct {
+	id   uint64
+	path string
+	f    vfs.File
+	refs refs
+	bind binding
+
+	// Guarded by the store's mu.
+	tail      int64 // the next record goes here
+	filled    int64 // zero-filled or written up to here
+	allocated int64
+	hinted    int64 // write-back was started up to here
+	durable   int64 // synced up to here
+	sealed    bool  // nothing is appended any more
+
+	// minSeq is the least original seq of its records.
+	minSeq atomic.Uint64
+
+	// Guarded by applyMu.
+	pos     int64 // the index covers records below
+	dead    int64 // bytes of records that compaction can win back
+	trimmed bool  // sealed and cut to its end
+	held    bool  // holds damage that compaction must not remove
+	dirty   bool  // its meta is to be written with the next batch
+}
+
+const segSuffix = ".seg"
+
+func segName(id uint64) string { return fmt.Sprintf("%016x%s", id, segSuffix) }
+
+func parseSegName(name string) (uint64, bool) {
+	hex, ok := strings.CutSuffix(name, segSuffix)
+	if !ok || len(hex) != 16 {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(hex, 16, 64)
+	return id, err == nil && segName(id) == name
+}
+
+func (s *Store) newSegFile(id uint64, path string, f vfs.File) *segFile {
+	g := &segFile{id: id, path: path, f: f, bind: binding{s.cfg.Drive, id}}
+	g.refs.init()
+	g.minSeq.Store(math.MaxUint64)
+	return g
+}
+
+// lowerMinSeq notes that the segment holds a record of seq.
+func (g *segFile) lowerMinSeq(seq uint64) {
+	for {
+		cur := g.minSeq.Load()
+		if seq >= cur || g.minSeq.CompareAndSwap(cur, seq) {
+			return
+		}
+	}
+}
+
+func (g *segFile) release() {
+	if g.refs.release() {
+		_ = g.f.Close() // nothing unsynced is in it any more
+	}
+}
+
+// used is the bytes the segment's records take, 0 where there are none.
+func (g *segFile) used() int64 { return max(0, g.tail-superSize) }
+
+// createSegment makes a segment file with room for a record of size bytes, its
+// superblock and its name durable.
+func (s *Store) createSegment(id uint64, size int64) (_ *segFile, err error) {
+	path := filepath.Join(s.segDir, segName(id))
+	f, err := s.cfg.FS.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return nil, fmt.Errorf("create segment: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = s.cfg.FS.Remove(path) // an empty one is harmless
+		}
+	}()
+	step := s.allocStep(superSize + size)
+	if err := f.Allocate(0, step); err != nil {
+		return nil, fmt.Errorf("allocate segment: %w", err)
+	}
+	super := superblock{s.cfg.Cluster, s.cfg.Drive, id, s.cfg.Clock.Now().UnixMilli()}
+	if _, err := f.WriteAt(super.encode(), 0); err != nil {
+		return nil, fmt.Errorf("write superblock: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return nil, fmt.Errorf("sync segment: %w", errors.Join(err, errSync))
+	}
+	if err := s.cfg.FS.SyncDir(s.segDir); err != nil {
+		return nil, fmt.Errorf("sync segments directory: %w", errors.Join(err, errSync))
+	}
+	g := s.newSegFile(id, path, f)
+	g.tail, g.filled, g.hinted, g.durable, g.pos = superSize, superSize, superSize, superSize, superSize
+	g.allocated = step
+	return g, nil
+}
+
+// allocStep rounds a size in a segment up to the step of allocation, a 16th of
+// a segment: what is allocated ahead stays small beside the drive.
+func (s *Store) allocStep(n int64) int64 {
+	step := max(s.segSize/16, 64<<10)
+	return (n + step - 1) / step * step
+}
+
+// readFull reads len(p) bytes at off; io.ErrUnexpectedEOF where there are fewer.
+func readFull(f io.ReaderAt, p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
