@@ -1,0 +1,213 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+const (
+	owedPerBatch       = 256
+	tombstonesPerDrive = 32 // at once, so that they share the drive's syncs
+	dischargesAtOnce   = 16
+)
+
+// deletes carries out the deletes owed to drives.
+type deletes struct {
+	cfg    *Config
+	fleet  *fleet
+	paused func() bool
+
+	running sync.Mutex // one pass at a time
+	mu      sync.Mutex
+	pending int64 // owed after the last pass; guarded by mu
+	done    int64 // guarded by mu
+}
+
+// batch is some owed deletes and what became of them.
+type batch struct {
+	owed   []metadata.Owed
+	groups []erasure.Group
+	mu     sync.Mutex
+	acked  []erasure.SlotMask // guarded by mu
+}
+
+// pass sends the tombstones of everything owed. Slots of drives that cannot be
+// asked stay pending, slots of retired drives are discharged.
+func (d *deletes) pass(ctx context.Context) error {
+	d.running.Lock()
+	defer d.running.Unlock()
+	if d.paused() {
+		return nil
+	}
+	var (
+		b       = &batch{}
+		failed  = map[storagenode.DriveID]bool{} // not asked again in this pass
+		pending int64
+		errs    []error
+	)
+	flush := func() {
+		left, err := d.carryOut(ctx, b, failed)
+		pending += left
+		if err != nil && len(errs) < 8 {
+			errs = append(errs, err)
+		}
+		b = &batch{}
+	}
+	for o, err := range d.cfg.Blobs.ScanOwed(ctx) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("scan owed deletes: %w", err))
+			break
+		}
+		if d.paused() {
+			return nil
+		}
+		g, err := d.cfg.Lookup.Group(ctx, o.PG)
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		b.owed, b.groups, b.acked = append(b.owed, o), append(b.groups, g), append(b.acked, 0)
+		if len(b.owed) == owedPerBatch {
+			flush()
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	flush()
+	d.mu.Lock()
+	d.pending = pending
+	d.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// carryOut sends the tombstones of a batch to all drives at once, and returns
+// how many deletes are still owed after it.
+func (d *deletes) carryOut(ctx context.Context, b *batch, failed map[storagenode.DriveID]bool) (int64, error) {
+	type target struct{ index, slot int }
+	byDrive := map[storagenode.DriveID][]target{}
+	for i, o := range b.owed {
+		for slot, s := range b.groups[i].Slots {
+			if !o.Pending.Has(slot) || failed[s.Drive] {
+				continue
+			}
+			if v, ok := d.fleet.drive(s.Drive); ok && v.record.State == storagenode.DriveRetired {
+				b.ack(i, slot)
+				continue
+			}
+			if store, state := d.cfg.Drives.Drive(s.Drive); store != nil && state.Readable() {
+				byDrive[s.Drive] = append(byDrive[s.Drive], target{i, slot})
+			}
+		}
+	}
+	var (
+		drives sync.WaitGroup
+		mu     sync.Mutex
+		first  error
+	)
+	for id, targets := range byDrive {
+		drives.Go(func() {
+			jobs, jobCtx := errgroup.WithContext(ctx)
+			jobs.SetLimit(tombstonesPerDrive)
+			for _, t := range targets {
+				if jobCtx.Err() != nil {
+					break
+				}
+				jobs.Go(func() error {
+					err := d.tombstone(jobCtx, id, b.owed[t.index], t.slot)
+					if err == nil {
+						b.ack(t.index, t.slot)
+					}
+					return err
+				})
+			}
+			if err := jobs.Wait(); err != nil {
+				mu.Lock()
+				failed[id] = true
+				first = errors.Join(first, fmt.Errorf("tombstones at drive %s: %w", id, err))
+				mu.Unlock()
+			}
+		})
+	}
+	drives.Wait()
+	left, err := d.discharge(ctx, b)
+	return left, errors.Join(first, err)
+}
+
+func (b *batch) ack(i, slot int) {
+	b.mu.Lock()
+	b.acked[i] = b.acked[i].With(slot)
+	b.mu.Unlock()
+}
+
+func (d *deletes) tombstone(ctx context.Context, id storagenode.DriveID, o metadata.Owed, slot int) error {
+	store, _ := d.cfg.Drives.Drive(id)
+	if store == nil {
+		return storagenode.ErrUnavailable
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.OpTimeout)
+	defer cancel()
+	return store.Delete(ctx, o.PG, slot, o.Blob.ID)
+}
+
+// discharge records the acknowledgements, of slots that did not move since the
+// tombstone was sent: where one did, its new drive must acknowledge.
+func (d *deletes) discharge(ctx context.Context, b *batch) (int64, error) {
+	var (
+		jobs errgroup.Group
+		mu   sync.Mutex
+		left int64
+		done int64
+	)
+	jobs.SetLimit(dischargesAtOnce)
+	for i, o := range b.owed {
+		jobs.Go(func() error {
+			acked := b.acked[i]
+			if acked != 0 {
+				now, err := d.cfg.Lookup.Group(ctx, o.PG)
+				if err != nil {
+					return err
+				}
+				for slot, s := range now.Slots {
+					if s.Epoch != b.groups[i].Slots[slot].Epoch {
+						acked = acked.Without(slot)
+					}
+				}
+			}
+			if acked != 0 {
+				if err := d.cfg.Blobs.Discharge(ctx, o, acked); err != nil {
+					return fmt.Errorf("discharge blob %s: %w", o.Blob.ID, err)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if o.Pending&^acked != 0 {
+				left++
+			} else {
+				done++
+			}
+			return nil
+		})
+	}
+	err := jobs.Wait()
+	d.mu.Lock()
+	d.done += done
+	d.mu.Unlock()
+	return left, err
+}
+
+// counts gives how many deletes are owed as of the last pass, and how many were
+// carried out since the start.
+func (d *deletes) counts() (owed, done int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.pending, d.done
+}

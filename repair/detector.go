@@ -1,0 +1,253 @@
+package repair
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// drive is what the detector thinks of one drive.
+type drive struct {
+	record   metadata.DriveRecord // its State is the drive's
+	report   storagenode.DriveReport
+	reported bool
+	away     time.Time // since when it cannot be asked; zero: it can
+	replaced bool      // another drive took its place, and nobody reports it
+	held     bool      // it would be OUT, but too much is away at once
+	met      bool      // it could be asked at the last look
+	since    time.Time // report.Since when it was last met
+}
+
+// dead says that the drive's slots must be mapped elsewhere.
+func (d drive) dead() bool {
+	s := d.record.State
+	return s == storagenode.DriveBroken || s == storagenode.DriveOut || s == storagenode.DriveRetired
+}
+
+// fleet is the detector's knowledge, for everyone else to read.
+type fleet struct {
+	mu     sync.RWMutex
+	drives map[storagenode.DriveID]drive
+	order  []storagenode.DriveID // oldest first
+}
+
+func newFleet() *fleet { return &fleet{drives: map[storagenode.DriveID]drive{}} }
+
+func (f *fleet) drive(id storagenode.DriveID) (drive, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	d, ok := f.drives[id]
+	return d, ok
+}
+
+func (f *fleet) all() []drive {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := make([]drive, 0, len(f.order))
+	for _, id := range f.order {
+		out = append(out, f.drives[id])
+	}
+	return out
+}
+
+// readable says whether what lies on the drive counts as there now.
+func (f *fleet) readable(id storagenode.DriveID) bool {
+	d, ok := f.drive(id)
+	return ok && d.away.IsZero() && !d.dead()
+}
+
+func (f *fleet) set(drives map[storagenode.DriveID]drive, order []storagenode.DriveID) {
+	f.mu.Lock()
+	f.drives, f.order = drives, order
+	f.mu.Unlock()
+}
+
+// detector turns what nodes report and what metadata remembers into states,
+// and stores those that changed. One look at a time.
+type detector struct {
+	cfg   *Config
+	fleet *fleet
+}
+
+// look takes the reports and returns the drives that came back, or that this
+// process sees for the first time: their slots deserve an inventory.
+func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord) ([]storagenode.DriveID, error) {
+	drives, order, err := d.gather(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := d.cfg.Clock.Now()
+	for id, v := range drives {
+		live := storagenode.DriveDown
+		if v.reported {
+			live = v.report.State
+		}
+		if live.Readable() {
+			v.away = time.Time{}
+		} else if v.away.IsZero() {
+			v.away = now
+		}
+		drives[id] = v
+	}
+	hold := d.holds(drives, groups)
+	var back []storagenode.DriveID
+	for _, id := range order {
+		v := drives[id]
+		was := v.record
+		v.record.State, v.held = d.judge(v, now, hold)
+		if v.reported {
+			v.record.Node, v.record.Zone, v.record.Address = v.report.Node, v.report.Zone, v.report.Dir
+		}
+		if v.away.IsZero() && v.record.State != storagenode.DriveRetired {
+			if !v.met || !v.since.Equal(v.report.Since) {
+				back = append(back, id)
+			}
+			v.met, v.since = true, v.report.Since
+		} else {
+			v.met = false
+		}
+		if v.record != was || was.Added.IsZero() {
+			if err := d.store(ctx, &v, was, now); err != nil {
+				return nil, err
+			}
+		}
+		drives[id] = v
+	}
+	d.fleet.set(drives, order)
+	return back, nil
+}
+
+// gather joins records, reports and what the last look knew. A drive whose
+// place another one took, and that nobody reports, is RETIRED.
+func (d *detector) gather(ctx context.Context) (map[storagenode.DriveID]drive, []storagenode.DriveID, error) {
+	records, err := d.cfg.Records.ListDrives(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list drives: %w", err)
+	}
+	drives := make(map[storagenode.DriveID]drive, len(records))
+	order := make([]storagenode.DriveID, 0, len(records))
+	for _, r := range records {
+		v, _ := d.fleet.drive(r.ID)
+		v.record, v.reported, v.replaced = r, false, false
+		drives[r.ID] = v
+		order = append(order, r.ID)
+	}
+	for _, rep := range d.cfg.Drives.Reports() {
+		v, known := drives[rep.ID]
+		if !known {
+			v.record = metadata.DriveRecord{ID: rep.ID, State: rep.State}
+			order = append(order, rep.ID)
+		}
+		v.report, v.reported = rep, true
+		if !rep.Replaces.IsZero() {
+			v.record.Replaces = rep.Replaces
+		}
+		drives[rep.ID] = v
+	}
+	for id, v := range drives {
+		if old, ok := drives[v.record.Replaces]; ok && v.record.Replaces != id && !old.reported {
+			old.replaced = true
+			drives[v.record.Replaces] = old
+		}
+	}
+	return drives, order, nil
+}
+
+func (d *detector) store(ctx context.Context, v *drive, was metadata.DriveRecord, now time.Time) error {
+	if v.record.Added.IsZero() {
+		v.record.Added = now.UTC()
+	}
+	if err := d.cfg.Records.PutDrive(ctx, v.record); err != nil {
+		return fmt.Errorf("store state of drive %s: %w", v.record.ID, err)
+	}
+	if v.record.State != was.State {
+		d.cfg.Logger.Info("drive changed state", "drive", v.record.ID.String(), "from", was.State.String(),
+			"to", v.record.State.String(), "reason", v.report.Reason)
+	}
+	return nil
+}
+
+// judge gives the state that follows, and whether OUT is held back.
+func (d *detector) judge(v drive, now time.Time, hold bool) (storagenode.DriveState, bool) {
+	stored := v.record.State
+	if stored == storagenode.DriveRetired || v.replaced {
+		return storagenode.DriveRetired, false
+	}
+	if v.reported && v.report.State == storagenode.DriveBroken {
+		return storagenode.DriveBroken, false
+	}
+	byCommand := stored == storagenode.DriveDraining || stored == storagenode.DriveDrained
+	if v.away.IsZero() {
+		if byCommand {
+			return stored, false
+		}
+		return v.report.State, false
+	}
+	if stored == storagenode.DriveOut {
+		return stored, false
+	}
+	if now.Sub(v.away) >= d.cfg.OutAfter {
+		if !hold {
+			return storagenode.DriveOut, false
+		}
+	} else {
+		hold = false
+	}
+	if byCommand || stored == storagenode.DriveBroken {
+		return stored, hold
+	}
+	return storagenode.DriveDown, hold
+}
+
+// holds says that so much is away at once that it must be the network: more
+// than max(m, a quarter) of the drives, or a whole zone of several drives
+// where there are several zones. Drives that are broken, replaced, or OUT
+// without a slot left do not count.
+func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata.GroupRecord) bool {
+	m := 0
+	inUse := map[storagenode.DriveID]bool{}
+	for _, g := range groups {
+		m = max(m, int(g.Scheme.M))
+		for _, s := range g.Slots {
+			inUse[s.Drive] = true
+		}
+	}
+	type zone struct{ all, away int }
+	zones := map[string]*zone{}
+	total, away := 0, 0
+	for id, v := range drives {
+		s := v.record.State
+		if s == storagenode.DriveRetired || v.replaced || s == storagenode.DriveOut && !inUse[id] {
+			continue
+		}
+		name := v.record.Zone
+		if v.reported {
+			name = v.report.Zone
+		}
+		z := zones[name]
+		if z == nil {
+			z = &zone{}
+			zones[name] = z
+		}
+		total++
+		z.all++
+		broken := s == storagenode.DriveBroken || v.reported && v.report.State == storagenode.DriveBroken
+		if !v.away.IsZero() && !broken {
+			away++
+			z.away++
+		}
+	}
+	if away > max(m, total/4) {
+		return true
+	}
+	for _, z := range zones {
+		if len(zones) > 1 && z.all > 1 && z.away == z.all {
+			return true
+		}
+	}
+	return false
+}

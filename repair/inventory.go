@@ -1,0 +1,250 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// inventoriesAtOnce bounds the slots compared at the same time.
+const inventoriesAtOnce = 4
+
+// inventory compares what slots should hold with what their drives list.
+type inventory struct {
+	cfg      *Config
+	worker   *worker
+	progress *progress
+	paused   func() bool
+
+	all     atomic.Bool // the next pass is for every drive
+	running sync.Mutex  // one pass at a time
+	whole   time.Time   // when the last pass over every drive ended; guarded by running
+	mu      sync.Mutex
+	drives  map[storagenode.DriveID]bool // that came back; guarded by mu
+}
+
+// add asks for an inventory of everything on these drives.
+func (v *inventory) add(ids []storagenode.DriveID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.drives == nil {
+		v.drives = map[storagenode.DriveID]bool{}
+	}
+	for _, id := range ids {
+		v.drives[id] = true
+	}
+}
+
+func (v *inventory) takeDrives() map[storagenode.DriveID]bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	d := v.drives
+	v.drives = nil
+	return d
+}
+
+// pass compares the slots of the drives that were added, and of all drives
+// where that is due, and marks what proves missing; it returns how many shards
+// that were.
+// Drives whose lists break off are asked again in the next pass.
+func (v *inventory) pass(ctx context.Context) (int64, error) {
+	v.running.Lock()
+	defer v.running.Unlock()
+	only := v.takeDrives()
+	if v.all.Swap(false) || v.cfg.Clock.Now().Sub(v.whole) >= v.cfg.InventoryInterval {
+		only = nil
+	} else if only == nil {
+		return 0, nil
+	}
+	groups, err := v.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return 0, err
+	}
+	task := v.progress.begin(Inventory, "slots", 0)
+	defer task.end()
+	var (
+		found atomic.Int64
+		jobs  errgroup.Group
+		mu    sync.Mutex
+		again = map[storagenode.DriveID]bool{}
+		first error
+	)
+	jobs.SetLimit(inventoriesAtOnce)
+	for _, g := range groups {
+		for i, s := range g.Slots {
+			if only != nil && !only[s.Drive] {
+				continue
+			}
+			jobs.Go(func() error {
+				n, err := v.slot(ctx, g.Group, i)
+				found.Add(n)
+				if err != nil {
+					mu.Lock()
+					again[s.Drive] = true
+					first = errors.Join(first, err)
+					mu.Unlock()
+				}
+				return nil
+			})
+		}
+	}
+	_ = jobs.Wait()
+	for id := range again {
+		v.add([]storagenode.DriveID{id})
+	}
+	err = errors.Join(first, v.strays(ctx, groups, only), ctx.Err())
+	if only == nil && ctx.Err() == nil {
+		v.whole = v.cfg.Clock.Now()
+	}
+	return found.Load(), err
+}
+
+// slot takes the inventory of one slot. One under rebuilding is not looked at:
+// rebuilding is an inventory itself. Nor is one whose drive cannot be asked.
+func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int) (int64, error) {
+	s := g.Slots[slot]
+	store := v.ask(s.Drive)
+	if store == nil || s.State != storagenode.SlotClean {
+		return 0, nil
+	}
+	found := int64(0)
+	c := v.worker.inspect.list(ctx, store, g.PG, slot)
+	defer c.close()
+	for rec, err := range v.cfg.Blobs.ScanBlobs(ctx, g.PG, storagenode.BlobID{}) {
+		if err != nil {
+			return found, fmt.Errorf("scan blobs of pg %d: %w", g.PG, err)
+		}
+		if !rec.Blob.Slots.Has(slot) || rec.Blob.Missing.Has(slot) {
+			continue
+		}
+		if err := c.seek(rec.Blob.ID, nil); err != nil {
+			return found, fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+		has, err := c.holds(rec.Blob)
+		if err != nil {
+			return found, fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+		if has {
+			continue
+		}
+		marked, err := v.confirm(ctx, g.PG, rec.Blob.ID, slot, false)
+		if err != nil {
+			return found, err
+		}
+		if marked {
+			found++
+		}
+	}
+	return found, c.err
+}
+
+// ask gives the store of a drive that can be asked, else nil.
+func (v *inventory) ask(id storagenode.DriveID) storagenode.ShardStore {
+	store, state := v.cfg.Drives.Drive(id)
+	if store == nil || !state.Readable() {
+		return nil
+	}
+	return store
+}
+
+// confirm looks at one slot's part of a blob afresh and marks it missing where
+// the drive itself says that it is absent or corrupt, provided the slot was
+// not mapped elsewhere in between. A drive that cannot be asked proves
+// nothing.
+func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slot int, deep bool) (bool, error) {
+	rec, err := v.cfg.Blobs.Blob(ctx, pg, id)
+	if err != nil || rec == nil || !rec.Blob.Slots.Has(slot) || rec.Blob.Missing.Has(slot) {
+		return false, err
+	}
+	g, err := v.cfg.Lookup.Group(ctx, pg)
+	if err != nil {
+		return false, err
+	}
+	s := g.Slots[slot]
+	store := v.ask(s.Drive)
+	if store == nil {
+		return false, nil
+	}
+	what, cause := v.worker.inspect.inspect(ctx, store, pg, slot, rec.Blob, deep)
+	if what == unknown {
+		return false, fmt.Errorf("inspect blob %s at slot %d of pg %d: %w", id, slot, pg, cause)
+	}
+	if what == good || what == absent && s.State == storagenode.SlotRebuilding {
+		return false, nil
+	}
+	if now, err := v.cfg.Lookup.Group(ctx, pg); err != nil || now.Slots[slot].Epoch != s.Epoch || v.ask(s.Drive) == nil {
+		return false, err
+	}
+	if err := v.cfg.Blobs.MarkMissing(ctx, pg, id, erasure.SlotMask(0).With(slot)); err != nil {
+		return false, fmt.Errorf("mark blob %s missing at slot %d of pg %d: %w", id, slot, pg, err)
+	}
+	v.cfg.Logger.Warn("shard found bad", "pg", uint32(pg), "slot", slot, "blob", id.String(), "drive", s.Drive.String(), "err", cause)
+	return true, nil
+}
+
+// strays drops what drives still hold of slots that were mapped elsewhere and
+// are clean there, so that nothing is read from the old place any more. It
+// asks metadata for the slot once more right before.
+func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, only map[storagenode.DriveID]bool) error {
+	if v.paused() {
+		return nil
+	}
+	var errs []error
+	for _, rep := range v.cfg.Drives.Reports() {
+		store := v.ask(rep.ID)
+		if store == nil || only != nil && !only[rep.ID] {
+			continue
+		}
+		for _, g := range groups {
+			for i, s := range g.Slots {
+				if s.Epoch <= 1 || s.Drive == rep.ID || s.State != storagenode.SlotClean {
+					continue
+				}
+				if err := v.dropStray(ctx, store, rep.ID, g.PG, i); err != nil {
+					errs = append(errs, err)
+				}
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore, id storagenode.DriveID, pg storagenode.PG, slot int) error {
+	c := v.worker.inspect.list(ctx, store, pg, slot)
+	any, err := c.more, c.err
+	c.close()
+	if err != nil || !any {
+		return err
+	}
+	g, err := v.cfg.Lookup.Group(ctx, pg)
+	if err != nil {
+		return err
+	}
+	s := g.Slots[slot]
+	if s.Drive == id || s.State != storagenode.SlotClean || v.paused() {
+		return nil
+	}
+	opCtx, cancel := context.WithTimeout(ctx, v.cfg.OpTimeout)
+	defer cancel()
+	err = store.DropSlot(opCtx, pg, slot, s.Epoch-1)
+	if errors.Is(err, storagenode.ErrStaleEpoch) {
+		return nil // the drive knows of a later mapping
+	}
+	if err != nil {
+		return fmt.Errorf("drop slot %d of pg %d at its former drive %s: %w", slot, pg, id, err)
+	}
+	v.cfg.Logger.Info("slot dropped at its former drive", "pg", uint32(pg), "slot", slot, "drive", id.String())
+	return nil
+}

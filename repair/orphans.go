@@ -1,0 +1,269 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// candidatesMax bounds the orphans remembered at once; more are found again
+// when these are gone.
+const candidatesMax = 1 << 20
+
+// candidate is a blob that a slot lists and metadata does not know.
+type candidate struct {
+	pg   storagenode.PG
+	slot uint8
+	blob storagenode.BlobID
+}
+
+// slotRef names a slot.
+type slotRef struct {
+	pg   storagenode.PG
+	slot uint8
+}
+
+type sighting struct {
+	first  time.Time
+	passes int
+	agreed bool // by an operator
+}
+
+// StoppedSlot is a slot whose orphans are not collected, for they are so many
+// that metadata rather than the drive may be wrong.
+type StoppedSlot struct {
+	PG      storagenode.PG `json:"pg"`
+	Slot    int            `json:"slot"`
+	Orphans int            `json:"orphans"`
+	Blobs   int64          `json:"blobs"`
+}
+
+// orphans collects what neither a blob record nor an owed delete names. Its
+// memory is the process's: after a restart every quarantine begins anew.
+type orphans struct {
+	cfg       *Config
+	inventory *inventory
+	paused    func() bool
+
+	running   sync.Mutex // one pass at a time
+	mu        sync.Mutex
+	seen      map[slotRef]map[storagenode.BlobID]sighting // guarded by mu
+	count     int                                         // of seen; guarded by mu
+	stopped   []StoppedSlot                               // in the last pass; guarded by mu
+	collected int64                                       // guarded by mu
+}
+
+func newOrphans(cfg *Config, v *inventory, paused func() bool) *orphans {
+	return &orphans{cfg: cfg, inventory: v, paused: paused, seen: map[slotRef]map[storagenode.BlobID]sighting{}}
+}
+
+// agree lets those in quarantine now be collected whatever their share.
+func (o *orphans) agree() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, blobs := range o.seen {
+		for id, s := range blobs {
+			s.agreed = true
+			blobs[id] = s
+		}
+	}
+}
+
+// pass first raises the horizon, so that from then on no commit can claim an
+// id below it, then looks for orphans below it. Those seen in an earlier pass
+// too, and for as long as the quarantine, are collected.
+func (o *orphans) pass(ctx context.Context) error {
+	o.running.Lock()
+	defer o.running.Unlock()
+	if o.paused() {
+		return nil
+	}
+	below := storagenode.BlobIDAt(o.cfg.Clock.Now().Add(-o.cfg.OrphanAge))
+	if err := o.cfg.Horizon.RaiseHorizon(ctx, below); err != nil {
+		return fmt.Errorf("raise horizon: %w", err)
+	}
+	stored, err := o.cfg.Horizon.Horizon(ctx)
+	if err != nil || stored.Compare(below) < 0 {
+		return errors.Join(errors.New("horizon was not raised"), err)
+	}
+	groups, err := o.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	o.stopped = nil
+	o.mu.Unlock()
+	var errs []error
+	for _, g := range groups {
+		for i := range g.Slots {
+			if err := o.slot(ctx, g.Group, i, below); err != nil {
+				errs = append(errs, err)
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// slot looks at one slot. Where its list or the scan of its group breaks off,
+// nothing is concluded and what was seen before stays as it was.
+func (o *orphans) slot(ctx context.Context, g erasure.Group, slot int, below storagenode.BlobID) error {
+	store := o.inventory.ask(g.Slots[slot].Drive)
+	if store == nil {
+		return nil
+	}
+	found, blobs, err := o.find(ctx, store, g, slot, below)
+	if err != nil {
+		return err
+	}
+	ripe := o.remember(g.PG, slot, found)
+	share := 0
+	for _, c := range ripe {
+		if !c.agreed {
+			share++
+		}
+	}
+	if int64(share)*100 > blobs {
+		o.mu.Lock()
+		o.stopped = append(o.stopped, StoppedSlot{g.PG, slot, share, blobs})
+		o.mu.Unlock()
+		o.cfg.Logger.Error("orphans are not collected: the slot would lose more than 1%", "pg", uint32(g.PG),
+			"slot", slot, "orphans", share, "blobs", blobs)
+	}
+	for _, c := range ripe {
+		if !c.agreed && int64(share)*100 > blobs {
+			continue
+		}
+		if o.paused() {
+			return nil
+		}
+		if err := o.collect(ctx, g, c.candidate, below); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find gives the orphans that a slot lists, and how many blobs it lists.
+func (o *orphans) find(ctx context.Context, store storagenode.ShardStore, g erasure.Group, slot int, below storagenode.BlobID) ([]candidate, int64, error) {
+	var found []candidate
+	passed := func(id storagenode.BlobID) error {
+		if id.Compare(below) >= 0 || len(found) >= candidatesMax {
+			return nil
+		}
+		free, err := o.ownerless(ctx, g.PG, id)
+		if free {
+			found = append(found, candidate{g.PG, uint8(slot), id})
+		}
+		return err
+	}
+	c := o.inventory.worker.inspect.list(ctx, store, g.PG, slot)
+	defer c.close()
+	for rec, err := range o.cfg.Blobs.ScanBlobs(ctx, g.PG, storagenode.BlobID{}) {
+		if err != nil {
+			return nil, 0, fmt.Errorf("scan blobs of pg %d: %w", g.PG, err)
+		}
+		if err := c.seek(rec.Blob.ID, passed); err != nil {
+			return nil, 0, fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+		if _, err := c.holds(rec.Blob); err != nil { // moves on beyond the blob
+			return nil, 0, fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+	}
+	if err := c.rest(passed); err != nil {
+		return nil, 0, fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+	}
+	return found, c.blobs, nil
+}
+
+// ownerless is the proof, from metadata as it is now.
+func (o *orphans) ownerless(ctx context.Context, pg storagenode.PG, id storagenode.BlobID) (bool, error) {
+	rec, err := o.cfg.Blobs.Blob(ctx, pg, id)
+	if err != nil || rec != nil {
+		return false, err
+	}
+	owed, err := o.cfg.Blobs.IsOwed(ctx, pg, id)
+	return err == nil && !owed, err
+}
+
+type ripeCandidate struct {
+	candidate
+	agreed bool
+}
+
+// remember takes what one look at a slot found in place of what was remembered
+// of it, and gives those whose time has come.
+func (o *orphans) remember(pg storagenode.PG, slot int, found []candidate) []ripeCandidate {
+	now := o.cfg.Clock.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ref := slotRef{pg, uint8(slot)}
+	before := o.seen[ref]
+	o.count -= len(before)
+	next := make(map[storagenode.BlobID]sighting, len(found))
+	var ripe []ripeCandidate
+	for _, c := range found {
+		s, ok := before[c.blob]
+		if !ok {
+			s.first = now
+		}
+		s.passes++
+		if o.count < candidatesMax {
+			next[c.blob] = s
+			o.count++
+		}
+		if s.passes >= 2 && now.Sub(s.first) >= o.cfg.OrphanQuarantine {
+			ripe = append(ripe, ripeCandidate{c, s.agreed})
+		}
+	}
+	o.seen[ref] = next
+	return ripe
+}
+
+// collect sends the tombstone, after asking metadata once more.
+func (o *orphans) collect(ctx context.Context, g erasure.Group, c candidate, below storagenode.BlobID) error {
+	if c.blob.Compare(below) >= 0 {
+		return nil
+	}
+	if free, err := o.ownerless(ctx, c.pg, c.blob); err != nil || !free {
+		return err
+	}
+	store := o.inventory.ask(g.Slots[c.slot].Drive)
+	if store == nil {
+		return nil
+	}
+	opCtx, cancel := context.WithTimeout(ctx, o.cfg.OpTimeout)
+	defer cancel()
+	if err := store.Delete(opCtx, c.pg, int(c.slot), c.blob); err != nil {
+		return fmt.Errorf("collect orphan %s at slot %d of pg %d: %w", c.blob, c.slot, c.pg, err)
+	}
+	o.mu.Lock()
+	if blobs := o.seen[slotRef{c.pg, c.slot}]; len(blobs) > 0 {
+		delete(blobs, c.blob)
+		o.count--
+	}
+	o.collected++
+	o.mu.Unlock()
+	o.cfg.Logger.Info("orphan collected", "pg", uint32(c.pg), "slot", c.slot, "blob", c.blob.String())
+	return nil
+}
+
+// OrphanStatus is what orphan passes know.
+type OrphanStatus struct {
+	Quarantined int           `json:"quarantined"`
+	Collected   int64         `json:"collected"`
+	Stopped     []StoppedSlot `json:"stopped"`
+}
+
+func (o *orphans) status() OrphanStatus {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return OrphanStatus{o.count, o.collected, append([]StoppedSlot{}, o.stopped...)}
+}

@@ -1,0 +1,231 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// remapsAtOnce bounds the slots mapped at the same time; each costs a sync of
+// a drive and a transaction.
+const remapsAtOnce = 8
+
+// WaitingSlot is a slot that should be mapped elsewhere but cannot be.
+type WaitingSlot struct {
+	PG    storagenode.PG      `json:"pg"`
+	Slot  int                 `json:"slot"`
+	Drive storagenode.DriveID `json:"drive"`
+	Why   string              `json:"why"`
+}
+
+// planner maps the slots of dead and draining drives to others.
+type planner struct {
+	cfg   *Config
+	fleet *fleet
+
+	mu      sync.Mutex
+	waiting []WaitingSlot // as of the last plan; guarded by mu
+}
+
+// move is one slot to be mapped to another drive.
+type move struct {
+	pg   storagenode.PG
+	slot int
+	from storagenode.Slot
+	to   storagenode.DriveID
+}
+
+// plan looks at every slot and maps those that must move, where a drive can
+// take them; it returns how many did.
+func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int, error) {
+	drives := p.fleet.all()
+	load := map[storagenode.DriveID]int{}
+	for _, g := range groups {
+		for _, s := range g.Slots {
+			load[s.Drive]++
+		}
+	}
+	var moves []move
+	var waiting []WaitingSlot
+	for _, g := range groups {
+		slots := append([]storagenode.Slot(nil), g.Slots...)
+		for i, s := range g.Slots {
+			d, ok := p.fleet.drive(s.Drive)
+			draining := d.record.State == storagenode.DriveDraining
+			if why := p.waits(d, ok); why != "" {
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why})
+				continue
+			}
+			if !d.dead() && !draining {
+				continue
+			}
+			to, why := p.target(drives, load, slots, i, g.Scheme.M)
+			if why != "" {
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is " + d.record.State.String() + "; " + why})
+			}
+			if to.IsZero() {
+				continue
+			}
+			slots[i].Drive = to
+			load[to]++
+			load[s.Drive]--
+			moves = append(moves, move{g.PG, i, s, to})
+		}
+	}
+	p.mu.Lock()
+	p.waiting = waiting
+	p.mu.Unlock()
+	n, err := p.carryOut(ctx, moves)
+	return n, errors.Join(err, p.drained(ctx, drives, load))
+}
+
+// waits says why nothing can be done about a drive that is away, "" where
+// nothing need be or something can.
+func (p *planner) waits(d drive, known bool) string {
+	switch {
+	case !known:
+		return "drive was never seen by this repairer"
+	case d.held:
+		return "so many drives are away at once that it may be the network; not taken for lost"
+	case !d.dead() && !d.away.IsZero():
+		return fmt.Sprintf("drive is unreachable; taken for lost after %s", p.cfg.OutAfter)
+	}
+	return ""
+}
+
+// target picks the drive for a slot: the one that took the old drive's place,
+// else the healthy one that spreads the group best over zones, then nodes, and
+// carries the fewest slots. A zero id means none, and why not; an id with a
+// reason is a drive that crowds one node.
+func (p *planner) target(drives []drive, load map[storagenode.DriveID]int, slots []storagenode.Slot, slot int, m uint8) (storagenode.DriveID, string) {
+	zones, nodes, taken := map[string]int{}, map[string]int{}, map[storagenode.DriveID]bool{}
+	for i, s := range slots {
+		taken[s.Drive] = true
+		if d, ok := p.fleet.drive(s.Drive); ok && i != slot {
+			zones[d.record.Zone]++
+			nodes[d.record.Node]++
+		}
+	}
+	allNodes := map[string]bool{}
+	var best *drive
+	for i := range drives {
+		d := &drives[i]
+		if d.record.State != storagenode.DriveRetired {
+			allNodes[d.record.Node] = true
+		}
+		if d.record.State != storagenode.DriveActive || !d.away.IsZero() || taken[d.record.ID] || d.report.Space.ReadOnly {
+			continue
+		}
+		if d.record.Replaces == slots[slot].Drive {
+			return d.record.ID, ""
+		}
+		if best == nil || better(d.record, best.record, zones, nodes, load) {
+			best = d
+		}
+	}
+	if best == nil {
+		return storagenode.DriveID{}, "no healthy drive outside the group is left to take the slot"
+	}
+	if len(allNodes) > 1 && nodes[best.record.Node] >= max(1, int(m)) {
+		return best.record.ID, fmt.Sprintf("mapped to crowded node %s: no other has a drive for it", best.record.Node)
+	}
+	return best.record.ID, ""
+}
+
+func better(a, b metadata.DriveRecord, zones, nodes map[string]int, load map[storagenode.DriveID]int) bool {
+	if x, y := zones[a.Zone], zones[b.Zone]; x != y {
+		return x < y
+	}
+	if x, y := nodes[a.Node], nodes[b.Node]; x != y {
+		return x < y
+	}
+	return load[a.ID] < load[b.ID]
+}
+
+// carryOut sets the fence at each new drive, then maps the slot to it.
+func (p *planner) carryOut(ctx context.Context, moves []move) (int, error) {
+	var g errgroup.Group
+	g.SetLimit(remapsAtOnce)
+	done := make([]bool, len(moves))
+	for i, m := range moves {
+		g.Go(func() error {
+			err := p.remap(ctx, m)
+			if errors.Is(err, metadata.ErrStalePlacement) {
+				return nil // somebody else moved it: the next plan will see
+			}
+			done[i] = err == nil
+			return err
+		})
+	}
+	err := g.Wait()
+	n := 0
+	for _, ok := range done {
+		if ok {
+			n++
+		}
+	}
+	return n, err
+}
+
+func (p *planner) remap(ctx context.Context, m move) error {
+	store, state := p.cfg.Drives.Drive(m.to)
+	if store == nil || !state.Writable() {
+		return fmt.Errorf("map slot %d of pg %d to drive %s: %w", m.slot, m.pg, m.to, storagenode.ErrUnavailable)
+	}
+	opCtx, cancel := context.WithTimeout(ctx, p.cfg.OpTimeout)
+	defer cancel()
+	if err := store.SetSlotEpoch(opCtx, m.pg, m.slot, m.from.Epoch+1); err != nil {
+		return fmt.Errorf("fence slot %d of pg %d at drive %s: %w", m.slot, m.pg, m.to, err)
+	}
+	if _, err := p.cfg.Groups.Remap(ctx, m.pg, m.slot, m.from.Epoch, m.to); err != nil {
+		return fmt.Errorf("map slot %d of pg %d to drive %s: %w", m.slot, m.pg, m.to, err)
+	}
+	p.cfg.Logger.Info("slot mapped to another drive", "pg", uint32(m.pg), "slot", m.slot,
+		"from", m.from.Drive.String(), "drive", m.to.String(), "epoch", m.from.Epoch+1)
+	return nil
+}
+
+// drained ends the draining of drives without a slot. What they held counts as
+// copied only once no slot is being rebuilt from them.
+func (p *planner) drained(ctx context.Context, drives []drive, load map[storagenode.DriveID]int) error {
+	var errs []error
+	for _, d := range drives {
+		if d.record.State != storagenode.DriveDraining || load[d.record.ID] > 0 {
+			continue
+		}
+		groups, err := p.cfg.Groups.ListGroups(ctx)
+		if err != nil {
+			return err
+		}
+		if !inUse(groups, d.record.ID) {
+			d.record.State = storagenode.DriveDrained
+			errs = append(errs, p.cfg.Records.PutDrive(ctx, d.record))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// inUse says whether a slot is mapped to the drive or rebuilt from it.
+func inUse(groups []metadata.GroupRecord, id storagenode.DriveID) bool {
+	for _, g := range groups {
+		for _, s := range g.Slots {
+			if s.Drive == id || s.State == storagenode.SlotRebuilding && s.From == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// list gives the slots that wait, as of the last plan.
+func (p *planner) list() []WaitingSlot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]WaitingSlot(nil), p.waiting...)
+}

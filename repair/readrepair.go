@@ -1,0 +1,87 @@
+package repair
+
+import (
+	"context"
+	"sync"
+
+	"kintsugi/storagenode"
+)
+
+const (
+	claimsQueued  = 4096
+	claimCheckers = 2
+)
+
+// Claim says that a slot's part of a blob was found missing or corrupt.
+type Claim struct {
+	PG   storagenode.PG
+	Slot int
+	Blob storagenode.BlobID
+}
+
+// readRepair verifies claims and marks what is true of them. Claims beyond its
+// queue are dropped: whoever reads the blob next claims again.
+type readRepair struct {
+	inventory *inventory
+	marked    func() // called after a claim proved true
+	queue     chan Claim
+
+	mu      sync.Mutex
+	waiting map[Claim]bool // in the queue; guarded by mu
+	dropped int64          // guarded by mu
+	proved  int64          // guarded by mu
+}
+
+func newReadRepair(v *inventory, marked func()) *readRepair {
+	return &readRepair{inventory: v, marked: marked, queue: make(chan Claim, claimsQueued), waiting: map[Claim]bool{}}
+}
+
+func (r *readRepair) notify(c Claim) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting[c] {
+		return
+	}
+	select {
+	case r.queue <- c:
+		r.waiting[c] = true
+	default:
+		r.dropped++
+	}
+}
+
+// run verifies claims until ctx ends.
+func (r *readRepair) run(ctx context.Context) {
+	var all sync.WaitGroup
+	for range claimCheckers {
+		all.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case c := <-r.queue:
+					r.mu.Lock()
+					delete(r.waiting, c)
+					r.mu.Unlock()
+					r.verify(ctx, c)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// verify gives whether the claim proved true.
+func (r *readRepair) verify(ctx context.Context, c Claim) bool {
+	marked, err := r.inventory.confirm(ctx, c.PG, c.Blob, c.Slot, true)
+	if err != nil {
+		r.inventory.cfg.Logger.Warn("could not verify a bad shard", "pg", uint32(c.PG), "slot", c.Slot, "blob", c.Blob.String(), "err", err)
+	}
+	if marked {
+		r.mu.Lock()
+		r.proved++
+		r.mu.Unlock()
+		r.marked()
+	}
+	return marked
+}

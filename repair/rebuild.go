@@ -1,0 +1,144 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// rebuildRounds bounds how often one pass lists a slot again; what then still
+// lacks something waits for the next pass.
+const rebuildRounds = 4
+
+// rebuildSlot copies into a slot whatever metadata says it should hold and its
+// drive does not list, then lists again, and calls the slot clean only when
+// nothing is lacking any more but what is marked damaged and unreadable.
+func (w *worker) rebuildSlot(ctx context.Context, g erasure.Group, slot int, bytes func(int64)) error {
+	s := g.Slots[slot]
+	if w.writable(g, erasure.SlotMask(0).With(slot)) == 0 {
+		return errWaiting
+	}
+	store, _ := w.cfg.Drives.Drive(s.Drive)
+	if store == nil {
+		return errWaiting
+	}
+	total := int64(0)
+	err := w.lacking(ctx, g, slot, store, func(r metadata.BlobRecord) error {
+		total += slotBytes(g.Scheme, r.Blob)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	task := w.progress.begin(Rebuild, fmt.Sprintf("slot %d of pg %d", slot, g.PG), total)
+	defer task.end()
+	for range rebuildRounds {
+		lacking, err := w.fill(ctx, g, slot, store, func(n int64) {
+			task.add(n)
+			if bytes != nil {
+				bytes(n)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if lacking == 0 {
+			if err := w.cfg.Groups.MarkClean(ctx, g.PG, slot, s.Epoch); err != nil {
+				return fmt.Errorf("mark slot %d of pg %d clean: %w", slot, g.PG, err)
+			}
+			w.cfg.Logger.Info("slot rebuilt", "pg", uint32(g.PG), "slot", slot, "drive", s.Drive.String(), "bytes", total)
+			return nil
+		}
+	}
+	return fmt.Errorf("slot %d of pg %d still lacks blobs after %d rounds", slot, g.PG, rebuildRounds)
+}
+
+// lacking calls f for every blob that the slot should hold and does not list,
+// but for those marked missing there that are nobody's to wait for.
+func (w *worker) lacking(ctx context.Context, g erasure.Group, slot int, store storagenode.ShardStore, f func(metadata.BlobRecord) error) error {
+	c := w.inspect.list(ctx, store, g.PG, slot)
+	defer c.close()
+	for rec, err := range w.cfg.Blobs.ScanBlobs(ctx, g.PG, storagenode.BlobID{}) {
+		if err != nil {
+			return fmt.Errorf("scan blobs of pg %d: %w", g.PG, err)
+		}
+		if !rec.Blob.Slots.Has(slot) {
+			continue
+		}
+		if err := c.seek(rec.Blob.ID, nil); err != nil {
+			return fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+		has, err := c.holds(rec.Blob)
+		if err != nil {
+			return fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+		if has && !rec.Blob.Missing.Has(slot) {
+			continue
+		}
+		if err := f(rec); err != nil {
+			return err
+		}
+	}
+	return c.err
+}
+
+// fill is one round: it repairs what is lacking and returns how much that was.
+// Zero is said only by a round that found nothing to do.
+func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store storagenode.ShardStore, bytes func(int64)) (int64, error) {
+	var (
+		jobs    errgroup.Group
+		mu      sync.Mutex
+		lacking int64
+		first   error
+	)
+	jobs.SetLimit(queuedPerPass)
+	err := w.lacking(ctx, g, slot, store, func(rec metadata.BlobRecord) error {
+		mu.Lock()
+		failed := first
+		if !rec.Blob.Missing.Has(slot) {
+			lacking++
+		}
+		mu.Unlock()
+		if failed != nil && errors.Is(failed, storagenode.ErrBroken) {
+			return failed
+		}
+		jobs.Go(func() error {
+			n, err := w.repair(ctx, g, rec, erasure.SlotMask(0).With(slot), 1)
+			bytes(n)
+			if err == nil {
+				return nil
+			}
+			if w.nothingLeft(ctx, g, slot, rec, err) {
+				return nil
+			}
+			mu.Lock()
+			if first == nil && !rec.Blob.Missing.Has(slot) {
+				first = err
+			}
+			mu.Unlock()
+			return nil
+		})
+		return nil
+	})
+	_ = jobs.Wait()
+	return lacking, errors.Join(err, first)
+}
+
+// nothingLeft says that waiting for the slot's former drive is in vain, for
+// it will not come back: the blob is marked damaged at the slot instead, and
+// tried again from there, so that it does not keep the slot from being clean.
+func (w *worker) nothingLeft(ctx context.Context, g erasure.Group, slot int, rec metadata.BlobRecord, cause error) bool {
+	from := g.Slots[slot].From
+	d, known := w.fleet.drive(from)
+	if !errors.Is(cause, errUnreadable) || !from.IsZero() && known && d.record.State != storagenode.DriveRetired {
+		return false
+	}
+	return w.cfg.Blobs.MarkMissing(ctx, g.PG, rec.Blob.ID, erasure.SlotMask(0).With(slot)) == nil
+}

@@ -1,0 +1,346 @@
+// Package repair keeps the promised redundancy: it notices drives that are
+// gone, maps their slots to others, rebuilds what is missing, finds corruption
+// before users do, and collects what nobody owns any more.
+//
+// Start at Repairer.Run, which drives these parts, one file each:
+//
+//	detector    what each drive's state is, from what nodes report
+//	planner     slots of dead drives are mapped to healthy ones
+//	worker      blobs are rebuilt, worst margin first (queue: who goes first)
+//	inventory   what a slot should hold, compared with what its drive lists
+//	scrub       every record of every drive is read and verified
+//	orphans     shards that metadata does not know are collected, slowly
+//	deletes     deletes owed to drives are carried out
+//	durability  how many more losses each blob survives, and what if
+//	recount     the independent count behind the word "whole"
+//
+// Two rules hold everywhere. Unreachable is not absent: only a drive's own
+// answer that it does not have a shard counts. And nothing is destroyed but on
+// proof taken from metadata at that moment. Any number of repairers may run at
+// once; slot epochs, asserted by drives and metadata alike, keep them harmless.
+package repair
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+)
+
+// Stripes recreates the shards of a slot; erasure/stripe's Set is one.
+type Stripes interface {
+	// Rebuild recreates all shards of one slot of a blob at dst from verified
+	// others, makes them durable, reads them back and verifies them.
+	Rebuild(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, dst storagenode.ShardStore, epoch uint32) error
+}
+
+// GroupLookup gives a group as it is now.
+type GroupLookup interface {
+	Group(ctx context.Context, pg storagenode.PG) (erasure.Group, error)
+}
+
+// Config is what a Repairer needs. The interfaces must be set; every other
+// field may be zero, which gives what is said beside it.
+type Config struct {
+	Blobs   metadata.Blobs
+	Groups  metadata.Groups
+	Lookup  GroupLookup
+	Records metadata.DriveRecords
+	Horizon metadata.Horizon
+	Stripes Stripes
+	Drives  storagenode.Reporter
+
+	Clock      clock.Clock           // the system's
+	Logger     *slog.Logger          // discards
+	Registerer prometheus.Registerer // no metrics
+
+	Tick     time.Duration // between looks at the drives; 3 s
+	OutAfter time.Duration // unreachable for so long: OUT; 10 min
+	// OpTimeout is how long one drive may be silent within one operation; 30 s.
+	OpTimeout time.Duration
+	// Concurrency is the number of blobs repaired at once; 8.
+	Concurrency int
+	// BytesPerSecond bounds what repair writes to one drive; 0: no limit. A
+	// blob that would not survive one more loss is repaired without limit.
+	BytesPerSecond int64
+
+	ScrubInterval time.Duration // between full passes of a drive; 14 days
+	// ScrubBytesPerSecond bounds a drive's scrub; 0: what lets a pass take a
+	// quarter of ScrubInterval, at least 8 MiB.
+	ScrubBytesPerSecond int64
+	InventoryInterval   time.Duration // 24 h
+	CensusInterval      time.Duration // 1 min, longer where a census takes long
+
+	OrphanInterval   time.Duration // between orphan passes; 24 h
+	OrphanAge        time.Duration // how far back the horizon lies; 24 h
+	OrphanQuarantine time.Duration // 72 h
+}
+
+func (c *Config) setDefaults() {
+	if c.Clock == nil {
+		c.Clock = clock.System{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if c.Concurrency <= 0 {
+		c.Concurrency = 8
+	}
+	for d, v := range map[*time.Duration]time.Duration{
+		&c.Tick:              3 * time.Second,
+		&c.OutAfter:          10 * time.Minute,
+		&c.OpTimeout:         30 * time.Second,
+		&c.ScrubInterval:     14 * 24 * time.Hour,
+		&c.InventoryInterval: 24 * time.Hour,
+		&c.CensusInterval:    time.Minute,
+		&c.OrphanInterval:    24 * time.Hour,
+		&c.OrphanAge:         24 * time.Hour,
+		&c.OrphanQuarantine:  72 * time.Hour,
+	} {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+}
+
+// Repairer runs the parts of this package. Safe for concurrent use.
+type Repairer struct {
+	cfg       *Config
+	fleet     *fleet
+	progress  *progress
+	detector  *detector
+	planner   *planner
+	worker    *worker
+	inventory *inventory
+	reader    *readRepair
+	scrubber  *scrubber
+	orphans   *orphans
+	deletes   *deletes
+	census    *census
+
+	paused atomic.Bool
+	kicks  map[Kind]chan struct{}
+	// round keeps RepairNow and the loop of detection and planning apart.
+	round sync.Mutex
+
+	mu      sync.Mutex
+	recount *Report // the last one; guarded by mu
+}
+
+// New makes a Repairer; nothing runs before Run.
+func New(cfg Config) (*Repairer, error) {
+	if cfg.Blobs == nil || cfg.Groups == nil || cfg.Lookup == nil || cfg.Records == nil ||
+		cfg.Horizon == nil || cfg.Stripes == nil || cfg.Drives == nil {
+		return nil, errors.New("repair: an interface of Config is not set")
+	}
+	cfg.setDefaults()
+	r := &Repairer{cfg: &cfg, fleet: newFleet(), progress: newProgress(cfg.Clock), kicks: map[Kind]chan struct{}{}}
+	for _, k := range kinds {
+		r.kicks[k] = make(chan struct{}, 1)
+	}
+	r.detector = &detector{cfg: r.cfg, fleet: r.fleet}
+	r.planner = &planner{cfg: r.cfg, fleet: r.fleet}
+	r.worker = newWorker(r.cfg, r.fleet, r.progress)
+	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load}
+	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
+	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
+	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
+	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load}
+	r.census = &census{cfg: r.cfg, fleet: r.fleet}
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Kind names a kind of pass.
+type Kind string
+
+// The passes that Start can begin at once.
+const (
+	Damage    Kind = "damage"    // repair what is known to be damaged
+	Rebuild   Kind = "rebuild"   // fill the slots that are being rebuilt
+	Inventory Kind = "inventory" // compare every slot with its drive's list
+	Scrub     Kind = "scrub"     // read and verify every record of every drive
+	Orphans   Kind = "orphans"   // look for shards that metadata does not know
+	Deletes   Kind = "deletes"   // carry out deletes that are owed
+	Census    Kind = "census"    // count margins anew
+	Counting  Kind = "recount"   // count afresh what drives list of every blob
+)
+
+var kinds = [...]Kind{Damage, Rebuild, Inventory, Scrub, Orphans, Deletes, Census, Counting}
+
+// Start begins a pass now, in Run's background, and says whether k is a kind.
+func (r *Repairer) Start(k Kind) bool {
+	if _, ok := r.kicks[k]; !ok {
+		return false
+	}
+	if k == Scrub {
+		r.scrubber.dueNow()
+	}
+	if k == Census {
+		r.census.fresh.Store(true)
+	}
+	if k == Inventory {
+		r.inventory.all.Store(true)
+	}
+	r.kick(k)
+	return true
+}
+
+func (r *Repairer) kick(k Kind) {
+	select {
+	case r.kicks[k] <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// Kick says that a delete was committed: its tombstones go out now.
+func (r *Repairer) Kick() { r.kick(Deletes) }
+
+// Pause stops everything that destroys: tombstones, the collection of
+// orphans, the dropping of slots that moved away. What repairs goes on.
+func (r *Repairer) Pause() { r.paused.Store(true) }
+
+// Resume ends Pause.
+func (r *Repairer) Resume() {
+	r.paused.Store(false)
+	r.kick(Deletes)
+}
+
+// Notify reports a shard that a reader found missing or corrupt. It never
+// blocks; the claim is verified before anything follows from it.
+func (r *Repairer) Notify(d Claim) { r.reader.notify(d) }
+
+// AgreeToOrphans lets the next orphan pass collect what an operator has seen
+// in Status: those candidates that are in quarantine at this moment, also
+// where a slot would lose more than 1%.
+func (r *Repairer) AgreeToOrphans() { r.orphans.agree() }
+
+// Run detects, plans, repairs and collects until ctx ends.
+func (r *Repairer) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	if _, err := r.look(ctx); err != nil {
+		r.cfg.Logger.Warn("first look at the drives failed", "err", err)
+	}
+	all.Go(func() { r.loop(ctx, "", r.cfg.Tick, r.detectAndPlan) })
+	all.Go(func() { r.loop(ctx, Damage, 10*r.cfg.Tick, r.damagePass) })
+	all.Go(func() { r.loop(ctx, Rebuild, 10*r.cfg.Tick, r.rebuildPass) })
+	all.Go(func() { r.loop(ctx, Counting, 24*time.Hour, r.recountPass) })
+	all.Go(func() { r.loop(ctx, Inventory, 10*r.cfg.Tick, r.inventoryPass) })
+	all.Go(func() { r.loop(ctx, Scrub, time.Minute, r.scrubber.pass) })
+	all.Go(func() { r.loop(ctx, Orphans, r.cfg.OrphanInterval, r.orphans.pass) })
+	all.Go(func() { r.loop(ctx, Deletes, 10*r.cfg.Tick, r.deletes.pass) })
+	all.Go(func() { r.loop(ctx, Census, r.cfg.CensusInterval, r.census.pass) })
+	all.Go(func() { r.reader.run(ctx) })
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// loop runs pass at once, then at every interval and whenever it is kicked. A
+// pass that fails is tried again after a wait that doubles from one tick up to
+// the interval or a minute, whichever is less; kicks do not shorten it to less
+// than what the last pass took.
+func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pass func(context.Context) error) {
+	wait := r.cfg.Tick
+	for ctx.Err() == nil {
+		began := r.cfg.Clock.Now()
+		err := pass(ctx)
+		next := interval
+		if err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Warn("repair pass did not complete", "kind", string(k), "err", err)
+			next = min(wait, interval)
+			wait = min(2*wait, time.Minute)
+		} else {
+			wait = r.cfg.Tick
+		}
+		took := r.cfg.Clock.Now().Sub(began)
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.cfg.Clock.After(next + 2*took):
+		case <-r.kicks[k]: // a nil channel, for the loop without a kind, never fires
+			if r.cfg.Clock.Sleep(ctx, min(took, time.Minute)) != nil {
+				return
+			}
+		}
+	}
+}
+
+// detectAndPlan is one look at the drives and what follows for the slots.
+func (r *Repairer) detectAndPlan(ctx context.Context) error {
+	r.round.Lock()
+	defer r.round.Unlock()
+	groups, err := r.look(ctx)
+	if err != nil {
+		return err
+	}
+	moved, err := r.planner.plan(ctx, groups)
+	if moved > 0 {
+		r.kick(Rebuild)
+		r.kick(Deletes)
+	}
+	return err
+}
+
+// look updates the states of the drives, and has those that came back checked.
+func (r *Repairer) look(ctx context.Context) ([]metadata.GroupRecord, error) {
+	groups, err := r.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	back, err := r.detector.look(ctx, groups)
+	if err != nil {
+		return nil, err
+	}
+	if len(back) > 0 {
+		r.inventory.add(back)
+		r.kick(Inventory)
+		r.kick(Deletes)
+		r.kick(Damage)
+		r.kick(Rebuild)
+	}
+	return groups, nil
+}
+
+// damagePass repairs what is marked. When that leaves nothing, it is time for
+// a recount.
+func (r *Repairer) damagePass(ctx context.Context) error {
+	before := r.worker.shards()
+	left, err := r.worker.repairDamage(ctx, nil)
+	if left == 0 && r.worker.shards() != before {
+		r.kick(Counting)
+	}
+	return err
+}
+
+// rebuildPass fills the slots under rebuilding, then has a recount made.
+func (r *Repairer) rebuildPass(ctx context.Context) error {
+	left, done, err := r.worker.rebuildSlots(ctx, nil)
+	if left == 0 && done > 0 {
+		r.kick(Counting)
+	}
+	return err
+}
+
+// inventoryPass compares the slots of drives that came back, or of all.
+func (r *Repairer) inventoryPass(ctx context.Context) error {
+	found, err := r.inventory.pass(ctx)
+	if found > 0 {
+		r.kick(Damage)
+	}
+	return err
+}

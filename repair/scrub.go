@@ -1,0 +1,145 @@
+package repair
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"kintsugi/storagenode"
+)
+
+const (
+	scrubFloor = 8 << 20 // bytes per second, where nothing is configured
+	// scrubSpread is the time over which the first scrubs after a start begin.
+	scrubSpread = 24 * time.Hour
+)
+
+// drivescrubber is what a store offers that can verify itself.
+type driveScrubber interface {
+	Scrub(ctx context.Context, bytesPerSecond int64, damaged func(storagenode.ShardID, error)) (storagenode.ScrubReport, error)
+}
+
+// ScrubState is a drive's last full scrub and its next.
+type ScrubState struct {
+	Ended   time.Time `json:"ended,omitzero"`
+	Next    time.Time `json:"next"`
+	Records int64     `json:"records"`
+	Bytes   int64     `json:"bytes"`
+	Corrupt int       `json:"corrupt"`
+	Error   string    `json:"error,omitempty"`
+	Running bool      `json:"running"`
+}
+
+// scrubber scrubs one drive after the other, each once per interval.
+type scrubber struct {
+	cfg      *Config
+	fleet    *fleet
+	reader   *readRepair
+	progress *progress
+
+	running sync.Mutex // one pass at a time
+	mu      sync.Mutex
+	state   map[storagenode.DriveID]*ScrubState // guarded by mu
+}
+
+func newScrubber(cfg *Config, f *fleet, r *readRepair, p *progress) *scrubber {
+	return &scrubber{cfg: cfg, fleet: f, reader: r, progress: p, state: map[storagenode.DriveID]*ScrubState{}}
+}
+
+// dueNow makes every drive due.
+func (s *scrubber) dueNow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.state {
+		st.Next = s.cfg.Clock.Now()
+	}
+}
+
+// pass scrubs the drives that are due.
+func (s *scrubber) pass(ctx context.Context) error {
+	s.running.Lock()
+	defer s.running.Unlock()
+	var errs []error
+	for _, rep := range s.cfg.Drives.Reports() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if s.due(rep.ID) {
+			errs = append(errs, s.scrub(ctx, rep))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// due also plans the first scrub of a drive, at a time that its id decides.
+func (s *scrubber) due(id storagenode.DriveID) bool {
+	now := s.cfg.Clock.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.state[id]
+	if st == nil {
+		spread := uint64(min(scrubSpread, s.cfg.ScrubInterval))
+		st = &ScrubState{Next: now.Add(time.Duration(binary.BigEndian.Uint64(id[8:]) % spread))}
+		s.state[id] = st
+	}
+	return !now.Before(st.Next)
+}
+
+func (s *scrubber) scrub(ctx context.Context, rep storagenode.DriveReport) error {
+	store, state := s.cfg.Drives.Drive(rep.ID)
+	d, ok := store.(driveScrubber)
+	if !ok || !state.Readable() {
+		return nil
+	}
+	rate := s.cfg.ScrubBytesPerSecond
+	if rate <= 0 {
+		rate = max(scrubFloor, rep.Space.Used/max(1, int64(s.cfg.ScrubInterval/time.Second)/4))
+	}
+	task := s.progress.begin(Scrub, "drive "+rep.ID.String(), rep.Space.Used)
+	defer task.end()
+	s.update(rep.ID, func(st *ScrubState) { st.Running = true })
+	result, err := d.Scrub(ctx, rate, func(id storagenode.ShardID, _ error) {
+		// Not through the queue, which may drop: what a scrub found must not
+		// wait for the next one.
+		s.reader.verify(ctx, Claim{PG: id.PG, Slot: int(id.Slot), Blob: id.Blob})
+	})
+	now := s.cfg.Clock.Now()
+	s.update(rep.ID, func(st *ScrubState) {
+		st.Running = false
+		st.Records, st.Bytes, st.Corrupt, st.Error = result.Records, result.Bytes, len(result.Corrupt), ""
+		if err != nil {
+			st.Error = err.Error()
+			st.Next = now.Add(min(time.Hour, s.cfg.ScrubInterval))
+			return
+		}
+		st.Ended, st.Next = now, now.Add(s.cfg.ScrubInterval)
+	})
+	if err != nil {
+		return fmt.Errorf("scrub drive %s: %w", rep.ID, err)
+	}
+	return nil
+}
+
+func (s *scrubber) update(id storagenode.DriveID, f func(*ScrubState)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.state[id]
+	if st == nil {
+		st = &ScrubState{}
+		s.state[id] = st
+	}
+	f(st)
+}
+
+// of gives the state of one drive's scrubbing.
+func (s *scrubber) of(id storagenode.DriveID) ScrubState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.state[id]; st != nil {
+		return *st
+	}
+	return ScrubState{}
+}

@@ -1,0 +1,144 @@
+package repair
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// Filter chooses blobs; the zero value all of them.
+type Filter struct {
+	Bucket metadata.BucketID // 0: every bucket
+	Key    string            // "": every key
+}
+
+func (f Filter) matches(r metadata.BlobRecord) bool {
+	return (f.Bucket == 0 || r.Bucket == f.Bucket) && (f.Key == "" || r.Key == f.Key)
+}
+
+// VerifyReport is what reading every shard found.
+type VerifyReport struct {
+	Blobs      int64 `json:"blobs"`
+	Shards     int64 `json:"shards"` // a blob's part at one slot counts as one
+	Bytes      int64 `json:"bytes"`
+	Good       int64 `json:"good"`
+	Missing    int64 `json:"missing"`
+	Corrupt    int64 `json:"corrupt"`
+	Unreached  int64 `json:"unreached"`  // on drives that cannot be asked
+	Unreadable int64 `json:"unreadable"` // blobs with fewer than k good shards
+	Marked     int64 `json:"marked"`     // shards that were not known to be bad
+}
+
+// VerifyAll reads every shard of the blobs that the filter chooses and
+// verifies every byte. What is bad is marked for repair. seen, which may be
+// nil, gets the counts so far after every blob; calls do not overlap.
+func (r *Repairer) VerifyAll(ctx context.Context, f Filter, seen func(VerifyReport)) (VerifyReport, error) {
+	groups, err := r.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	var (
+		mu  sync.Mutex
+		sum VerifyReport
+	)
+	jobs, jobCtx := errgroup.WithContext(ctx)
+	jobs.SetLimit(r.cfg.Concurrency)
+	for _, g := range groups {
+		for rec, err := range r.cfg.Blobs.ScanBlobs(jobCtx, g.PG, storagenode.BlobID{}) {
+			if err != nil {
+				_ = jobs.Wait()
+				return sum, fmt.Errorf("scan blobs of pg %d: %w", g.PG, err)
+			}
+			if !f.matches(rec) {
+				continue
+			}
+			jobs.Go(func() error {
+				one, err := r.verifyBlob(jobCtx, rec)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				sum.add(one)
+				if seen != nil {
+					seen(sum)
+				}
+				return nil
+			})
+		}
+	}
+	err = jobs.Wait()
+	if sum.Marked > 0 {
+		r.kick(Damage)
+	}
+	return sum, err
+}
+
+func (v *VerifyReport) add(o VerifyReport) {
+	v.Blobs += o.Blobs
+	v.Shards += o.Shards
+	v.Bytes += o.Bytes
+	v.Good += o.Good
+	v.Missing += o.Missing
+	v.Corrupt += o.Corrupt
+	v.Unreached += o.Unreached
+	v.Unreadable += o.Unreadable
+	v.Marked += o.Marked
+}
+
+func (r *Repairer) verifyBlob(ctx context.Context, rec metadata.BlobRecord) (VerifyReport, error) {
+	g, err := r.cfg.Lookup.Group(ctx, rec.PG)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	v := VerifyReport{Blobs: 1, Bytes: rec.Blob.Size}
+	var have erasure.SlotMask
+	bad := 0
+	for i, s := range g.Slots {
+		if !rec.Blob.Slots.Has(i) {
+			continue
+		}
+		v.Shards++
+		store := r.inventory.ask(s.Drive)
+		what := unknown
+		if store != nil {
+			what, _ = r.worker.inspect.inspect(ctx, store, rec.PG, i, rec.Blob, true)
+		}
+		switch what {
+		case good:
+			v.Good++
+			have = have.With(i)
+			continue
+		case absent:
+			v.Missing++
+		case corrupt:
+			v.Corrupt++
+		default:
+			v.Unreached++
+			continue
+		}
+		bad++
+		if r.reader.verify(ctx, Claim{rec.PG, i, rec.Blob.ID}) {
+			v.Marked++
+		}
+	}
+	if bad > 0 || have != rec.Blob.Slots {
+		now, err := r.cfg.Blobs.Blob(ctx, rec.PG, rec.Blob.ID)
+		if err != nil {
+			return VerifyReport{}, err
+		}
+		if now == nil { // deleted while it was read: nothing to say about it
+			return VerifyReport{}, nil
+		}
+	}
+	if margin(g.Scheme, rec.Blob.Mode, have) < 0 {
+		v.Unreadable++
+	}
+	return v, ctx.Err()
+}

@@ -1,0 +1,331 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sort"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+const (
+	// queuedPerPass bounds how many repairs one pass has in the queue.
+	queuedPerPass = 64
+	// rebuildsAtOnce bounds the slots that are filled at the same time.
+	rebuildsAtOnce = 4
+	// classes orders repairs of the same margin: damage, then rebuilding.
+	classes = 2
+)
+
+// errUnreadable: fewer than k good shards could be had.
+var errUnreadable = errors.New("blob unreadable")
+
+// errWaiting: the slot's drive cannot take the shard now.
+var errWaiting = errors.New("the slot's drive cannot be written to")
+
+// blobKey names a blob within a cluster.
+type blobKey struct {
+	pg   storagenode.PG
+	blob storagenode.BlobID
+}
+
+// worker repairs blobs: those marked damaged, and those that a slot under
+// rebuilding lacks.
+type worker struct {
+	cfg      *Config
+	fleet    *fleet
+	progress *progress
+	inspect  *inspector
+	gate     *gate
+	budget   *budget
+
+	damage, rebuild sync.Mutex // one pass of each kind at a time
+
+	mu       sync.Mutex
+	busy     map[blobKey]bool // being repaired by this process; guarded by mu
+	repaired int64            // shards; guarded by mu
+	written  int64            // bytes; guarded by mu
+	failed   int64            // guarded by mu
+}
+
+func newWorker(cfg *Config, f *fleet, p *progress) *worker {
+	return &worker{
+		cfg: cfg, fleet: f, progress: p,
+		inspect: &inspector{cfg: cfg},
+		gate:    &gate{free: cfg.Concurrency},
+		budget:  newBudget(cfg.Clock, cfg.BytesPerSecond),
+		busy:    map[blobKey]bool{},
+	}
+}
+
+// liveSlots are the slots of a group whose drives hold what they should and
+// can be asked.
+func liveSlots(f *fleet, g erasure.Group) erasure.SlotMask {
+	var live erasure.SlotMask
+	for i, s := range g.Slots {
+		if s.State == storagenode.SlotClean && f.readable(s.Drive) {
+			live = live.With(i)
+		}
+	}
+	return live
+}
+
+// margin is how many more losses a blob survives where only live slots count.
+func margin(s erasure.Scheme, mode erasure.Mode, present erasure.SlotMask) int {
+	n := bits.OnesCount32(uint32(present))
+	if mode == erasure.Replicated {
+		return n - 1
+	}
+	return n - int(s.K)
+}
+
+// repairDamage repairs what is marked missing, least margin first. What cannot
+// be repaired yet, for its drive is away, is left for a later pass. It returns how many blobs are still damaged; bytes, where not nil,
+// is told of every shard written.
+func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, error) {
+	w.damage.Lock()
+	defer w.damage.Unlock()
+	var (
+		jobs  errgroup.Group
+		mu    sync.Mutex
+		left  int64
+		first error
+	)
+	jobs.SetLimit(queuedPerPass)
+	note := func(err error) {
+		mu.Lock()
+		left++
+		if first == nil && !errors.Is(err, errWaiting) {
+			first = err
+		}
+		mu.Unlock()
+	}
+	for rec, err := range w.cfg.Blobs.ScanDamaged(ctx) {
+		if err != nil {
+			_ = jobs.Wait()
+			return left, fmt.Errorf("scan damaged blobs: %w", err)
+		}
+		g, err := w.cfg.Lookup.Group(ctx, rec.PG)
+		if err != nil {
+			_ = jobs.Wait()
+			return left, err
+		}
+		slots := w.writable(g, rec.Blob.Missing)
+		if slots == 0 {
+			note(errWaiting)
+			continue
+		}
+		jobs.Go(func() error {
+			n, err := w.repair(ctx, g, rec, slots, 0)
+			if bytes != nil {
+				bytes(n)
+			}
+			if err != nil {
+				note(err)
+			} else if slots != rec.Blob.Missing {
+				note(errWaiting)
+			}
+			return nil
+		})
+	}
+	_ = jobs.Wait()
+	if ctx.Err() != nil {
+		return left, ctx.Err()
+	}
+	return left, first
+}
+
+// writable gives those of slots whose drives can take shards now.
+func (w *worker) writable(g erasure.Group, slots erasure.SlotMask) erasure.SlotMask {
+	var out erasure.SlotMask
+	for i, s := range g.Slots {
+		if !slots.Has(i) {
+			continue
+		}
+		if d, ok := w.fleet.drive(s.Drive); ok && d.dead() {
+			continue
+		}
+		if store, state := w.cfg.Drives.Drive(s.Drive); store != nil && state.Writable() {
+			out = out.With(i)
+		}
+	}
+	return out
+}
+
+// repair waits for its turn and recreates the blob's shards at slots. It
+// returns the bytes written.
+func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobRecord, slots erasure.SlotMask, class int) (int64, error) {
+	key := blobKey{rec.PG, rec.Blob.ID}
+	left := margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&^slots&liveSlots(w.fleet, g))
+	size := slotBytes(g.Scheme, rec.Blob)
+	if err := w.gate.enter(ctx, left*classes+class, size*int64(bits.OnesCount32(uint32(slots)))); err != nil {
+		return 0, err
+	}
+	defer w.gate.leave()
+	if !w.take(key) {
+		return 0, fmt.Errorf("blob %s is being repaired already: %w", rec.Blob.ID, errWaiting)
+	}
+	defer w.give(key)
+	written := int64(0)
+	var errs []error
+	for i := range g.Slots {
+		if !slots.Has(i) {
+			continue
+		}
+		if left > 0 {
+			if err := w.budget.spend(ctx, g.Slots[i].Drive, size); err != nil {
+				return written, err
+			}
+		}
+		err := w.repairSlot(ctx, rec.PG, rec.Blob.ID, i)
+		w.count(err, size)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("repair blob %s at slot %d of pg %d: %w", rec.Blob.ID, i, rec.PG, err))
+			continue
+		}
+		left++
+		written += size
+	}
+	return written, errors.Join(errs...)
+}
+
+// repairSlot recreates one slot's part of a blob from what metadata says now.
+// A blob that was deleted meanwhile is removed again from the slot: whoever
+// deletes it from here on finds the slot's epoch and sends a tombstone.
+func (w *worker) repairSlot(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slot int) error {
+	rec, err := w.cfg.Blobs.Blob(ctx, pg, id)
+	if err != nil || rec == nil || !rec.Blob.Slots.Has(slot) {
+		return err
+	}
+	g, err := w.cfg.Lookup.Group(ctx, pg)
+	if err != nil {
+		return err
+	}
+	s := g.Slots[slot]
+	dst, state := w.cfg.Drives.Drive(s.Drive)
+	if dst == nil || !state.Writable() {
+		return errWaiting
+	}
+	blob := rec.Blob
+	blob.Missing = blob.Missing.With(slot) // never a source for itself
+	rebuilt := w.cfg.Stripes.Rebuild(ctx, g, blob, slot, dst, s.Epoch)
+	// Also a failed rebuild may have written something.
+	now, err := w.cfg.Blobs.Blob(ctx, pg, id)
+	if err != nil {
+		return errors.Join(rebuilt, err)
+	}
+	if now == nil {
+		return w.takeBack(ctx, dst, pg, slot, id)
+	}
+	if rebuilt != nil || !now.Blob.Missing.Has(slot) {
+		return rebuilt
+	}
+	if err := w.cfg.Blobs.MarkPresent(ctx, g, id, erasure.SlotMask(0).With(slot)); err != nil {
+		if now, look := w.cfg.Blobs.Blob(ctx, pg, id); look == nil && now == nil {
+			return w.takeBack(ctx, dst, pg, slot, id)
+		}
+		return fmt.Errorf("mark present: %w", err)
+	}
+	return nil
+}
+
+func (w *worker) takeBack(ctx context.Context, dst storagenode.ShardStore, pg storagenode.PG, slot int, id storagenode.BlobID) error {
+	opCtx, cancel := context.WithTimeout(ctx, w.cfg.OpTimeout)
+	defer cancel()
+	if err := dst.Delete(opCtx, pg, slot, id); err != nil {
+		return fmt.Errorf("take back blob %s, deleted during its repair: %w", id, err)
+	}
+	return nil
+}
+
+func (w *worker) take(k blobKey) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.busy[k] {
+		return false
+	}
+	w.busy[k] = true
+	return true
+}
+
+func (w *worker) give(k blobKey) {
+	w.mu.Lock()
+	delete(w.busy, k)
+	w.mu.Unlock()
+}
+
+func (w *worker) count(err error, size int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.failed++
+		return
+	}
+	w.repaired++
+	w.written += size
+}
+
+// rebuildSlots fills every slot under rebuilding whose drive can be written
+// to, those of the groups with the least margin first. It returns how many are
+// left and how many became clean.
+func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, done int, err error) {
+	w.rebuild.Lock()
+	defer w.rebuild.Unlock()
+	groups, err := w.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	type job struct {
+		g    erasure.Group
+		slot int
+		live int
+	}
+	var jobs []job
+	for _, g := range groups {
+		live := margin(g.Scheme, erasure.Encoded, liveSlots(w.fleet, g.Group))
+		for i, s := range g.Slots {
+			if s.State == storagenode.SlotRebuilding {
+				jobs = append(jobs, job{g.Group, i, live})
+			}
+		}
+	}
+	sort.SliceStable(jobs, func(a, b int) bool { return jobs[a].live < jobs[b].live })
+	var (
+		run   errgroup.Group
+		mu    sync.Mutex
+		first error
+	)
+	run.SetLimit(rebuildsAtOnce)
+	for _, j := range jobs {
+		run.Go(func() error {
+			err := w.rebuildSlot(ctx, j.g, j.slot, bytes)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				left++
+				if first == nil && !errors.Is(err, errWaiting) {
+					first = err
+				}
+			} else {
+				done++
+			}
+			return nil
+		})
+	}
+	_ = run.Wait()
+	return left, done, errors.Join(first, ctx.Err())
+}
+
+// shards is the number of shards repaired so far.
+func (w *worker) shards() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.repaired
+}
