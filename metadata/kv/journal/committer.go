@@ -1,0 +1,374 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"kintsugi/metadata/kv"
+	"kintsugi/storagenode"
+)
+
+// committer is the one goroutine that changes the namespace. Everything in it
+// belongs to that goroutine (to Open's, before it starts).
+type committer struct {
+	s       *Store
+	cfg     Config
+	drives  []*drive
+	rec     membership // in force
+	members []*member
+	joiner  *member // takes part in appends, counts for nothing
+	joining *drive  // being prepared, or joiner's
+	results chan result
+	state   *state
+	// stateSeq numbers states; it never goes back while the process lives.
+	stateSeq uint64
+
+	commit, chain uint64 // of the newest group that is durable
+	logBytes      int64  // appended since the last snapshot
+	snapSize      int64  // of the last snapshot
+	snapshotting  bool
+	checkpointing bool
+
+	lastTick, lastProbe, lastCheckpoint, lastRecover time.Time
+	checkpointed                                     uint64
+	downErr                                          error
+
+	records  sync.Pool
+	work     []waiting
+	accepted []waiting
+}
+
+const (
+	tickEvery  = 100 * time.Millisecond
+	probeEvery = time.Second
+)
+
+func newCommitter(s *Store) *committer {
+	c := &committer{s: s, cfg: s.cfg, results: make(chan result, 64)}
+	c.records.New = func() any { return &record{pool: &c.records} }
+	for _, m := range c.cfg.Drives {
+		c.drives = append(c.drives, c.newDrive(m))
+	}
+	for _, d := range c.drives {
+		d.usable = !slices.Contains(c.cfg.Unusable, d.id)
+	}
+	c.publish()
+	return c
+}
+
+func (c *committer) newDrive(m Member) *drive {
+	d := &drive{id: m.ID, dir: m.Dir, usable: true,
+		fs: newGuard(c.cfg.FS, c.cfg.Clock, c.cfg.StateTimeout, 5*c.cfg.StateTimeout, nil)}
+	if c.cfg.Marker != "" {
+		d.marker = filepath.Join(m.Dir, c.cfg.Marker)
+	}
+	return d
+}
+
+// run serves until Close.
+func (c *committer) run() {
+	defer close(c.s.stopped)
+	defer c.shutdown()
+	for {
+		controls, closed := c.next()
+		for _, f := range controls {
+			f(c)
+		}
+		c.upkeep()
+		if closed {
+			c.fail(c.work, errClosed)
+			return
+		}
+		if c.downErr != nil {
+			c.fail(c.work, fmt.Errorf("%w: %w", kv.ErrUnavailable, c.downErr))
+			continue
+		}
+		if len(c.work) > 0 {
+			c.round()
+		}
+	}
+}
+
+func (c *committer) fail(work []waiting, err error) {
+	for _, w := range work {
+		w.ch <- err
+	}
+}
+
+// next waits for something to do, at most for a tick, and leaves the
+// transactions to commit in c.work.
+func (c *committer) next() (controls []func(*committer), closed bool) {
+	for waited := false; ; waited = true {
+		c.s.mu.Lock()
+		c.take()
+		controls, closed = c.s.controls, c.s.closed
+		c.s.controls = nil
+		c.s.mu.Unlock()
+		if waited || len(c.work) > 0 || len(controls) > 0 || closed {
+			return controls, closed
+		}
+		select {
+		case <-c.s.kick:
+		case r := <-c.results:
+			c.note(r)
+		case <-c.cfg.Clock.After(tickEvery):
+		}
+	}
+}
+
+// take moves what fits into one group from the store's queue to c.work. The
+// caller holds s.mu. When closed all is taken, to be refused.
+func (c *committer) take() {
+	size, n := 0, 0
+	for n < len(c.s.pending) && (size < groupFill || c.s.closed) {
+		size += len(c.s.pending[n].t.ops)
+		n++
+	}
+	c.work = append(c.work[:0], c.s.pending[:n]...)
+	rest := copy(c.s.pending, c.s.pending[n:])
+	clear(c.s.pending[rest:])
+	c.s.pending = c.s.pending[:rest]
+}
+
+// round commits one group.
+func (c *committer) round() {
+	commit, prev := c.commit+1, c.chain
+	applied := make(chan struct{})
+	defer close(applied)
+	c.s.round.Store(&applied)
+	rec := c.records.Get().(*record)
+	buf := append(rec.raw[:0], make([]byte, groupHeader)...)
+	c.accepted = c.accepted[:0]
+	for _, w := range c.work {
+		if !c.s.window.holds(w.t.reads) {
+			w.ch <- kv.ErrConflict
+			continue
+		}
+		c.s.window.wrote(w.t.hashes, commit)
+		buf = append(buf, w.t.ops...)
+		c.accepted = append(c.accepted, w)
+	}
+	clear(c.work)
+	if len(c.accepted) == 0 {
+		rec.raw = buf
+		c.records.Put(rec)
+		return
+	}
+	c.s.started.Store(commit)
+	payload := len(buf) - groupHeader
+	var chain uint64
+	rec.raw, chain = seal(buf, c.cfg.Cluster, commit, prev, len(c.accepted))
+	rec.refs.Store(1)
+	defer rec.release()
+	if err := c.append(rec, commit, prev); err != nil {
+		c.goDown(err)
+		c.fail(c.accepted, fmt.Errorf("%w: %w", kv.ErrUnknown, err))
+		clear(c.accepted)
+		return
+	}
+	c.commit, c.chain = commit, chain
+	c.logBytes += int64(len(rec.raw))
+	c.applyGroup(rec.raw[groupHeader:groupHeader+payload], commit, chain)
+	for _, w := range c.accepted {
+		w.ch <- nil
+	}
+	clear(c.accepted)
+}
+
+// applyGroup makes a durable group readable. Where that fails the state is
+// built anew from the log, the group included.
+func (c *committer) applyGroup(payload []byte, commit, chain uint64) {
+	if c.state != nil {
+		b, err := c.state.batch(payload, commit, chain)
+		if err == nil {
+			err = c.state.apply(b)
+		}
+		if err == nil {
+			c.s.applied.Store(commit)
+			return
+		}
+		c.state.fail(fmt.Errorf("apply commit %d: %w", commit, err))
+	}
+	c.rebuildState()
+	c.s.applied.Store(commit)
+}
+
+// append makes a group durable on every member, changing the membership where
+// that is what it takes. After an error nobody knows whether it is.
+func (c *committer) append(rec *record, commit, prev uint64) error {
+	c.offer(rec, commit, prev)
+	c.await(commit)
+	for c.anyFailed() {
+		if err := c.reconfigure(); err != nil {
+			return err
+		}
+		if behind := slices.ContainsFunc(c.members, func(m *member) bool { return m.synced < commit }); behind {
+			c.offer(rec, commit, prev) // the members are new ones
+			c.await(commit)
+		}
+	}
+	return nil
+}
+
+// offer sends the group to the members that lack it, and to the joiner.
+func (c *committer) offer(rec *record, commit, prev uint64) {
+	all := c.members
+	if c.joiner != nil {
+		all = append(slices.Clip(all), c.joiner)
+	}
+	for _, m := range all {
+		if m.err != nil || m.synced >= commit {
+			continue
+		}
+		rec.refs.Add(1)
+		if !m.send(job{rec, commit, prev}) {
+			rec.release()
+			m.err = errBehind
+		}
+	}
+}
+
+// await waits until every member has the commit or has failed. One that is
+// slower than the others by EvictAfter has failed; all together may take
+// StallAfter.
+func (c *committer) await(commit uint64) {
+	var timer <-chan time.Time
+	waited := time.Duration(0)
+	step := c.cfg.EvictAfter
+	for {
+		late, done := c.late(commit)
+		if len(late) == 0 {
+			return
+		}
+		if timer == nil {
+			timer = c.cfg.Clock.After(step)
+		}
+		select {
+		case r := <-c.results:
+			c.note(r)
+			continue
+		case <-timer:
+			waited += step
+			step = c.cfg.EvictAfter / 4
+			timer = nil
+		}
+		if done || waited >= c.cfg.StallAfter {
+			for _, m := range late {
+				m.err = errHung
+			}
+		}
+	}
+}
+
+// late gives the members without the commit; done says that another has it.
+func (c *committer) late(commit uint64) (late []*member, done bool) {
+	for _, m := range c.members {
+		switch {
+		case m.err != nil:
+		case m.synced >= commit && m.alive:
+			done = true
+		default:
+			late = append(late, m)
+		}
+	}
+	return late, done
+}
+
+// note takes in what a member reports.
+func (c *committer) note(r result) {
+	m := r.m
+	m.alive = true
+	m.synced = max(m.synced, r.commit)
+	if r.err != nil && m.err == nil {
+		m.err = r.err
+	}
+}
+
+func (c *committer) anyFailed() bool {
+	for _, m := range c.members {
+		if m.err != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// goDown stops commits until recover succeeds. Reads go on where they can.
+func (c *committer) goDown(err error) {
+	c.cfg.Logger.Error("journal unavailable", "err", err)
+	c.downErr = err
+	c.stopMembers()
+	c.s.mu.Lock()
+	c.s.down = err
+	c.s.mu.Unlock()
+	c.lastRecover = c.cfg.Clock.Now()
+	c.publish()
+}
+
+func (c *committer) stopMembers() {
+	for _, m := range c.members {
+		m.stop()
+	}
+	c.members = nil
+	c.abortJoin(nil)
+}
+
+// shutdown ends everything, within bounds.
+func (c *committer) shutdown() {
+	stopped := c.members
+	c.stopMembers()
+	limit := c.cfg.Clock.After(c.cfg.StallAfter)
+	for _, m := range stopped {
+		select {
+		case <-m.ended:
+		case <-limit:
+		}
+	}
+	st := c.state
+	c.s.setState(nil)
+	c.state = nil
+	if st == nil {
+		return
+	}
+	if !st.hasFailed() {
+		st.checkpoint(limit)
+	}
+	st.drop()
+	select {
+	case <-st.ended:
+	case <-st.failed:
+	case <-limit:
+	}
+}
+
+// publish renews the status.
+func (c *committer) publish() {
+	s := &Status{Generation: c.rec.Generation, Commit: c.commit, LogBytes: c.logBytes}
+	for _, m := range c.members {
+		s.Members = append(s.Members, m.d.id)
+	}
+	if c.joining != nil {
+		s.Joining = []storagenode.DriveID{c.joining.id}
+	}
+	if c.joiner != nil && c.joiner.synced < c.commit {
+		s.Lag = c.commit - c.joiner.synced
+	}
+	if c.state != nil {
+		s.StateDrive = c.state.drive.id
+	}
+	switch {
+	case c.downErr != nil:
+		s.Degraded = "unavailable: " + c.downErr.Error()
+	case c.state == nil:
+		s.Degraded = "the state is being rebuilt"
+	case len(c.members) < c.cfg.Tolerance+1:
+		s.Degraded = fmt.Sprintf("%d members of %d", len(c.members), c.cfg.Tolerance+1)
+	}
+	c.s.status.Store(s)
+}
+
+var errNoDrives = errors.New("too few drives are usable")

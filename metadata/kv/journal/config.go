@@ -1,0 +1,108 @@
+package journal
+
+import (
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+	"kintsugi/storagenode/vfs"
+)
+
+// Member is a drive the journal may use: it owns Dir/journal and Dir/state.
+type Member struct {
+	ID  storagenode.DriveID
+	Dir string
+}
+
+// Config of a Store. Zero values mean what the comments say.
+type Config struct {
+	FS      vfs.FS           // required
+	Cluster storagenode.UUID // required: binds all records
+	Drives  []Member         // required: all drives of the node, also broken ones
+	// Tolerance is the number of drives that may be lost: Tolerance+1 drives
+	// are members, and all but Tolerance are needed to open.
+	Tolerance int
+	// Unusable names drives not to touch until SetUsable says otherwise.
+	Unusable []storagenode.DriveID
+	// Marker names a file that every formatted drive has in its directory:
+	// where it is missing nothing is made there. Empty: the directory suffices.
+	Marker string
+	// Format creates the namespace, where no drive has one. Where one exists
+	// Format changes nothing.
+	Format bool
+
+	Clock  clock.Clock   // nil: the system's
+	Logger *slog.Logger  // nil: discard
+	Cache  *pebble.Cache // for the state's blocks; nil: 32 MiB of its own
+
+	EvictAfter   time.Duration // a member may be slower than the others by that; 0: 2 s
+	StallAfter   time.Duration // as long all members may be slow together; 0: 10 s
+	StateTimeout time.Duration // a read of the state's files; its writes five times that; 0: 2 s
+	Wait         time.Duration // of requests, while the engine recovers; 0: 10 s
+	RetryAfter   time.Duration // until a drive that failed may join again; 0: 10 s
+	Checkpoint   time.Duration // between flushes of the state; 0: 5 s
+
+	// LogSize bounds a log file, in bytes; 0: 16 MiB, less on small drives.
+	LogSize int64
+	// SnapshotAfter is the size of the log, in bytes, from which on a snapshot
+	// is made and the log trimmed (the size of the last snapshot, if that is
+	// more); 0: 64 MiB, less on small drives.
+	SnapshotAfter int64
+	// MaxPending bounds the commits that wait; beyond: kv.ErrUnavailable; 0: 4096.
+	MaxPending int
+}
+
+func (c Config) withDefaults() Config {
+	if c.Clock == nil {
+		c.Clock = clock.System{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	durations := []struct {
+		d    *time.Duration
+		zero time.Duration
+	}{
+		{&c.EvictAfter, 2 * time.Second}, {&c.StallAfter, 10 * time.Second},
+		{&c.StateTimeout, 2 * time.Second}, {&c.Wait, 10 * time.Second},
+		{&c.RetryAfter, 10 * time.Second}, {&c.Checkpoint, 5 * time.Second},
+	}
+	for _, f := range durations {
+		if *f.d <= 0 {
+			*f.d = f.zero
+		}
+	}
+	if c.MaxPending <= 0 {
+		c.MaxPending = 4096
+	}
+	total := int64(1) << 40
+	for _, d := range c.Drives {
+		if u, err := c.FS.Usage(d.Dir); err == nil && u.Total > 0 {
+			total = min(total, u.Total)
+		}
+	}
+	if c.LogSize <= 0 {
+		c.LogSize = min(16<<20, max(256<<10, total/128))
+	}
+	if c.SnapshotAfter <= 0 {
+		c.SnapshotAfter = min(64<<20, max(1<<20, total/32))
+	}
+	return c
+}
+
+// Status describes the engine to operators.
+type Status struct {
+	Generation uint64
+	Members    []storagenode.DriveID
+	Joining    []storagenode.DriveID // being copied to
+	Commit     uint64                // the newest
+	Lag        uint64                // commits a joining drive is behind
+	LogBytes   int64                 // of log since the last snapshot
+	StateDrive storagenode.DriveID   // zero while the state is rebuilt
+	// Degraded says what is wrong; empty: Tolerance+1 members, all well.
+	Degraded string
+}

@@ -1,0 +1,245 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// membership is the record that says which drives hold the log.
+type membership struct {
+	Format     int                   `json:"format"`
+	Cluster    storagenode.UUID      `json:"cluster"`
+	Generation uint64                `json:"generation"`
+	Members    []storagenode.DriveID `json:"members"`
+	// Commit was the newest when the record was made: a log that ends before
+	// it is not whole.
+	Commit uint64 `json:"commit"`
+	// Created decides between two records of one generation. Of those, one was
+	// never in force: it reached too few drives before a crash, and an open
+	// without them counted on from the generation before.
+	Created time.Time `json:"created"`
+	Sum     string    `json:"sum"` // xxh64 of the record with an empty sum
+}
+
+const (
+	membershipFormat = 1
+	membershipFile   = "membership"
+	membershipMax    = 64 << 10
+	readChunk        = 1 << 20 // one call on a slow drive should not take too long
+)
+
+var (
+	errMembership = errors.New("damaged membership record")
+	errOutdated   = errors.New("outdated membership record")
+)
+
+func (m membership) sum() (string, error) {
+	m.Sum = ""
+	b, err := json.Marshal(m)
+	return fmt.Sprintf("%016x", xxhash.Sum64(b)), err
+}
+
+func (m membership) encode() ([]byte, error) {
+	var err error
+	if m.Sum, err = m.sum(); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(m, "", "  ")
+	return append(b, '\n'), err
+}
+
+func decodeMembership(b []byte, cluster storagenode.UUID) (membership, error) {
+	var m membership
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("%w: %w", errMembership, err)
+	}
+	sum, err := m.sum()
+	switch {
+	case err != nil || sum != m.Sum:
+		return m, fmt.Errorf("%w: checksum", errMembership)
+	case m.Format != membershipFormat:
+		return m, fmt.Errorf("%w: format %d", errMembership, m.Format)
+	case m.Cluster != cluster:
+		return m, fmt.Errorf("%w: of cluster %s", errMembership, m.Cluster)
+	case m.Generation == 0 || len(m.Members) == 0:
+		return m, fmt.Errorf("%w: empty", errMembership)
+	}
+	return m, nil
+}
+
+// newer orders records.
+func (m membership) newer(o membership) bool {
+	if m.Generation != o.Generation {
+		return m.Generation > o.Generation
+	}
+	return m.Created.After(o.Created)
+}
+
+func (m membership) has(id storagenode.DriveID) bool { return slices.Contains(m.Members, id) }
+
+// readSmall reads a whole file of at most limit bytes.
+func readSmall(fs vfs.FS, path string, limit int64) (b []byte, err error) {
+	f, err := fs.OpenFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size > limit {
+		return nil, fmt.Errorf("%s has %d bytes", path, st.Size)
+	}
+	return readRange(f, 0, st.Size)
+}
+
+// readRange reads exactly n bytes.
+func readRange(f vfs.File, off, n int64) ([]byte, error) {
+	b := make([]byte, n)
+	for done := 0; done < len(b); {
+		k, err := f.ReadAt(b[done:min(len(b), done+readChunk)], off+int64(done))
+		done += k
+		if err != nil && done < len(b) {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// readMembership reads the drive's record.
+func (d *drive) readMembership(cluster storagenode.UUID) (membership, error) {
+	b, err := readSmall(d.fs, d.path(membershipFile), membershipMax)
+	if err != nil {
+		return membership{}, err
+	}
+	return decodeMembership(b, cluster)
+}
+
+// writeMembership puts a record in the place of the drive's, but never an
+// older one.
+func (d *drive) writeMembership(generation uint64, b []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if generation < d.tried {
+		return errOutdated
+	}
+	d.tried = generation
+	if err := d.makeDir(); err != nil {
+		return err
+	}
+	tmp := d.path(membershipFile + ".new")
+	if err := writeWhole(d.fs, tmp, b); err != nil {
+		return err
+	}
+	if err := d.fs.Rename(tmp, d.path(membershipFile)); err != nil {
+		return err
+	}
+	return d.fs.SyncDir(d.journalDir())
+}
+
+// writeWhole writes a file and syncs it.
+func writeWhole(fs vfs.FS, path string, b []byte) error {
+	f, err := fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteAt(b, 0); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// needed is the number of drives a membership must be synced on: together with
+// the number that must be readable to open (all but tolerance) more than all,
+// so that no open misses it; but no more than are left when tolerance drives
+// are lost.
+func needed(drives, tolerance int) int {
+	return max(1, min(tolerance+1, drives-tolerance))
+}
+
+// drive is one of the node's drives. The committer alone touches it, but for
+// fs, id and dir, which never change.
+type drive struct {
+	id     storagenode.DriveID
+	dir    string
+	fs     *guard
+	usable bool
+	// failure is why the drive was left out; it may join again after retry.
+	failure error
+	retry   time.Time
+	// record is the generation known to be on the drive.
+	record uint64
+	// writing is held while a record is written; tried is the newest of those.
+	writing sync.Mutex
+	tried   uint64
+	marker  string  // path of a file every formatted drive has; "": not checked
+	member  *member // the last one on this drive, maybe still stuck in a call
+}
+
+// there checks that the drive is what it was: an emptied or unmounted
+// directory is not ours to fill.
+func (d *drive) there() error {
+	path := d.dir
+	if d.marker != "" {
+		path = d.marker
+	}
+	if _, err := d.fs.Stat(path); err != nil {
+		return fmt.Errorf("drive %s: %w", d.id, err)
+	}
+	return nil
+}
+
+func (d *drive) journalDir() string      { return filepath.Join(d.dir, "journal") }
+func (d *drive) path(name string) string { return filepath.Join(d.dir, "journal", name) }
+
+// makeDir makes the journal's directory, durably, where it is not there.
+func (d *drive) makeDir() error {
+	if err := d.there(); err != nil {
+		return err
+	}
+	if _, err := d.fs.Stat(d.journalDir()); !errors.Is(err, vfs.ErrNotExist) {
+		return err
+	}
+	if err := d.fs.Mkdir(d.journalDir()); err != nil && !errors.Is(err, vfs.ErrExist) {
+		return err
+	}
+	return d.fs.SyncDir(d.dir)
+}
+
+// eachDrive runs f for the drives side by side and gives the errors in order.
+func eachDrive(drives []*drive, f func(i int, d *drive) error) []error {
+	errs := make([]error, len(drives))
+	var wg sync.WaitGroup
+	for i, d := range drives {
+		wg.Go(func() { errs[i] = f(i, d) })
+	}
+	wg.Wait()
+	return errs
+}
+
+func (d *drive) stateDir() string { return filepath.Join(d.dir, "state") }
+
+// open says whether the drive may be used for something new: no member is on
+// it and nothing is wrong with it.
+func (d *drive) open() bool {
+	if d.member != nil {
+		select {
+		case <-d.member.ended:
+		default:
+			return false
+		}
+	}
+	return d.usable && d.failure == nil && !d.fs.isStuck()
+}

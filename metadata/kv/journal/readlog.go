@@ -1,0 +1,214 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"kintsugi/storagenode"
+)
+
+// A log file, log-<first commit>, starts with groupAlign bytes, little endian:
+//
+//	 0 magic, 8 bytes    8 version u16, 6 bytes of zero
+//	16 first commit u64 24 chain of the group before u64
+//	32 zeros            56 xxh64 bound to the cluster of bytes 0 to 55, zeros
+//
+// Groups follow. The rest may be zeros, written ahead.
+const (
+	logMagic  = "KJLOG1\n\x00"
+	logPrefix = "log-"
+	logMax    = 1 << 30 // no log file is larger
+)
+
+var errLog = errors.New("damaged log")
+
+func logHeader(cluster storagenode.UUID, first, prev uint64) []byte {
+	h := make([]byte, groupAlign)
+	copy(h, logMagic)
+	binary.LittleEndian.PutUint16(h[8:], 1)
+	binary.LittleEndian.PutUint64(h[16:], first)
+	binary.LittleEndian.PutUint64(h[24:], prev)
+	binary.LittleEndian.PutUint64(h[56:], boundSum(cluster, h[:56]))
+	return h
+}
+
+func parseLogHeader(b []byte, cluster storagenode.UUID) (first, prev uint64, err error) {
+	le := binary.LittleEndian
+	if len(b) < groupAlign || string(b[:8]) != logMagic || le.Uint16(b[8:]) != 1 ||
+		le.Uint64(b[56:]) != boundSum(cluster, b[:56]) {
+		return 0, 0, fmt.Errorf("%w: header", errLog)
+	}
+	return le.Uint64(b[16:]), le.Uint64(b[24:]), nil
+}
+
+// memberLog is what a member holds, after all of it was verified.
+type memberLog struct {
+	drive *drive
+	snap  snapRef
+	files []uint64 // first commits, ascending
+	// before is the commit before the first group, chains[i] the chain of
+	// commit before+i: chains[0] is that of before itself.
+	before uint64
+	chains []uint64
+	err    error // why the member cannot be used
+}
+
+func (l *memberLog) last() uint64 { return l.before + uint64(len(l.chains)) - 1 }
+
+// chain gives the chain of a commit; false where the log does not reach it.
+func (l *memberLog) chain(commit uint64) (uint64, bool) {
+	if len(l.chains) == 0 || commit < l.before || commit > l.last() {
+		return 0, false
+	}
+	return l.chains[commit-l.before], true
+}
+
+// prefixOf says that o continues l (or is equal).
+func (l *memberLog) prefixOf(o *memberLog) bool {
+	mine, ok := l.chain(l.last())
+	theirs, ok2 := o.chain(l.last())
+	return ok && ok2 && mine == theirs
+}
+
+// readLog verifies all the drive holds of the log.
+func readLog(d *drive, cluster storagenode.UUID) *memberLog {
+	l := &memberLog{drive: d}
+	names, err := d.fs.List(d.journalDir())
+	if err != nil {
+		l.err = err
+		return l
+	}
+	var snaps []uint64
+	for _, n := range names {
+		if c, ok := numbered(n, logPrefix); ok {
+			l.files = append(l.files, c)
+		}
+		if c, ok := numbered(n, snapPrefix); ok {
+			snaps = append(snaps, c)
+		}
+	}
+	slices.Sort(l.files)
+	slices.Sort(snaps)
+	for len(snaps) > 0 && l.snap.commit == 0 {
+		if ref, err := openSnapshot(d, cluster, snaps[len(snaps)-1]); err == nil {
+			l.snap = ref
+		}
+		snaps = snaps[:len(snaps)-1]
+	}
+	if l.err = l.walk(cluster); l.err == nil {
+		l.err = l.checkSnapshot(cluster)
+	}
+	return l
+}
+
+// checkSnapshot: log and snapshot must meet.
+func (l *memberLog) checkSnapshot(cluster storagenode.UUID) error {
+	if l.snap.commit == 0 {
+		l.snap.chain = genesis(cluster)
+	}
+	chain, ok := l.chain(l.snap.commit)
+	if !ok || chain != l.snap.chain {
+		return fmt.Errorf("%w: it has commits %d to %d, which do not meet the snapshot at %d",
+			errLog, l.before+1, l.last(), l.snap.commit)
+	}
+	return nil
+}
+
+// walk reads the files one after another.
+func (l *memberLog) walk(cluster storagenode.UUID) error {
+	for i, first := range l.files {
+		last := i == len(l.files)-1
+		b, err := readSmall(l.drive.fs, l.drive.path(numberedName(logPrefix, first)), logMax)
+		if err != nil {
+			return err
+		}
+		got, prev, err := parseLogHeader(b, cluster)
+		if err != nil && last && i > 0 && !groupWithin(b, cluster, first) {
+			l.files = l.files[:i] // made, but the power went before it was written
+			return nil
+		}
+		if err != nil || got != first {
+			return fmt.Errorf("%w: header of file %d", errLog, first)
+		}
+		if i == 0 {
+			l.before, l.chains = first-1, []uint64{prev}
+		}
+		if first != l.last()+1 || prev != l.chains[len(l.chains)-1] {
+			return fmt.Errorf("%w: file %d does not continue commit %d", errLog, first, l.last())
+		}
+		end := l.groups(b, cluster)
+		if last && groupWithin(b[end:], cluster, l.last()+1) {
+			return fmt.Errorf("%w: after commit %d", errLog, l.last())
+		}
+	}
+	if len(l.files) == 0 {
+		return fmt.Errorf("%w: there is none", errLog)
+	}
+	return nil
+}
+
+// groups walks the groups of one file that continue the chain, and returns
+// where they end.
+func (l *memberLog) groups(b []byte, cluster storagenode.UUID) int {
+	off := groupAlign
+	for off < len(b) {
+		g, n, err := parseGroup(b[off:], cluster)
+		if err != nil || g.commit != l.last()+1 || g.prev != l.chains[len(l.chains)-1] {
+			break
+		}
+		l.chains = append(l.chains, g.chain)
+		off += n
+	}
+	return min(off, len(b))
+}
+
+// groupWithin looks for a valid group from commit on anywhere in b: a torn end
+// has none after it, damage in the midst of a log has.
+func groupWithin(b []byte, cluster storagenode.UUID, commit uint64) bool {
+	for off := 0; off < len(b); off += groupAlign {
+		if g, _, err := parseGroup(b[off:], cluster); err == nil && g.commit >= commit {
+			return true
+		}
+	}
+	return false
+}
+
+// each calls f for the groups after a commit, in order. raw is the record as it
+// lies in the log. Slices are the caller's to keep.
+func (l *memberLog) each(cluster storagenode.UUID, after uint64, f func(g group, raw []byte) error) error {
+	for i, first := range l.files {
+		if i+1 < len(l.files) && l.files[i+1] <= after+1 {
+			continue
+		}
+		b, err := readSmall(l.drive.fs, l.drive.path(numberedName(logPrefix, first)), logMax)
+		if err != nil {
+			return err
+		}
+		for off, next := groupAlign, first; off < len(b); next++ {
+			g, n, err := parseGroup(b[off:], cluster)
+			want, known := l.chain(next)
+			if !known {
+				break
+			}
+			if err != nil || g.commit != next || g.chain != want {
+				break // checked below: the next file starts where this ends
+			}
+			if g.commit > after {
+				if after+1 != g.commit {
+					return fmt.Errorf("%w: commit %d follows %d", errLog, g.commit, after)
+				}
+				after = g.commit
+				if err := f(g, b[off:off+n]); err != nil {
+					return err
+				}
+			}
+			off += n
+		}
+	}
+	if after < l.last() {
+		return fmt.Errorf("%w: it ends at commit %d instead of %d", errLog, after, l.last())
+	}
+	return nil
+}

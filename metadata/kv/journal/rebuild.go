@@ -1,0 +1,241 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"kintsugi/metadata/kv"
+)
+
+const statePrefix = "db-"
+
+// loadBatch is the size of the batches a state is built with.
+const loadBatch = 1 << 20
+
+var errState = errors.New("the state is of another log")
+
+// recoverState finds a state that belongs to the log, or builds one, and
+// brings it up to the log's end.
+func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
+	if st := c.state; st != nil && !st.hasFailed() {
+		if c.replay(st, log) == nil {
+			return nil
+		}
+		st.fail(errState)
+	}
+	c.dropState()
+	for _, d := range c.drives {
+		name := ""
+		if names, err := d.stateNames(); err == nil && len(names) > 0 {
+			name = names[len(names)-1]
+		}
+		if name == "" || !d.usable || d.failure != nil || c.state != nil {
+			continue
+		}
+		st, err := openState(c.cfg, d, name, c.s.wake)
+		if err == nil {
+			if err = c.replay(st, log); err == nil {
+				c.setState(st)
+				continue
+			}
+			st.fail(err)
+			st.drop()
+		}
+		c.cfg.Logger.Warn("state not used", "drive", d.id.String(), "err", err)
+	}
+	if c.state != nil {
+		c.cleanStates()
+		return nil
+	}
+	return c.buildState([]*memberLog{log}, stop)
+}
+
+// rebuildState replaces a state that has failed. Where that cannot be done the
+// engine is down.
+func (c *committer) rebuildState() {
+	if c.state != nil {
+		c.cfg.Logger.Warn("state lost", "drive", c.state.drive.id.String(), "err", c.state.cause)
+	}
+	c.dropState()
+	c.publish()
+	var logs []*memberLog
+	for _, m := range c.members {
+		if m.err == nil {
+			logs = append(logs, &memberLog{drive: m.d})
+		}
+	}
+	if err := c.buildState(logs, nil); err != nil {
+		c.goDown(err)
+	}
+}
+
+func (c *committer) dropState() {
+	st := c.state
+	c.s.setState(nil)
+	c.state = nil
+	if st != nil {
+		st.drop()
+	}
+}
+
+func (c *committer) setState(st *state) {
+	c.state = st
+	c.s.setState(st)
+}
+
+// buildState makes a new state of the first of the logs that is whole. A log
+// with nothing but its drive is read first.
+func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
+	var errs []error
+	for _, log := range logs {
+		if log.chains == nil {
+			log = readLog(log.drive, c.cfg.Cluster)
+		}
+		if log.err == nil && log.last() < c.commit {
+			log.err = fmt.Errorf("%w: it ends at commit %d of %d", errLog, log.last(), c.commit)
+		}
+		if log.err != nil {
+			errs = append(errs, log.err)
+			continue
+		}
+		for _, d := range c.stateDrives() {
+			if ended(stop) {
+				return errEnded
+			}
+			st, err := c.buildOn(d, log)
+			if err == nil {
+				c.setState(st)
+				c.cleanStates()
+				c.cfg.Logger.Info("state built", "drive", d.id.String(), "commit", c.commit)
+				return nil
+			}
+			c.cfg.Logger.Warn("state not built", "drive", d.id.String(), "err", err)
+			errs = append(errs, err)
+		}
+	}
+	return fmt.Errorf("%w: no state can be built: %w", kv.ErrUnavailable, errors.Join(errs...))
+}
+
+// stateDrives are where a state may be, best first: one failure should not
+// take a member and the state.
+func (c *committer) stateDrives() []*drive {
+	var free, members []*drive
+	for _, d := range c.drives {
+		if !d.usable || d.failure != nil || d.fs.isStuck() || d.there() != nil {
+			continue
+		}
+		if u, err := d.fs.Usage(d.dir); err != nil || u.Free < 2*c.snapSize+c.cfg.LogSize {
+			continue
+		}
+		if c.isMember(d) {
+			members = append(members, d)
+		} else {
+			free = append(free, d)
+		}
+	}
+	return append(free, members...)
+}
+
+// stateNames gives the drive's states, the newest last.
+func (d *drive) stateNames() ([]string, error) {
+	names, err := d.fs.List(d.stateDir())
+	return slices.DeleteFunc(names, func(n string) bool {
+		_, ok := numbered(n, statePrefix)
+		return !ok
+	}), err
+}
+
+func (c *committer) buildOn(d *drive, log *memberLog) (*state, error) {
+	if err := d.there(); err != nil {
+		return nil, err
+	}
+	c.stateSeq = max(c.stateSeq+1, uint64(c.cfg.Clock.Now().UnixNano()))
+	st, err := openState(c.cfg, d, numberedName(statePrefix, c.stateSeq), c.s.wake)
+	if err != nil {
+		return nil, err
+	}
+	if err = c.load(st, log); err == nil {
+		err = c.replay(st, log)
+	}
+	if err == nil && st.hasFailed() {
+		err = st.cause
+	}
+	if err != nil {
+		st.fail(err)
+		st.drop()
+		return nil, err
+	}
+	return st, nil
+}
+
+// load fills an empty state from the log's snapshot. The position comes last:
+// a state that was not finished has none.
+func (c *committer) load(st *state, log *memberLog) error {
+	b := st.db.NewBatch()
+	flush := func() error {
+		err := st.apply(b)
+		b = st.db.NewBatch()
+		return err
+	}
+	if log.snap.commit > 0 {
+		err := readSnapshot(log.drive, c.cfg.Cluster, log.snap, func(k, v []byte) error {
+			if err := b.Set(stored(k), v, nil); err != nil || b.Len() < loadBatch {
+				return err
+			}
+			return flush()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := b.Set(appliedKey, position(log.snap.commit, log.snap.chain), nil); err != nil {
+		return err
+	}
+	return flush()
+}
+
+// replay brings a state that belongs to the log up to its end.
+func (c *committer) replay(st *state, log *memberLog) error {
+	commit, chain, err := covered(st.db)
+	if err != nil {
+		return err
+	}
+	if want, ok := log.chain(commit); !ok || want != chain {
+		return fmt.Errorf("%w: it covers commit %d, the log %d to %d", errState, commit, log.before, log.last())
+	}
+	return log.each(c.cfg.Cluster, commit, func(g group, _ []byte) error {
+		b, err := st.batch(g.payload, g.commit, g.chain)
+		if err != nil {
+			return err
+		}
+		return st.apply(b)
+	})
+}
+
+// cleanStates removes all states but the one in use. Names are never used
+// twice, so the removal may take its time.
+func (c *committer) cleanStates() {
+	st := c.state
+	var open []*drive
+	for _, d := range c.drives {
+		if d.usable && !d.fs.isStuck() {
+			open = append(open, d)
+		}
+	}
+	names := make([][]string, len(open))
+	eachDrive(open, func(i int, d *drive) (err error) {
+		names[i], err = d.stateNames()
+		return err // nothing there, nothing to remove
+	})
+	for i, d := range open {
+		go func() {
+			for _, n := range names[i] {
+				if d != st.drive || n != st.name {
+					_ = d.fs.RemoveAll(filepath.Join(d.stateDir(), n)) // found again at the next open
+				}
+			}
+		}()
+	}
+}

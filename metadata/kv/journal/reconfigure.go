@@ -1,0 +1,259 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// reconfigure leaves failed members out, by a new generation. What was being
+// appended is on all that remain; where none does, new members are made from
+// the state and lack it.
+func (c *committer) reconfigure() error {
+	var ok []*member
+	for _, m := range c.members {
+		if m.err == nil {
+			ok = append(ok, m)
+			continue
+		}
+		c.cfg.Logger.Warn("journal leaves a drive", "drive", m.d.id.String(), "err", m.err)
+		c.exclude(m.d, m.err)
+		m.stop()
+	}
+	c.members = ok
+	if len(ok) == 0 {
+		if err := c.emergency(); err != nil {
+			return err
+		}
+	}
+	return c.writeGeneration()
+}
+
+// exclude notes a drive's failure. After a hang, with a full disk or when its
+// directory went away, it may try again; anything else, a failed sync above all,
+// needs somebody to say that it is usable.
+func (c *committer) exclude(d *drive, err error) {
+	d.failure = err
+	d.retry = time.Time{}
+	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
+		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) {
+		d.retry = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
+	}
+}
+
+// emergency makes members where none is left: every acknowledged commit is in
+// the state, so a snapshot of it on other drives is a whole log.
+func (c *committer) emergency() error {
+	c.abortJoin(nil)
+	if c.state == nil || c.state.hasFailed() {
+		return fmt.Errorf("%w: all members of the journal are lost, and the state", errNoDrives)
+	}
+	snap, err := c.state.snapshot()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = snap.Close() }()
+	for len(c.members) == 0 {
+		picked := c.candidates()
+		if len(picked) == 0 {
+			return fmt.Errorf("%w: all members of the journal are lost", errNoDrives)
+		}
+		picked = picked[:min(len(picked), c.cfg.Tolerance+1)]
+		errs := eachDrive(picked, func(_ int, d *drive) error {
+			if err := d.wipeLog(); err != nil {
+				return err
+			}
+			_, _, err := writeSnapshot(d, c.cfg.Cluster, snap)
+			return err
+		})
+		for i, d := range picked {
+			if errs[i] != nil {
+				c.exclude(d, errs[i])
+				continue
+			}
+			c.members = append(c.members, startMember(c.cfg, d, c.results, c.commit+1, c.chain))
+		}
+		c.await(c.commit)
+		c.members = slices.DeleteFunc(c.members, func(m *member) bool {
+			if m.err != nil {
+				c.exclude(m.d, m.err)
+				m.stop()
+			}
+			return m.err != nil
+		})
+	}
+	return nil
+}
+
+// candidates are the drives that may become members, roomiest first where
+// that matters: those with too little room are left out.
+func (c *committer) candidates() []*drive {
+	var out []*drive
+	for _, d := range c.drives {
+		if d == c.joining || !d.open() || d.there() != nil {
+			continue
+		}
+		if u, err := d.fs.Usage(d.dir); err == nil && u.Free > 4*c.cfg.LogSize+2*c.snapSize {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// writeGeneration puts the membership {generation+1, c.members} in force. A
+// member that cannot write it is left out in turn.
+func (c *committer) writeGeneration() error {
+	for {
+		if len(c.members) == 0 {
+			return fmt.Errorf("%w: no member of the journal is left", errNoDrives)
+		}
+		c.rec.Generation++
+		c.rec.Format, c.rec.Cluster = membershipFormat, c.cfg.Cluster
+		c.rec.Commit = c.commit
+		c.rec.Created = c.cfg.Clock.Now().UTC()
+		c.rec.Members = nil
+		for _, m := range c.members {
+			c.rec.Members = append(c.rec.Members, m.d.id)
+		}
+		wrote, err := c.spread()
+		if err != nil {
+			return err
+		}
+		var ok []*member
+		for _, m := range c.members {
+			if m.d.record == c.rec.Generation {
+				ok = append(ok, m)
+			}
+		}
+		if len(ok) == len(c.members) {
+			if n := needed(len(c.drives), c.cfg.Tolerance); wrote < n {
+				return fmt.Errorf("%w: the membership is on %d of %d drives", errNoDrives, wrote, n)
+			}
+			c.cfg.Logger.Info("journal members", "generation", c.rec.Generation, "members", len(ok))
+			c.publish()
+			return nil
+		}
+		for _, m := range c.members {
+			if m.d.record != c.rec.Generation {
+				c.exclude(m.d, errors.New("the membership could not be written"))
+				m.stop()
+			}
+		}
+		c.members = ok
+	}
+}
+
+// spread writes the record to all usable drives, side by side, and says how
+// many have it. It does not wait for slow ones longer than EvictAfter, as long
+// as there are enough.
+func (c *committer) spread() (int, error) {
+	b, err := c.rec.encode()
+	if err != nil {
+		return 0, err
+	}
+	type wrote struct {
+		d   *drive
+		err error
+	}
+	done := make(chan wrote, len(c.drives))
+	n, generation := 0, c.rec.Generation
+	for _, d := range c.drives {
+		if d.usable && !d.fs.isStuck() {
+			n++
+			go func() { done <- wrote{d, d.writeMembership(generation, b)} }()
+		}
+	}
+	have := 0
+	slow := c.cfg.Clock.After(c.cfg.EvictAfter)
+	for ; n > 0; n-- {
+		select {
+		case w := <-done:
+			if w.err == nil {
+				w.d.record = c.rec.Generation
+				have++
+			} else {
+				c.cfg.Logger.Warn("membership not written", "drive", w.d.id.String(), "err", w.err)
+			}
+			continue
+		case <-slow:
+			slow = nil
+			n++ // nobody came
+		}
+		if have >= needed(len(c.drives), c.cfg.Tolerance) && c.membersHave() {
+			break
+		}
+	}
+	return have, nil
+}
+
+func (c *committer) membersHave() bool {
+	for _, m := range c.members {
+		if m.d.record != c.rec.Generation {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *committer) drive(id storagenode.DriveID) *drive {
+	for _, d := range c.drives {
+		if d.id == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// setUsable is Store.SetUsable.
+func (c *committer) setUsable(id storagenode.DriveID, usable bool) {
+	d := c.drive(id)
+	if d == nil {
+		return
+	}
+	d.usable = usable
+	d.failure = nil
+	if !usable {
+		c.driveLost(d, errors.New("declared unusable"))
+	}
+}
+
+// replace is Store.Replace.
+func (c *committer) replace(m Member) {
+	fresh := c.newDrive(m)
+	for i, d := range c.drives {
+		if d.dir == m.Dir || d.id == m.ID {
+			if d.id == m.ID && d.dir == m.Dir && c.isMember(d) {
+				return
+			}
+			d.usable = false
+			c.driveLost(d, errors.New("replaced"))
+			c.drives[i] = fresh
+			return
+		}
+	}
+	c.drives = append(c.drives, fresh)
+}
+
+func (c *committer) isMember(d *drive) bool {
+	return slices.ContainsFunc(c.members, func(m *member) bool { return m.d == d })
+}
+
+// driveLost makes everything on the drive fail; upkeep sees to the rest.
+func (c *committer) driveLost(d *drive, err error) {
+	for _, m := range c.members {
+		if m.d == d && m.err == nil {
+			m.err = err
+		}
+	}
+	if c.joining == d {
+		c.abortJoin(err)
+	}
+	if c.state != nil && c.state.drive == d {
+		c.state.fail(fmt.Errorf("drive %s: %w", d.id, err))
+	}
+}
