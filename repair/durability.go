@@ -3,7 +3,6 @@ package repair
 import (
 	"context"
 	"fmt"
-	"math/bits"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -150,6 +149,3 @@ func (r *Repairer) WhatIf(ctx context.Context, drives []storagenode.DriveID) (Du
 	groups, at := r.census.latest()
 	return r.census.durability(groups, at, lost), nil
 }
-
-// count is the number of slots in a mask.
-func count(m erasure.SlotMask) int { return bits.OnesCount32(uint32(m)) }

@@ -176,7 +176,7 @@ func (r *Repairer) toRepair(ctx context.Context) (int64, error) {
 		if !ok {
 			continue // made after the groups were listed
 		}
-		total += slotBytes(g.Scheme, rec.Blob) * int64(count(r.worker.writable(g.Group, rec.Blob.Missing)))
+		total += slotBytes(g.Scheme, rec.Blob) * int64(r.worker.writable(g.Group, rec.Blob.Missing).Count())
 	}
 	return total, nil
 }

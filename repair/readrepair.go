@@ -12,31 +12,31 @@ const (
 	claimCheckers = 2
 )
 
-// Claim says that a slot's part of a blob was found missing or corrupt.
-type Claim struct {
-	PG   storagenode.PG
-	Slot int
-	Blob storagenode.BlobID
+// claim says that a slot's part of a blob was found missing or corrupt.
+type claim struct {
+	pg   storagenode.PG
+	slot int
+	blob storagenode.BlobID
 }
 
-// readRepair verifies claims and marks what is true of them. Claims beyond its
+// readRepair verifies claims and marks what is true of them. claims beyond its
 // queue are dropped: whoever reads the blob next claims again.
 type readRepair struct {
 	inventory *inventory
 	marked    func() // called after a claim proved true
-	queue     chan Claim
+	queue     chan claim
 
 	mu      sync.Mutex
-	waiting map[Claim]bool // in the queue; guarded by mu
+	waiting map[claim]bool // in the queue; guarded by mu
 	dropped int64          // guarded by mu
 	proved  int64          // guarded by mu
 }
 
 func newReadRepair(v *inventory, marked func()) *readRepair {
-	return &readRepair{inventory: v, marked: marked, queue: make(chan Claim, claimsQueued), waiting: map[Claim]bool{}}
+	return &readRepair{inventory: v, marked: marked, queue: make(chan claim, claimsQueued), waiting: map[claim]bool{}}
 }
 
-func (r *readRepair) notify(c Claim) {
+func (r *readRepair) notify(c claim) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.waiting[c] {
@@ -72,10 +72,10 @@ func (r *readRepair) run(ctx context.Context) {
 }
 
 // verify gives whether the claim proved true.
-func (r *readRepair) verify(ctx context.Context, c Claim) bool {
-	marked, err := r.inventory.confirm(ctx, c.PG, c.Blob, c.Slot, true)
+func (r *readRepair) verify(ctx context.Context, c claim) bool {
+	marked, err := r.inventory.confirm(ctx, c.pg, c.blob, c.slot, true)
 	if err != nil {
-		r.inventory.cfg.Logger.Warn("could not verify a bad shard", "pg", uint32(c.PG), "slot", c.Slot, "blob", c.Blob.String(), "err", err)
+		r.inventory.cfg.Logger.Warn("could not verify a bad shard", "pg", uint32(c.pg), "slot", c.slot, "blob", c.blob.String(), "err", err)
 	}
 	if marked {
 		r.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -137,7 +138,7 @@ func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store stor
 func (w *worker) nothingLeft(ctx context.Context, g erasure.Group, slot int, rec metadata.BlobRecord, cause error) bool {
 	from := g.Slots[slot].From
 	d, known := w.fleet.drive(from)
-	if !errors.Is(cause, errUnreadable) || !from.IsZero() && known && d.record.State != storagenode.DriveRetired {
+	if !errors.Is(cause, stripe.ErrUnreadable) || !from.IsZero() && known && d.record.State != storagenode.DriveRetired {
 		return false
 	}
 	return w.cfg.Blobs.MarkMissing(ctx, g.PG, rec.Blob.ID, erasure.SlotMask(0).With(slot)) == nil

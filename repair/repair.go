@@ -32,6 +32,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/clock"
@@ -220,9 +221,12 @@ func (r *Repairer) Resume() {
 	r.kick(Deletes)
 }
 
-// Notify reports a shard that a reader found missing or corrupt. It never
-// blocks; the claim is verified before anything follows from it.
-func (r *Repairer) Notify(d Claim) { r.reader.notify(d) }
+// Notify reports a shard that a reader found missing or corrupt; it is made for
+// stripe.Config.Damaged. It never blocks; the claim is verified before anything
+// follows from it.
+func (r *Repairer) Notify(d stripe.Damage) {
+	r.reader.notify(claim{pg: d.PG, slot: d.Slot, blob: d.Blob})
+}
 
 // AgreeToOrphans lets the next orphan pass collect what an operator has seen
 // in Status: those candidates that are in quarantine at this moment, also

@@ -17,7 +17,7 @@ const (
 	scrubSpread = 24 * time.Hour
 )
 
-// drivescrubber is what a store offers that can verify itself.
+// driveScrubber is what a store offers that can verify itself.
 type driveScrubber interface {
 	Scrub(ctx context.Context, bytesPerSecond int64, damaged func(storagenode.ShardID, error)) (storagenode.ScrubReport, error)
 }
@@ -104,7 +104,7 @@ func (s *scrubber) scrub(ctx context.Context, rep storagenode.DriveReport) error
 	result, err := d.Scrub(ctx, rate, func(id storagenode.ShardID, _ error) {
 		// Not through the queue, which may drop: what a scrub found must not
 		// wait for the next one.
-		s.reader.verify(ctx, Claim{PG: id.PG, Slot: int(id.Slot), Blob: id.Blob})
+		s.reader.verify(ctx, claim{id.PG, int(id.Slot), id.Blob})
 	})
 	now := s.cfg.Clock.Now()
 	s.update(rep.ID, func(st *ScrubState) {

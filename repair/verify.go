@@ -124,7 +124,7 @@ func (r *Repairer) verifyBlob(ctx context.Context, rec metadata.BlobRecord) (Ver
 			continue
 		}
 		bad++
-		if r.reader.verify(ctx, Claim{rec.PG, i, rec.Blob.ID}) {
+		if r.reader.verify(ctx, claim{rec.PG, i, rec.Blob.ID}) {
 			v.Marked++
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/bits"
 	"sort"
 	"sync"
 
@@ -23,9 +22,6 @@ const (
 	// classes orders repairs of the same margin: damage, then rebuilding.
 	classes = 2
 )
-
-// errUnreadable: fewer than k good shards could be had.
-var errUnreadable = errors.New("blob unreadable")
 
 // errWaiting: the slot's drive cannot take the shard now.
 var errWaiting = errors.New("the slot's drive cannot be written to")
@@ -79,7 +75,7 @@ func liveSlots(f *fleet, g erasure.Group) erasure.SlotMask {
 
 // margin is how many more losses a blob survives where only live slots count.
 func margin(s erasure.Scheme, mode erasure.Mode, present erasure.SlotMask) int {
-	n := bits.OnesCount32(uint32(present))
+	n := present.Count()
 	if mode == erasure.Replicated {
 		return n - 1
 	}
@@ -165,7 +161,7 @@ func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobR
 	key := blobKey{rec.PG, rec.Blob.ID}
 	left := margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&^slots&liveSlots(w.fleet, g))
 	size := slotBytes(g.Scheme, rec.Blob)
-	if err := w.gate.enter(ctx, left*classes+class, size*int64(bits.OnesCount32(uint32(slots)))); err != nil {
+	if err := w.gate.enter(ctx, left*classes+class, size*int64(slots.Count())); err != nil {
 		return 0, err
 	}
 	defer w.gate.leave()
@@ -227,10 +223,11 @@ func (w *worker) repairSlot(ctx context.Context, pg storagenode.PG, id storageno
 	if rebuilt != nil || !now.Blob.Missing.Has(slot) {
 		return rebuilt
 	}
-	if err := w.cfg.Blobs.MarkPresent(ctx, g, id, erasure.SlotMask(0).With(slot)); err != nil {
-		if now, look := w.cfg.Blobs.Blob(ctx, pg, id); look == nil && now == nil {
-			return w.takeBack(ctx, dst, pg, slot, id)
-		}
+	err = w.cfg.Blobs.MarkPresent(ctx, g, id, erasure.SlotMask(0).With(slot))
+	if errors.Is(err, metadata.ErrNoSuchBlob) {
+		return w.takeBack(ctx, dst, pg, slot, id)
+	}
+	if err != nil {
 		return fmt.Errorf("mark present: %w", err)
 	}
 	return nil
