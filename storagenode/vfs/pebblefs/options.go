@@ -8,16 +8,24 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
+// stopWrites is the number of sublevels of L0 at which Pebble blocks writers.
+// Where tables are damaged or gone, compactions fail for ever while flushes go
+// on; at Pebble's own threshold of 12 every writer would soon hang, and the
+// owner, who cannot close the database under them, with them.
+const stopWrites = 1000
+
 // Configure sets o's FS, Logger and EventListener to ones that never end the
-// process, and DisableWAL. log may be nil. Read errors and damage in Pebble's
-// files poison the FS as failed writes do, since the remedy is the same; the
-// caller who met them gets the error besides.
+// process, DisableWAL, and a high L0StopWritesThreshold. log may be nil. Damage found in Pebble's files, and
+// any error that ends its work in the background, poison the FS as failed writes
+// do, since the remedy is the same. A read that fails, or meets damage, gives
+// its error to the caller besides; a mere read error poisons nothing.
 func (f *FS) Configure(o *pebble.Options, log *slog.Logger) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	o.FS = f
 	o.DisableWAL = true
+	o.L0StopWritesThreshold = max(o.L0StopWritesThreshold, stopWrites)
 	o.Logger = f.Logger(log)
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) {
