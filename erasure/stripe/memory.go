@@ -1,0 +1,115 @@
+package stripe
+
+import (
+	"context"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// overloadWait is how long a stripe waits for memory.
+const overloadWait = 10 * time.Second
+
+// classes is the number of buffer sizes: 4 KiB to 224 MiB, four to a doubling,
+// so that at most a fifth is waste.
+const classes = 64
+
+func classSize(c int) int { return (4 + c&3) << (10 + c>>2) }
+
+// classOf is the smallest class that holds n bytes.
+func classOf(n int) int {
+	if n <= 4<<10 {
+		return 0
+	}
+	e := bits.Len(uint(n-1)) - 3 // n-1 has three leading bits above 1<<e
+	return (e-10)<<2 + ((n-1)>>e + 1 - 4)
+}
+
+// memory hands out buffers within one budget for the whole process.
+type memory struct {
+	total  int64
+	wait   time.Duration
+	budget *semaphore.Weighted // first come, first served
+	pools  [classes]sync.Pool
+	inUse  atomic.Int64
+	// poison, set by tests, overwrites what was let go.
+	poison bool
+}
+
+func newMemory(total int64) *memory {
+	return &memory{total: total, wait: overloadWait, budget: semaphore.NewWeighted(total)}
+}
+
+// buffer is memory that several goroutines share. It goes back to its pool and
+// its budget when each has released it.
+type buffer struct {
+	mem   []byte
+	owner *memory
+	class int
+	refs  atomic.Int32
+}
+
+// get takes a buffer of at least n bytes with one reference: ErrOverload when
+// the budget has no room for long, or ctx's error.
+func (m *memory) get(ctx context.Context, n int) (*buffer, error) {
+	c := classOf(n)
+	cost := m.cost(c)
+	if !m.budget.TryAcquire(cost) {
+		wait, cancel := context.WithTimeout(ctx, m.wait)
+		err := m.budget.Acquire(wait, cost)
+		cancel()
+		if err != nil {
+			if err := ended(ctx); err != nil {
+				return nil, err
+			}
+			return nil, ErrOverload
+		}
+	}
+	return m.take(c, cost), nil
+}
+
+// try is get without waiting; nil where there is no room.
+func (m *memory) try(n int) *buffer {
+	c := classOf(n)
+	cost := m.cost(c)
+	if !m.budget.TryAcquire(cost) {
+		return nil
+	}
+	return m.take(c, cost)
+}
+
+// cost is what a buffer counts for; a single one may be larger than the budget.
+func (m *memory) cost(class int) int64 { return min(int64(classSize(class)), m.total) }
+
+func (m *memory) take(class int, cost int64) *buffer {
+	m.inUse.Add(cost)
+	b, _ := m.pools[class].Get().(*buffer)
+	if b == nil {
+		b = &buffer{mem: make([]byte, classSize(class)), owner: m, class: class}
+	}
+	b.refs.Store(1)
+	return b
+}
+
+// retain adds n references.
+func (b *buffer) retain(n int) { b.refs.Add(int32(n)) }
+
+// release takes one reference away; nil is fine.
+func (b *buffer) release() {
+	if b == nil || b.refs.Add(-1) > 0 {
+		return
+	}
+	m := b.owner
+	if m.poison {
+		for i := range b.mem {
+			b.mem[i] = 0xDB
+		}
+	}
+	cost := m.cost(b.class)
+	m.inUse.Add(-cost)
+	m.pools[b.class].Put(b)
+	m.budget.Release(cost)
+}

@@ -1,0 +1,219 @@
+package stripe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// PutOptions go with one blob. The zero value is fine.
+type PutOptions struct {
+	// Attrs gives the attributes of the blob's last stripe, which go to all its
+	// slots. It is called once, when size bytes were read to the end and
+	// Observer has seen them all, before the last stripe is written. Nil: none.
+	Attrs func(size int64) []byte
+	// Observer gets every byte in order, on one goroutine at a time, and for
+	// larger blobs beside the writing. Its error fails the Put. Nil: nobody.
+	Observer io.Writer
+}
+
+// PutResult is what was written, durably.
+type PutResult struct {
+	Blob erasure.Blob
+	// More says that src goes on: the blob is erasure.BlobMax long. Where src
+	// is a *Source this is certain; another reader may turn out to have ended.
+	More bool
+}
+
+// put is one blob on its way.
+type put struct {
+	set    *Set
+	coder  *erasure.Coder
+	group  *erasure.Group
+	id     storagenode.BlobID
+	opt    PutOptions
+	obs    *observer                                    // nil while the blob may be small, and without Observer
+	stores [storagenode.MaxSlots]storagenode.ShardStore // nil: not to be written to
+	drives [storagenode.MaxSlots]*drive
+	live   erasure.SlotMask // slots that may still hold the whole blob
+	cause  error            // why the first slot fell out
+}
+
+// Put writes src to its end, but at most erasure.BlobMax bytes, as one blob, and
+// returns when it is durable at the write quorum: on every slot it should be
+// on, but for those whose drives cannot be written to, fail, or let the rest
+// wait for longer than Config.WriteWait. Those are in the result's Missing. A
+// drive that made a write wait so is left out of others for a while.
+//
+// sizeHint is how many bytes src has, or -1; a wrong one costs copying. ErrQuorum
+// where fewer than the scheme's least number of slots took the blob, wrapping
+// the first slot's error too (storagenode.ErrStaleEpoch: the group has moved);
+// ErrOverload; src's, Observer's or ctx's error. What a failed Put leaves on
+// drives is garbage that metadata never knew.
+func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, src io.Reader, sizeHint int64, opt PutOptions) (PutResult, error) {
+	if err := checkGroup(&g); err != nil {
+		return PutResult{}, err
+	}
+	coder, err := s.coder(g.Scheme)
+	if err != nil {
+		return PutResult{}, err
+	}
+	in, exact := src.(*Source)
+	if !exact {
+		in = &Source{r: src}
+	}
+	p := &put{set: s, coder: coder, group: &g, id: id, opt: opt}
+	p.resolve()
+	if sizeHint > erasure.ReplicateMax {
+		p.obs = observe(opt.Observer)
+	}
+	defer func() { _ = p.obs.end() }() // whoever needed its error has asked
+	buf, n, more, err := p.first(ctx, in, sizeHint)
+	if err != nil {
+		return PutResult{}, err
+	}
+	if !more && n <= erasure.ReplicateMax {
+		b, err := p.replicate(ctx, buf, n)
+		return PutResult{Blob: b}, err
+	}
+	return p.encode(ctx, in, exact, buf, n, more)
+}
+
+// resolve finds the slots that can be written to.
+func (p *put) resolve() {
+	now := int64(0)
+	for i, slot := range p.group.Slots {
+		store, state := p.set.cfg.Drives.Drive(slot.Drive)
+		d := p.set.drives.get(slot.Drive)
+		p.drives[i] = d
+		if store == nil || !state.Writable() {
+			p.fell(i, fmt.Errorf("drive %s is %s: %w", slot.Drive, state, storagenode.ErrUnavailable))
+			continue
+		}
+		if until := d.shunned.Load(); until != 0 {
+			if now == 0 {
+				now = p.set.cfg.Clock.Now().UnixNano()
+			}
+			if now < until {
+				p.fell(i, fmt.Errorf("drive %s kept a write waiting: %w", slot.Drive, storagenode.ErrSuspect))
+				continue
+			}
+		}
+		p.stores[i] = store
+		p.live = p.live.With(i)
+	}
+}
+
+// fell notes that a slot does not get the blob.
+func (p *put) fell(slot int, err error) {
+	p.live = p.live.Without(slot)
+	if p.cause == nil || errors.Is(err, storagenode.ErrStaleEpoch) {
+		p.cause = err
+	}
+}
+
+// drop is fell for a slot that was too late.
+func (p *put) drop(slot int, c *call) {
+	now := p.set.cfg.Clock.Now()
+	c.late(now)
+	p.drives[slot].shunned.Store(now.Add(penaltyWaits * p.set.cfg.WriteWait).UnixNano())
+	p.set.stats.late.Inc()
+	p.fell(slot, fmt.Errorf("drive %s: %w", p.group.Slots[slot].Drive, storagenode.ErrSuspect))
+}
+
+func (p *put) quorumError(got, want int) error {
+	if p.cause == nil {
+		return fmt.Errorf("put blob %s: %d slots of %d: %w", p.id, got, want, ErrQuorum)
+	}
+	return fmt.Errorf("put blob %s: %d slots of %d: %w: %w", p.id, got, want, ErrQuorum, p.cause)
+}
+
+// memoryFor is the size of the buffer that a stripe of n bytes is encoded in.
+func memoryFor(s erasure.Scheme, n int) int {
+	if s.K == 1 {
+		return s.ShardSize(n) // every shard is the data itself
+	}
+	return s.ShardSize(n) * s.N()
+}
+
+// first reads the first stripe: its buffer, its length, and whether src goes on
+// behind it. On an error there is no buffer.
+func (p *put) first(ctx context.Context, in *Source, hint int64) (*buffer, int, bool, error) {
+	room, size := erasure.ReplicateMax, erasure.ReplicateMax
+	switch {
+	case hint > erasure.ReplicateMax:
+		room = int(min(hint, erasure.StripeSize))
+		size = memoryFor(p.group.Scheme, room)
+	case hint >= 0:
+		room = max(int(hint), 1)
+		size = room
+	}
+	buf, err := p.set.memory.get(ctx, size)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	n, more := 0, true
+	for {
+		var c int
+		c, err = p.fill(in, buf, n, room)
+		n += c
+		if err == nil {
+			more, err = in.more()
+		}
+		if err != nil {
+			buf.release()
+			return nil, 0, false, fmt.Errorf("read source: %w", err)
+		}
+		if !more || room == erasure.StripeSize {
+			return buf, n, more, nil
+		}
+		room = erasure.StripeSize
+		if buf, err = p.grow(ctx, buf, n); err != nil {
+			return nil, 0, false, err
+		}
+	}
+}
+
+// fill reads into mem[from:to] and shows the observer what came.
+func (p *put) fill(in *Source, buf *buffer, from, to int) (int, error) {
+	if p.obs == nil {
+		return in.fill(buf.mem[from:to], nil)
+	}
+	told := from
+	n, err := in.fill(buf.mem[from:to], func(n int) {
+		if from+n-told >= observeBytes {
+			p.obs.see(buf, told, from+n)
+			told = from + n
+		}
+	})
+	p.obs.see(buf, told, from+n)
+	return n, err
+}
+
+// grow moves what a hint was too small for into a buffer for a whole stripe.
+// The small one is held for as long as the other takes to be had, but is too
+// small to starve anybody, unless the hint lied.
+func (p *put) grow(ctx context.Context, old *buffer, n int) (*buffer, error) {
+	buf, err := p.set.memory.get(ctx, memoryFor(p.group.Scheme, erasure.StripeSize))
+	if err == nil {
+		copy(buf.mem, old.mem[:n])
+	}
+	old.release()
+	return buf, err
+}
+
+// attrs asks for the attributes; the observer has seen everything.
+func (p *put) attrs(size int64) ([]byte, error) {
+	if p.opt.Attrs == nil {
+		return nil, nil
+	}
+	a := p.opt.Attrs(size)
+	if len(a) > storagenode.MaxAttrs {
+		return nil, fmt.Errorf("attributes of %d bytes: %w", len(a), storagenode.ErrTooLarge)
+	}
+	return a, nil
+}

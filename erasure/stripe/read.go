@@ -1,0 +1,303 @@
+package stripe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// Read writes n bytes of the blob from off to w, all of them or an error. Every
+// byte was verified before. While one stripe is written, the next is read, if
+// there is memory for it.
+//
+// ErrUnreadable, before or after some bytes were written, where fewer than k
+// good shards of a stripe can be had; ErrRange; ErrOverload; ctx's error; w's.
+func (s *Set) Read(ctx context.Context, g erasure.Group, b erasure.Blob, off, n int64, w io.Writer) error {
+	if err := checkGroup(&g); err != nil {
+		return err
+	}
+	if off < 0 || n < 0 || off > b.Size || n > b.Size-off {
+		return fmt.Errorf("blob %s: %d bytes from %d of %d: %w", b.ID, n, off, b.Size, ErrRange)
+	}
+	if n == 0 {
+		return nil
+	}
+	if b.Mode == erasure.Replicated {
+		return s.readCopy(ctx, &g, &b, off, int(n), w)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := reader{set: s, group: &g, blob: &b, off: off, end: off + n}
+	return r.run(ctx, w)
+}
+
+// reader streams a range of an encoded blob.
+type reader struct {
+	set      *Set
+	group    *erasure.Group
+	blob     *erasure.Blob
+	off, end int64
+}
+
+// window is the part of one stripe that a read wants: bytes from to to of n.
+type window struct{ stripe, n, from, to int }
+
+// fetched is a window in memory, in pieces in order.
+type fetched struct {
+	mem    *buffer
+	pieces [][]byte
+	one    [1][]byte
+	err    error
+}
+
+func (r *reader) window(stripe int) window {
+	base := int64(stripe) * erasure.StripeSize
+	n := stripeLen(r.blob.Size, stripe)
+	return window{stripe, n, int(max(0, r.off-base)), int(min(int64(n), r.end-base))}
+}
+
+func (r *reader) run(ctx context.Context, w io.Writer) error {
+	last := int((r.end - 1) / erasure.StripeSize)
+	var ahead chan *fetched
+	for i := int(r.off / erasure.StripeSize); i <= last; i++ {
+		var f *fetched
+		if ahead != nil {
+			f = <-ahead
+			ahead = nil
+		} else {
+			f = r.fetch(ctx, r.window(i), nil)
+		}
+		if f.err != nil {
+			return f.err
+		}
+		if i < last {
+			ahead = r.prefetch(ctx, r.window(i+1))
+		}
+		for _, p := range f.pieces {
+			if f.err = writeAll(w, p); f.err != nil {
+				break
+			}
+		}
+		f.mem.release()
+		if f.err != nil {
+			r.forget(ahead)
+			return f.err
+		}
+	}
+	return nil
+}
+
+// prefetch reads a window in the background if there is memory for it now; a
+// reader that holds a window never waits for more.
+func (r *reader) prefetch(ctx context.Context, win window) chan *fetched {
+	mem := r.set.memory.try(win.to - win.from)
+	if mem == nil {
+		return nil
+	}
+	c := make(chan *fetched, 1)
+	go func() { c <- r.fetch(ctx, win, mem) }()
+	return c
+}
+
+// forget lets go of a prefetched window, without waiting for it.
+func (r *reader) forget(ahead chan *fetched) {
+	if ahead != nil {
+		go func() { (<-ahead).mem.release() }()
+	}
+}
+
+// fetch reads a window: straight from the data shards where their drives are
+// well, otherwise by gathering the stripe. It owns mem, which may be nil.
+func (r *reader) fetch(ctx context.Context, win window, mem *buffer) *fetched {
+	if r.direct(win) {
+		var err error
+		if mem == nil {
+			if mem, err = r.set.memory.get(ctx, win.to-win.from); err != nil {
+				return &fetched{err: err}
+			}
+		}
+		f := r.straight(ctx, win, mem)
+		if f != nil {
+			return f
+		}
+	} else {
+		mem.release()
+	}
+	d, err := r.set.gather(ctx, r.group, r.blob, win.stripe, nil)
+	if err != nil {
+		return &fetched{err: err}
+	}
+	return r.cut(d, win)
+}
+
+// cut takes a window out of a decoded stripe.
+func (r *reader) cut(d *decoded, win window) *fetched {
+	f := &fetched{mem: d.mem}
+	at := 0
+	for _, p := range d.shards[:r.group.Scheme.K] {
+		from, to := max(win.from-at, 0), min(win.to-at, len(p))
+		if from < to {
+			f.pieces = append(f.pieces, p[from:to])
+		}
+		at += len(p)
+	}
+	return f
+}
+
+// direct says whether all data shards of a window can be expected to be there.
+func (r *reader) direct(win window) bool {
+	size := r.group.Scheme.ShardSize(win.n)
+	for i := win.from / size; i <= (win.to-1)/size; i++ {
+		id := r.group.Slots[i].Drive
+		store, state := r.set.cfg.Drives.Drive(id)
+		if r.blob.Missing.Has(i) || store == nil || !state.Readable() || r.set.drives.get(id).stuck(r.set.cfg.Clock.Now) {
+			return false
+		}
+	}
+	return true
+}
+
+// straight reads the data shards' runs of a window side by side into mem, which
+// it owns. A shard that is late gets a hedge: the whole stripe by other slots.
+// Nil where a shard is lost: gather.
+func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched {
+	s := r.set
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends stragglers and hedges
+	size := r.group.Scheme.ShardSize(win.n)
+	first, last := win.from/size, (win.to-1)/size
+	results := make(chan lateResult, last-first+1)
+	calls := make([]call, last-first+1)
+	patience := hedgeMin
+	for i := first; i <= last; i++ {
+		from, to := max(win.from, i*size), min(win.to, (i+1)*size)
+		c := &calls[i-first]
+		c.drive = s.drives.get(r.group.Slots[i].Drive)
+		patience = max(patience, c.drive.hedgeAfter(to-from))
+		mem.retain(1)
+		id := storagenode.ShardID{PG: r.group.PG, Slot: uint8(i), Blob: r.blob.ID, Stripe: uint32(win.stripe)}
+		go func() {
+			err := s.readPart(ctx, r.group, id, int64(from-i*size), mem.mem[from-win.from:to-win.from])
+			c.done()
+			mem.release()
+			results <- lateResult{i, err}
+		}()
+	}
+	s.hedges.reads.Add(1)
+	timer := s.cfg.Clock.After(patience)
+	var hedge chan *decoded
+	for left := len(calls); left > 0; {
+		select {
+		case res := <-results:
+			if left--; res.err == nil {
+				continue
+			}
+			if err := ended(ctx); err != nil {
+				mem.release()
+				return &fetched{err: err}
+			}
+			s.damaged(r.group, r.blob.ID, res.slot, res.err)
+			mem.release()
+			return r.hedged(hedge, win)
+		case <-timer:
+			now := s.cfg.Clock.Now()
+			for i := range calls {
+				calls[i].late(now)
+			}
+			if patience >= stuckAfter { // for the second time, or at once on a slow drive
+				mem.release()
+				return r.hedged(hedge, win)
+			}
+			hedge = r.hedge(ctx, win)
+			timer, patience = s.cfg.Clock.After(stuckAfter-patience), stuckAfter
+		case d := <-hedge:
+			if hedge = nil; d != nil {
+				mem.release()
+				return r.cut(d, win)
+			}
+		case <-ctx.Done():
+			mem.release()
+			return &fetched{err: context.Cause(ctx)}
+		}
+	}
+	f := &fetched{mem: mem}
+	f.one[0] = mem.mem[:win.to-win.from]
+	f.pieces = f.one[:]
+	return f
+}
+
+type lateResult struct {
+	slot int
+	err  error
+}
+
+// hedge gathers the stripe beside a late read, if the share of hedges and the
+// memory allow it. The channel gives nil where that failed.
+func (r *reader) hedge(ctx context.Context, win window) chan *decoded {
+	if !r.set.hedges.allow() {
+		return nil
+	}
+	mem := r.set.memory.try(gatherMemory(r.group.Scheme, win.n))
+	if mem == nil {
+		return nil
+	}
+	r.set.stats.hedged.Inc()
+	c := make(chan *decoded)
+	go func() {
+		d, err := r.set.gather(ctx, r.group, r.blob, win.stripe, mem)
+		if err != nil {
+			d = nil
+		}
+		select {
+		case c <- d:
+		case <-ctx.Done():
+			if d != nil {
+				d.release()
+			}
+		}
+	}()
+	return c
+}
+
+// hedged is the hedge's answer, nil where there was none.
+func (r *reader) hedged(hedge chan *decoded, win window) *fetched {
+	if hedge == nil {
+		return nil
+	}
+	if d := <-hedge; d != nil {
+		return r.cut(d, win)
+	}
+	return nil
+}
+
+// readPart reads a run of a shard, from the drive the slot was mapped from where
+// its own does not have it.
+func (s *Set) readPart(ctx context.Context, g *erasure.Group, id storagenode.ShardID, off int64, p []byte) error {
+	slot := &g.Slots[id.Slot]
+	err := s.readDrive(ctx, slot.Drive, id, off, p)
+	if err != nil && slot.State == storagenode.SlotRebuilding && !slot.From.IsZero() {
+		if s.readDrive(ctx, slot.From, id, off, p) == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (s *Set) readDrive(ctx context.Context, drive storagenode.DriveID, id storagenode.ShardID, off int64, p []byte) error {
+	store, state := s.cfg.Drives.Drive(drive)
+	if store == nil || !state.Readable() {
+		return fmt.Errorf("drive %s is %s: %w", drive, state, storagenode.ErrUnavailable)
+	}
+	begin := s.cfg.Clock.Now()
+	if err := readFull(ctx, store, id, off, p); err != nil {
+		return err
+	}
+	s.drives.get(drive).latency(len(p)).add(s.cfg.Clock.Now().Sub(begin))
+	return nil
+}
+
+var errNoCopy = errors.New("no slot answered")

@@ -1,0 +1,148 @@
+package stripe
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// rotateBytes is how much payload small blobs bring to one set of slots before
+// the next one's turn. Blobs that share a set share its group commits.
+const rotateBytes = 4 << 20
+
+// rotor says at which slot of a PG the copies of small blobs begin.
+type rotor struct{ bytes atomic.Int64 }
+
+func (s *Set) rotate(g *erasure.Group, size int) int {
+	v, ok := s.rotors.Load(g.PG)
+	if !ok {
+		v, _ = s.rotors.LoadOrStore(g.PG, &rotor{})
+	}
+	round := v.(*rotor).bytes.Add(int64(size)+512) / rotateBytes
+	return int(round * int64(g.Scheme.M+1) % int64(g.Scheme.N()))
+}
+
+// replicate writes a small blob as m+1 copies. It owns the buffer. A slot that
+// fails or is late is replaced by another.
+func (p *put) replicate(ctx context.Context, buf *buffer, n int) (erasure.Blob, error) {
+	defer buf.release()
+	data := buf.mem[:n]
+	err := p.obs.end()
+	if p.obs == nil && p.opt.Observer != nil && n > 0 {
+		err = writeAll(p.opt.Observer, data)
+	}
+	if err != nil {
+		return erasure.Blob{}, fmt.Errorf("observer: %w", err)
+	}
+	attrs, err := p.attrs(int64(n))
+	if err != nil {
+		return erasure.Blob{}, err
+	}
+	c := copies{p: p, next: p.set.rotate(p.group, n), want: int(p.group.Scheme.M) + 1}
+	hash := storagenode.BlockSum(data)
+	c.shard = storagenode.Shard{
+		ID: storagenode.ShardID{PG: p.group.PG, Blob: p.id},
+		K:  1, M: p.group.Scheme.M, StripeLen: uint32(n), StripeHash: hash,
+		Last: true, Attrs: attrs, Payload: data,
+	}
+	if n > 0 {
+		c.sums[0] = hash // of at most one block
+		c.shard.Sums = c.sums[:1]
+	}
+	work, cancel := context.WithCancel(ctx)
+	defer cancel() // ends stragglers
+	if err := c.write(work, buf); err != nil {
+		return erasure.Blob{}, err
+	}
+	return c.blob(int64(n)), nil
+}
+
+// copies are the replicas of one small blob on their way.
+type copies struct {
+	p     *put
+	shard storagenode.Shard
+	sums  [1]uint64
+	next  int // slot to look at next
+	tried int
+	want  int // copies
+	done  erasure.SlotMask
+	lost  erasure.SlotMask // tried in vain
+}
+
+// start begins a copy on the next slot that can be written to.
+func (c *copies) start(ctx context.Context, w *writers) bool {
+	n := c.p.group.Scheme.N()
+	for ; c.tried < n; c.tried++ {
+		slot := c.next
+		c.next = (c.next + 1) % n
+		if c.p.live.Has(slot) {
+			c.tried++
+			c.shard.ID.Slot, c.shard.SlotEpoch = uint8(slot), c.p.group.Slots[slot].Epoch
+			w.start(ctx, slot, c.shard)
+			return true
+		}
+	}
+	return false
+}
+
+func (c *copies) write(ctx context.Context, buf *buffer) error {
+	p := c.p
+	least := p.group.Scheme.MinReplicas()
+	w := newWriters(p, buf)
+	for range c.want {
+		c.start(ctx, w)
+	}
+	patience := newPatience(p.set)
+	for w.running != 0 {
+		select {
+		case r := <-w.results:
+			w.running = w.running.Without(r.slot)
+			if r.err == nil {
+				c.done = c.done.With(r.slot)
+				continue
+			}
+			p.fell(r.slot, r.err)
+			c.lost = c.lost.With(r.slot)
+			c.start(ctx, w)
+		case <-patience.c:
+			if c.done.Count() < least && c.tried == p.group.Scheme.N() && patience.again() {
+				continue
+			}
+			late := w.running
+			w.running = 0
+			for i := range p.group.Slots {
+				if late.Has(i) {
+					p.drop(i, &w.calls[i])
+					c.lost = c.lost.With(i)
+					c.start(ctx, w)
+				}
+			}
+			patience.again()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if got := c.done.Count(); got < least {
+		return p.quorumError(got, least)
+	}
+	return nil
+}
+
+// blob says where the copies are, and which of the slots that were meant to
+// hold one do not.
+func (c *copies) blob(size int64) erasure.Blob {
+	b := erasure.Blob{ID: c.p.id, Size: size, Mode: erasure.Replicated, Slots: c.done}
+	spare := [...]erasure.SlotMask{c.lost, erasure.AllSlots(c.p.group.Scheme.N())}
+	for _, from := range spare {
+		for i := range c.p.group.Slots {
+			if b.Slots.Count() < c.want && from.Has(i) && !b.Slots.Has(i) {
+				b.Slots = b.Slots.With(i)
+				b.Missing = b.Missing.With(i)
+			}
+		}
+	}
+	return b
+}
