@@ -264,7 +264,8 @@ func (c *committer) await(commit uint64) {
 	}
 }
 
-// late gives the members without the commit; done says that another has it.
+// late gives the members without the commit, and the joiner where it is far
+// behind; done says that a member has it.
 func (c *committer) late(commit uint64) (late []*member, done bool) {
 	for _, m := range c.members {
 		switch {
@@ -274,6 +275,9 @@ func (c *committer) late(commit uint64) (late []*member, done bool) {
 		default:
 			late = append(late, m)
 		}
+	}
+	if j := c.joiner; j != nil && j.err == nil && commit > j.synced+memberJobs/2 {
+		late = append(late, j) // or its queue would overflow
 	}
 	return late, done
 }

@@ -44,6 +44,7 @@ func (c *committer) joinStarted(d *drive, err error) {
 		return
 	}
 	m := startMember(c.cfg, d, c.results, c.commit+1, c.chain)
+	m.synced = c.commit
 	c.joiner = m
 	st := c.state
 	go func() {

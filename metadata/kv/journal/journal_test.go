@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -131,10 +132,14 @@ func load(t testing.TB, s kv.Store, workers int, allowed ...error) (stop func() 
 				}
 				k, v := fmt.Sprintf("w%d/%06d", w, i%500), fmt.Sprintf("%d-%0100d", i, i)
 				err := put(t, s, k, v)
+				if errors.Is(err, context.Canceled) {
+					return // the test has ended
+				}
 				if err == nil {
 					mu.Lock()
 					acked[k] = v
 					mu.Unlock()
+					time.Sleep(200 * time.Microsecond) // other tests want to run, too
 					continue
 				}
 				ok := false
@@ -152,11 +157,14 @@ func load(t testing.TB, s kv.Store, workers int, allowed ...error) (stop func() 
 			}
 		})
 	}
-	return func() map[string]string {
-		close(quit)
+	var once sync.Once
+	stop = func() map[string]string {
+		once.Do(func() { close(quit) })
 		wg.Wait()
 		return acked
 	}
+	t.Cleanup(func() { stop() })
+	return stop
 }
 
 func check(t testing.TB, s kv.Store, acked map[string]string) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -85,8 +84,6 @@ func (m membership) newer(o membership) bool {
 	}
 	return m.Created.After(o.Created)
 }
-
-func (m membership) has(id storagenode.DriveID) bool { return slices.Contains(m.Members, id) }
 
 // readSmall reads a whole file of at most limit bytes.
 func readSmall(fs vfs.FS, path string, limit int64) (b []byte, err error) {

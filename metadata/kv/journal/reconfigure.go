@@ -26,11 +26,6 @@ func (c *committer) reconfigure() error {
 		m.stop()
 	}
 	c.members = ok
-	if len(ok) == 0 {
-		if err := c.emergency(); err != nil {
-			return err
-		}
-	}
 	return c.writeGeneration()
 }
 
@@ -55,9 +50,12 @@ func (c *committer) emergency() error {
 	}
 	snap, err := c.state.snapshot()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: all members of the journal are lost: %w", errNoDrives, err)
 	}
 	defer func() { _ = snap.Close() }()
+	if commit, chain, err := covered(snap); err != nil || commit != c.commit || chain != c.chain {
+		return fmt.Errorf("%w: all members of the journal are lost, and the state is behind", errNoDrives)
+	}
 	for len(c.members) == 0 {
 		picked := c.candidates()
 		if len(picked) == 0 {
@@ -110,7 +108,9 @@ func (c *committer) candidates() []*drive {
 func (c *committer) writeGeneration() error {
 	for {
 		if len(c.members) == 0 {
-			return fmt.Errorf("%w: no member of the journal is left", errNoDrives)
+			if err := c.emergency(); err != nil {
+				return err
+			}
 		}
 		c.rec.Generation++
 		c.rec.Format, c.rec.Cluster = membershipFormat, c.cfg.Cluster

@@ -1,0 +1,362 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"kintsugi/metadata/kv"
+	"kintsugi/metadata/kv/journal"
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// faulty gives a configuration with short times on a faulty file system in
+// memory.
+func faulty(t testing.TB, n, tolerance int) (journal.Config, *vfs.Fault, *vfs.Mem) {
+	mem := vfs.NewMem()
+	fs := vfs.NewFault(mem)
+	cfg := config(t, fs, "/", n, tolerance)
+	cfg.EvictAfter, cfg.StallAfter = 200*time.Millisecond, 2*time.Second
+	cfg.StateTimeout, cfg.RetryAfter = 500*time.Millisecond, time.Second
+	cfg.LogSize, cfg.SnapshotAfter = 256<<10, 2<<20
+	return cfg, fs, mem
+}
+
+func dirOf(cfg journal.Config, id storagenode.DriveID) string {
+	for _, d := range cfg.Drives {
+		if d.ID == id {
+			return d.Dir
+		}
+	}
+	return "?"
+}
+
+// empty removes all there is in a directory, but not the directory.
+func empty(t testing.TB, fs vfs.FS, dir string) {
+	t.Helper()
+	names, err := fs.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		if err := fs.RemoveAll(filepath.Join(dir, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// whole waits until there are tolerance+1 members, none of them in without.
+func whole(t testing.TB, s *journal.Store, cfg journal.Config, without ...storagenode.DriveID) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("status %+v", s.Status())
+		}
+	}()
+	eventually(t, "all members", func() bool {
+		st := s.Status()
+		for _, id := range without {
+			if slices.Contains(st.Members, id) {
+				return false
+			}
+		}
+		return len(st.Members) == cfg.Tolerance+1 && st.Degraded == ""
+	})
+}
+
+// TestMembersFail lets members fail in all ways, some at once, under load:
+// nobody sees an error, and others take their places.
+func TestMembersFail(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		fault func(t *testing.T, fs *vfs.Fault, dir string)
+	}{
+		{"sync EIO", func(_ *testing.T, fs *vfs.Fault, dir string) {
+			fs.Inject(vfs.Rule{Ops: vfs.OpSync, Path: dir + "/journal/log", Err: syscall.EIO})
+		}},
+		{"write ENOSPC", func(_ *testing.T, fs *vfs.Fault, dir string) {
+			fs.Inject(vfs.Rule{Ops: vfs.OpWrite | vfs.OpCreate, Path: dir + "/journal/log", Err: syscall.ENOSPC})
+		}},
+		{"short write", func(_ *testing.T, fs *vfs.Fault, dir string) {
+			fs.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: dir + "/journal/log", Err: syscall.ENOSPC, Short: true})
+		}},
+		{"hang in sync", func(t *testing.T, fs *vfs.Fault, dir string) {
+			t.Cleanup(fs.Inject(vfs.Rule{Ops: vfs.OpSync, Path: dir + "/journal/log", Hang: true}).Release)
+		}},
+		{"everything hangs", func(t *testing.T, fs *vfs.Fault, dir string) {
+			t.Cleanup(fs.Inject(vfs.Rule{Path: dir + "/", Hang: true}).Release)
+		}},
+		{"everything EIO", func(_ *testing.T, fs *vfs.Fault, dir string) {
+			fs.Inject(vfs.Rule{Path: dir + "/", Err: syscall.EIO})
+		}},
+		{"emptied", func(t *testing.T, fs *vfs.Fault, dir string) { empty(t, fs, dir) }},
+		{"moved away", func(t *testing.T, fs *vfs.Fault, dir string) {
+			if err := fs.Rename(dir, dir+".away"); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		for _, many := range []int{1, 2, 3} {
+			t.Run(fmt.Sprintf("%s/%d of 3", c.name, many), func(t *testing.T) {
+				t.Parallel()
+				cfg, fs, _ := faulty(t, 6, 2)
+				s := open(t, cfg)
+				stop := load(t, s, 4)
+				time.Sleep(50 * time.Millisecond)
+				lost := slices.Clone(s.Status().Members[:many])
+				for _, id := range lost {
+					c.fault(t, fs, dirOf(cfg, id))
+				}
+				eventually(t, "left", func() bool {
+					return !slices.ContainsFunc(s.Status().Members, func(id storagenode.DriveID) bool {
+						return slices.Contains(lost, id)
+					})
+				})
+				for _, id := range lost {
+					s.SetUsable(id, false)
+				}
+				if many < 3 || c.name != "everything hangs" {
+					whole(t, s, cfg, lost...)
+				}
+				acked := stop()
+				check(t, s, acked)
+				if t.Failed() {
+					return
+				}
+				// What is lost stays lost: with the others it opens again.
+				for _, id := range lost {
+					cfg.Unusable = append(cfg.Unusable, id)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if many > cfg.Tolerance {
+					return
+				}
+				check(t, open(t, cfg), acked)
+			})
+		}
+	}
+}
+
+// TestStateLost: the drive with the state fails in all ways, under load.
+func TestStateLost(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		fault func(t *testing.T, fs *vfs.Fault, dir string)
+	}{
+		{"emptied", func(t *testing.T, fs *vfs.Fault, dir string) { empty(t, fs, dir) }},
+		{"full", func(_ *testing.T, fs *vfs.Fault, dir string) {
+			fs.Inject(vfs.Rule{Ops: vfs.OpWrite | vfs.OpCreate, Path: dir + "/state", Err: syscall.ENOSPC})
+		}},
+		{"EIO", func(_ *testing.T, fs *vfs.Fault, dir string) {
+			fs.Inject(vfs.Rule{Path: dir + "/state", Err: syscall.EIO})
+		}},
+		{"hang", func(t *testing.T, fs *vfs.Fault, dir string) {
+			t.Cleanup(fs.Inject(vfs.Rule{Path: dir + "/state", Hang: true}).Release)
+		}},
+		{"hang in reads", func(t *testing.T, fs *vfs.Fault, dir string) {
+			t.Cleanup(fs.Inject(vfs.Rule{Ops: vfs.OpRead, Path: dir + "/state", Hang: true}).Release)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, fs, _ := faulty(t, 6, 2)
+			cfg.Checkpoint = 50 * time.Millisecond
+			s := open(t, cfg)
+			stop := load(t, s, 4)
+			time.Sleep(200 * time.Millisecond)
+			was := s.Status().StateDrive
+			c.fault(t, fs, dirOf(cfg, was))
+			if c.name == "emptied" {
+				// Pebble keeps its files open; somebody has to say it.
+				s.SetUsable(was, false)
+			}
+			if strings.Contains(c.name, "reads") {
+				time.Sleep(300 * time.Millisecond) // reads that hit no cache may never come
+			} else {
+				eventually(t, "another state", func() bool {
+					st := s.Status()
+					return st.StateDrive != was && !st.StateDrive.IsZero()
+				})
+			}
+			check(t, s, stop())
+		})
+	}
+}
+
+// TestTooFewDrives: beyond the tolerance nothing is served, and nothing lost.
+func TestTooFewDrives(t *testing.T) {
+	cfg, fs, _ := faulty(t, 6, 2)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	away := fs.Inject(vfs.Rule{Path: "/d0/", Err: syscall.EIO})
+	fs.Inject(vfs.Rule{Path: "/d4", Err: syscall.EIO})
+	fs.Inject(vfs.Rule{Path: "/d5", Err: syscall.EIO})
+	_, err := journal.Open(t.Context(), cfg)
+	if !errors.Is(err, kv.ErrUnavailable) || !strings.Contains(err.Error(), "/d5") {
+		t.Fatalf("open with three drives away: %v", err)
+	}
+	away.Release()
+	s = open(t, cfg)
+	wantGet(t, s, "a", "1")
+	if st := s.Status(); len(st.Members) != 3 {
+		t.Fatalf("status %+v", st)
+	}
+}
+
+// TestAllMembersAway: with all of four drives gone, commits stop, and go on by
+// themselves when the drives are back.
+func TestAllMembersAway(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 2)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	for _, d := range cfg.Drives {
+		if err := fs.Rename(d.Dir, d.Dir+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "unavailable", func() bool {
+		err := put(t, s, "a", "2")
+		if err != nil && !errors.Is(err, kv.ErrUnavailable) && !errors.Is(err, kv.ErrUnknown) {
+			t.Fatal(err)
+		}
+		return errors.Is(err, kv.ErrUnavailable)
+	})
+	for _, d := range cfg.Drives {
+		if err := fs.Rename(d.Dir+".away", d.Dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "available", func() bool { return put(t, s, "b", "3") == nil })
+	wantGet(t, s, "b", "3")
+	if v, err := s.Get(t.Context(), []byte("a")); err != nil || len(v) == 0 {
+		t.Fatalf("a is %q, %v", v, err)
+	}
+}
+
+// TestReplace: emptied drives that were formatted anew are taken in again.
+func TestReplace(t *testing.T) {
+	cfg, fs, _ := faulty(t, 3, 1)
+	s := open(t, cfg)
+	stop := load(t, s, 2)
+	for round := range 3 {
+		for i, d := range cfg.Drives {
+			empty(t, fs, d.Dir)
+			m := journal.Member{ID: storagenode.DriveID{0xe, byte(round), byte(i)}, Dir: d.Dir}
+			cfg.Drives[i] = m
+			s.Replace(m)
+			eventually(t, "old one gone", func() bool {
+				return !slices.Contains(s.Status().Members, d.ID)
+			})
+			whole(t, s, cfg, d.ID)
+		}
+	}
+	acked := stop()
+	check(t, s, acked)
+	// Two of the three members' drives and the state may be emptied by now;
+	// what was acknowledged is on the new ones.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check(t, open(t, cfg), acked)
+}
+
+// TestSnapshotAndTrim: the log stays bounded, and a state can be built from a
+// snapshot and what follows it.
+func TestSnapshotAndTrim(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	cfg.LogSize, cfg.SnapshotAfter = 64<<10, 512<<10
+	s := open(t, cfg)
+	stop := load(t, s, 4)
+	dir := dirOf(cfg, s.Status().Members[0])
+	snapshots := func() (n int) {
+		names, err := fs.List(dir + "/journal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range names {
+			if strings.HasPrefix(n, "snap-") && !strings.HasSuffix(n, "0001") {
+				return 1
+			}
+		}
+		return 0
+	}
+	eventually(t, "a snapshot", func() bool { return snapshots() == 1 })
+	eventually(t, "trimmed", func() bool {
+		_, err := fs.Stat(fmt.Sprintf("%s/journal/log-%016x", dir, 1))
+		return errors.Is(err, vfs.ErrNotExist)
+	})
+	acked := stop()
+	check(t, s, acked)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range cfg.Drives {
+		if err := fs.RemoveAll(d.Dir + "/state"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(t, open(t, cfg), acked)
+}
+
+// TestDamagedMember: damage in the midst of one member's log, or a log that
+// goes another way, is replaced by a copy of the other's.
+func TestDamagedMember(t *testing.T) {
+	for _, kind := range []string{"flipped bit", "older copy", "log gone", "header gone"} {
+		t.Run(kind, func(t *testing.T) {
+			cfg, fs, mem := faulty(t, 4, 1)
+			s := open(t, cfg)
+			for i := range 50 {
+				mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+			victim := dirOf(cfg, s.Status().Members[0]) + "/journal"
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			log := fmt.Sprintf("%s/log-%016x", victim, 1)
+			var err error
+			switch kind {
+			case "flipped bit":
+				err = fs.FlipBit(log, 512*11+100, 3)
+			case "header gone":
+				err = fs.FlipBit(log, 17, 3)
+			case "log gone":
+				err = fs.Remove(log)
+			case "older copy":
+				// The namespace goes on without the victim, which is then
+				// found as it was; its record is set back, too.
+				err = mem.Rename(victim, "/kept")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, cfg)
+			if len(s.Status().Members) != 1 || s.Status().Generation == 1 {
+				t.Fatalf("status %+v", s.Status())
+			}
+			mustPut(t, s, "k0", "new")
+			if kind == "older copy" {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(mem.RemoveAll(victim), mem.Rename("/kept", victim)); err != nil {
+					t.Fatal(err)
+				}
+				s = open(t, cfg)
+			}
+			whole(t, s, cfg)
+			wantGet(t, s, "k0", "new")
+			wantGet(t, s, "k49", strings.Repeat("x", 300))
+		})
+	}
+}
