@@ -222,6 +222,18 @@ func TestReadErrors(t *testing.T) {
 		}
 	})
 	in.Release()
+	within(t, "Get", func() { // who waited for an opening that failed shares its error
+		for i := 0; i < 1000 && !t.Failed(); {
+			_, closer, err := x.Get(key(i))
+			switch {
+			case err == nil:
+				_ = closer.Close()
+				i++
+			case !errors.Is(err, syscall.EIO):
+				t.Errorf("key %d: %v", i, err)
+			}
+		}
+	})
 	x.verify(t, 1000)
 	x.end(t)
 }
