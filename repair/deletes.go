@@ -53,13 +53,14 @@ func (d *deletes) pass(ctx context.Context) error {
 		pending int64
 		errs    []error
 	)
+	groups := &groupCache{lookup: d.cfg.Lookup}
 	flush := func() {
 		left, err := d.carryOut(ctx, b, failed)
 		pending += left
 		if err != nil && len(errs) < 8 {
 			errs = append(errs, err)
 		}
-		b = &batch{}
+		b, groups = &batch{}, &groupCache{lookup: d.cfg.Lookup}
 	}
 	for o, err := range d.cfg.Blobs.ScanOwed(ctx) {
 		if err != nil {
@@ -69,7 +70,7 @@ func (d *deletes) pass(ctx context.Context) error {
 		if d.paused() {
 			return nil
 		}
-		g, err := d.cfg.Lookup.Group(ctx, o.PG)
+		g, err := groups.group(ctx, o.PG)
 		if err != nil {
 			errs = append(errs, err)
 			break

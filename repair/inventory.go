@@ -90,7 +90,9 @@ func (v *inventory) pass(ctx context.Context) (int64, error) {
 				if err != nil {
 					mu.Lock()
 					again[s.Drive] = true
-					first = errors.Join(first, err)
+					if first == nil {
+						first = err
+					}
 					mu.Unlock()
 				}
 				return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sort"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,6 +22,8 @@ const (
 	rebuildsAtOnce = 4
 	// classes orders repairs of the same margin: damage, then rebuilding.
 	classes = 2
+	// slowestRebuild is the bytes per second below which a rebuild is given up.
+	slowestRebuild = 1 << 20
 )
 
 // errWaiting: the slot's drive cannot take the shard now.
@@ -94,6 +97,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 		left  int64
 		first error
 	)
+	groups := &groupCache{lookup: w.cfg.Lookup}
 	jobs.SetLimit(queuedPerPass)
 	note := func(err error) {
 		mu.Lock()
@@ -108,7 +112,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 			_ = jobs.Wait()
 			return left, fmt.Errorf("scan damaged blobs: %w", err)
 		}
-		g, err := w.cfg.Lookup.Group(ctx, rec.PG)
+		g, err := groups.group(ctx, rec.PG)
 		if err != nil {
 			_ = jobs.Wait()
 			return left, err
@@ -211,7 +215,11 @@ func (w *worker) repairSlot(ctx context.Context, pg storagenode.PG, id storageno
 	}
 	blob := rec.Blob
 	blob.Missing = blob.Missing.With(slot) // never a source for itself
-	rebuilt := w.cfg.Stripes.Rebuild(ctx, g, blob, slot, dst, s.Epoch)
+	// A drive that hangs must not hold a place in the queue for ever.
+	patience := w.cfg.OpTimeout + time.Duration(slotBytes(g.Scheme, blob)/slowestRebuild)*time.Second
+	fillCtx, cancel := context.WithTimeout(ctx, patience)
+	rebuilt := w.cfg.Stripes.Rebuild(fillCtx, g, blob, slot, dst, s.Epoch)
+	cancel()
 	// Also a failed rebuild may have written something.
 	now, err := w.cfg.Blobs.Blob(ctx, pg, id)
 	if err != nil {
@@ -325,4 +333,26 @@ func (w *worker) shards() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.repaired
+}
+
+// groupCache remembers groups for the length of one pass; what acts on them
+// asserts epochs, or looks again.
+type groupCache struct {
+	lookup GroupLookup
+	known  map[storagenode.PG]erasure.Group
+}
+
+func (c *groupCache) group(ctx context.Context, pg storagenode.PG) (erasure.Group, error) {
+	if g, ok := c.known[pg]; ok {
+		return g, nil
+	}
+	g, err := c.lookup.Group(ctx, pg)
+	if err != nil {
+		return g, fmt.Errorf("look up pg %d: %w", pg, err)
+	}
+	if c.known == nil {
+		c.known = map[storagenode.PG]erasure.Group{}
+	}
+	c.known[pg] = g
+	return g, nil
 }
