@@ -1,0 +1,273 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
+	"kintsugi/gateway/checksum"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+// bounded gives the next left bytes of src. At the end of the last blob it
+// asks src for its end too, where a body's signature and trailer are judged.
+type bounded struct {
+	src   io.Reader
+	left  int64
+	last  bool
+	ended bool
+	probe [1]byte
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		if !b.last || b.ended {
+			return 0, io.EOF
+		}
+		n, err := b.src.Read(b.probe[:])
+		switch {
+		case n > 0:
+			return 0, errIncompleteBody
+		case err == io.EOF:
+			b.ended = true
+		case err == nil:
+			err = io.ErrNoProgress
+		}
+		return 0, err
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.src.Read(p)
+	b.left -= int64(n)
+	if err == io.EOF {
+		if b.left > 0 {
+			return n, errIncompleteBody
+		}
+		b.ended = true
+		if !b.last { // the source may have ended, but this blob only is full
+			err = nil
+		}
+	}
+	return n, err
+}
+
+// stored is what the data path wrote.
+type stored struct {
+	blobs []metadata.Written
+	size  int64
+	etag  string
+	md5   [16]byte
+	sum   checksum.Sum
+
+	room [1]metadata.Written
+}
+
+// store writes size bytes of src as blobs, each of them durable when store
+// returns. Nothing is committed: the caller judges the digests first.
+func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
+	h := g.hashers.New(a)
+	defer h.Close()
+	out.blobs = out.room[:0]
+	in := bounded{src: src}
+	for first := true; first || out.size < size; first = false {
+		n := min(size-out.size, erasure.BlobMax)
+		in.left, in.last = n, out.size+n == size
+		group, err := g.placement.OpenGroup(ctx)
+		if err != nil {
+			return err
+		}
+		attrs.Offset = out.size
+		res, err := g.blobs.Put(ctx, group, g.ids.Next(), &in, n, stripe.PutOptions{
+			Observer: h,
+			Attrs: func(blobSize int64) []byte {
+				attrs.Size = blobSize
+				if in.last {
+					out.md5 = h.MD5()
+					out.etag = hexMD5(out.md5)
+					attrs.ETag = out.etag
+				}
+				return attrs.Append(make([]byte, 0, attrs.length()))
+			},
+		})
+		if err != nil {
+			return err
+		}
+		if res.Blob.Size != n {
+			return errIncompleteBody
+		}
+		out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
+		out.size += n
+		attrs.Fields = nil
+	}
+	if out.etag == "" {
+		out.md5 = h.MD5()
+		out.etag = hexMD5(out.md5)
+	}
+	out.sum = h.Sum()
+	return nil
+}
+
+// lazyBody sends the head with the first bytes of the body, so that an error
+// before them can still be answered.
+type lazyBody struct {
+	x      *exchange
+	status int
+	due    time.Time // when the write deadline is to be renewed
+	err    error     // of the client's connection
+}
+
+// smallAnswer fits into the connection's buffers: it needs no deadline.
+const smallAnswer = 16 << 10
+
+// Write implements io.Writer.
+func (b *lazyBody) Write(p []byte) (int, error) {
+	if !b.x.begun {
+		b.x.WriteHeader(b.status)
+	}
+	if len(p) > smallAnswer || !b.due.IsZero() {
+		// Every write gets its own time: one of a whole stripe is as slow as
+		// the client takes it, so it is cut into pieces.
+		return b.pieces(p)
+	}
+	n, err := b.x.Write(p)
+	b.err = err
+	return n, err
+}
+
+func (b *lazyBody) pieces(p []byte) (total int, err error) {
+	const piece = 1 << 20
+	for len(p) > 0 {
+		if now := time.Now(); now.After(b.due) {
+			b.x.setWriteDeadline()
+			b.due = now.Add(b.x.g.timeout / 4)
+		}
+		n, err := b.x.Write(p[:min(piece, len(p))])
+		total += n
+		p = p[n:]
+		if err != nil {
+			b.err = err
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// send streams the bytes [off, off+n) of an object. Headers are set by the
+// caller and go out with the first verified bytes.
+func (x *exchange) send(o *metadata.Object, off, n int64, status int) error {
+	if n == 0 {
+		x.WriteHeader(status)
+		return nil
+	}
+	out := lazyBody{x: x, status: status}
+	err := x.g.copyOut(x.r.Context(), o, off, n, &out)
+	if err == nil {
+		return nil
+	}
+	if out.err != nil {
+		panic(http.ErrAbortHandler) // the client is gone, and knows why
+	}
+	return err
+}
+
+// copyOut writes the verified bytes [off, off+n) of an object to w.
+func (g *gateway) copyOut(ctx context.Context, o *metadata.Object, off, n int64, w io.Writer) error {
+	if len(o.Manifest) == 0 && len(o.Blobs) == 1 {
+		return g.copyExtent(ctx, metadata.Extent{Located: o.Blobs[0], Offset: off, Length: n}, w)
+	}
+	// A layout at a time: an object of 10,000 parts is not held in memory.
+	const step = 64 << 30
+	for n > 0 {
+		now := min(n, step)
+		extents, err := g.objects.Layout(ctx, o, off, now)
+		if err != nil {
+			return err
+		}
+		for _, e := range extents {
+			if err := g.copyExtent(ctx, e, w); err != nil {
+				return err
+			}
+			off, n, now = off+e.Length, n-e.Length, now-e.Length
+		}
+		if now != 0 {
+			return errors.New("layout does not cover the object")
+		}
+	}
+	return nil
+}
+
+func (g *gateway) copyExtent(ctx context.Context, e metadata.Extent, w io.Writer) error {
+	group, err := g.placement.Group(ctx, e.PG)
+	if err != nil {
+		return err
+	}
+	return g.blobs.Read(ctx, group, e.Blob, e.Offset, e.Length, w)
+}
+
+// gone says that an error may come from the object having been replaced while
+// it was being read.
+func gone(err error) bool {
+	return errors.Is(err, stripe.ErrUnreadable) || errors.Is(err, storagenode.ErrNotFound) ||
+		errors.Is(err, storagenode.ErrDeleted) || errors.Is(err, metadata.ErrNoSuchBlob)
+}
+
+// replaced says whether two look-ups of a key found different bytes.
+func replaced(a, b *metadata.Object) bool {
+	if len(a.Blobs) != len(b.Blobs) || len(a.Blobs) == 0 {
+		return a.ETag != b.ETag || !a.Modified.Equal(b.Modified) || string(a.Manifest) != string(b.Manifest)
+	}
+	return a.Blobs[0].Blob.ID != b.Blobs[0].Blob.ID
+}
+
+// pipe makes a reader of an object's bytes. Close it: that waits for the
+// goroutine behind it, which ctx ends too.
+func (g *gateway) pipe(ctx context.Context, o *metadata.Object, off, n int64) *objectReader {
+	if n == 0 {
+		return &objectReader{Reader: http.NoBody}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r, w := io.Pipe()
+	p := &objectReader{Reader: r, cancel: cancel, pipe: r, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		defer func() {
+			if c := recover(); c != nil {
+				_ = w.CloseWithError(panicked(c))
+			}
+		}()
+		err := g.copyOut(ctx, o, off, n, w)
+		_ = w.CloseWithError(err) // nil becomes io.EOF
+	}()
+	return p
+}
+
+// panicked is an error that says what a panic off the request's goroutine was
+// about, with the place.
+func panicked(cause any) error {
+	return fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+}
+
+type objectReader struct {
+	io.Reader
+	cancel context.CancelFunc
+	pipe   *io.PipeReader
+	done   chan struct{}
+}
+
+func (p *objectReader) close() {
+	if p.pipe == nil {
+		return
+	}
+	p.cancel()
+	_ = p.pipe.Close()
+	<-p.done
+}

@@ -1,0 +1,300 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"kintsugi/gateway/sigv4"
+	"kintsugi/metadata"
+)
+
+// exchange is one request and its answer. It implements http.ResponseWriter
+// around the server's, so that the router can hand it on. It is pooled, and
+// belongs to the request's goroutine.
+type exchange struct {
+	g  *gateway
+	w  http.ResponseWriter
+	r  *http.Request
+	op *operation
+
+	id     string // of the request
+	name   string // of the bucket, "" for none
+	key    string // "" for none
+	query  []parameter
+	start  time.Time
+	status int
+	begun  bool // the answer's head is out
+	out    int64
+
+	identity sigv4.Identity
+	payload  sigv4.Payload
+	bucket   metadata.Bucket
+	body     *requestBody
+
+	validators  [2]string // ETag and Last-Modified, for answers to conditions
+	unsatisfied string    // Content-Range of InvalidRange
+	err         error     // of the operation, between it and serve
+	match       mux.RouteMatch
+	idValue     [1]string
+}
+
+// Header values that never change.
+var (
+	zero        = []string{"0"}
+	retryAfter  = []string{"1"}
+	serverName  = []string{"Kintsugi"}
+	xmlType     = []string{"application/xml"}
+	acceptBytes = []string{"bytes"}
+
+	validatorNames = [2]string{"Etag", "Last-Modified"}
+)
+
+func (g *gateway) takeExchange(w http.ResponseWriter, r *http.Request) *exchange {
+	x, ok := g.exchanges.Get().(*exchange)
+	if !ok {
+		x = &exchange{g: g}
+		x.match.Vars = map[string]string{}
+	}
+	x.w, x.r, x.start = w, r, g.clock.Now()
+	x.newID()
+	x.identify(w.Header())
+	return x
+}
+
+func (g *gateway) giveExchange(x *exchange) {
+	query, vars := x.query[:0], x.match.Vars
+	clear(x.query)
+	*x = exchange{g: g, query: query}
+	x.match.Vars = vars
+	g.exchanges.Put(x)
+}
+
+// newID makes the request's id: unique in this process, and not likely to be
+// met again from another.
+func (x *exchange) newID() {
+	const digits = "0123456789ABCDEF"
+	n := x.g.serial.Add(1) * 0x9E3779B97F4A7C15 // odd: a bijection
+	var b [16]byte
+	for i := range b {
+		b[i] = digits[n>>60]
+		n <<= 4
+	}
+	x.id = string(b[:])
+}
+
+// identify sets what every answer has.
+func (x *exchange) identify(h http.Header) {
+	x.idValue[0] = x.id
+	h["X-Amz-Request-Id"] = x.idValue[:]
+	h["Server"] = serverName
+}
+
+func (x *exchange) operationName() string {
+	if x.op == nil {
+		return "unknown"
+	}
+	return x.op.name
+}
+
+// resource is the Resource of an error.
+func (x *exchange) resource() string {
+	switch {
+	case x.name == "":
+		return "/"
+	case x.key == "":
+		return "/" + x.name
+	}
+	return "/" + x.name + "/" + x.key
+}
+
+// serve answers the request or returns why not.
+func (x *exchange) serve() error {
+	if err := x.parseTarget(); err != nil {
+		return err
+	}
+	if err := x.parseQuery(); err != nil {
+		return err
+	}
+	router := x.g.routes.of(x)
+	found := router.Match(x.r, &x.match)
+	if found && x.match.MatchErr == nil {
+		x.op, _ = x.match.Handler.(*operation)
+	}
+	if x.r.Method == http.MethodOptions {
+		return errAccessForbidden
+	}
+	if err := x.authenticate(); err != nil {
+		return err
+	}
+	if x.op == nil {
+		return errMethodNotAllowed
+	}
+	if x.name != "" && !validBucketName(x.name) {
+		return errInvalidBucketName
+	}
+	if len(x.key) > maxKey {
+		return errKeyTooLong
+	}
+	if x.op.inBucket {
+		if err := x.findBucket(); err != nil {
+			return err
+		}
+	}
+	x.match.Handler.ServeHTTP(x, x.r)
+	return x.err
+}
+
+// authenticate verifies the signature. For now whoever has valid credentials
+// owns everything, and others may do nothing.
+func (x *exchange) authenticate() error {
+	var err error
+	if x.identity, x.payload, err = x.g.verifier.Verify(x.r); err != nil {
+		return err
+	}
+	if x.identity.Presigned {
+		x.liftHeaders()
+	}
+	return nil
+}
+
+// liftHeaders gives parameters of a presigned request that stand for headers
+// (x-amz-meta-…, x-amz-acl) the place of those. They are signed with the query.
+func (x *exchange) liftHeaders() {
+	for _, p := range x.query {
+		if len(p.name) <= 6 || !strings.EqualFold(p.name[:6], "x-amz-") {
+			continue
+		}
+		name := http.CanonicalHeaderKey(p.name)
+		switch name {
+		case "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signedheaders",
+			"X-Amz-Signature", "X-Amz-Content-Sha256", "X-Amz-Security-Token":
+			continue
+		}
+		if len(x.r.Header[name]) == 0 {
+			x.r.Header[name] = []string{p.value}
+		}
+	}
+}
+
+// findBucket looks the bucket up and checks its owner where asked to.
+func (x *exchange) findBucket() (err error) {
+	if x.bucket, err = x.g.buckets.Bucket(x.r.Context(), x.name); err != nil {
+		return err
+	}
+	return checkOwner(x.bucket, x.header("X-Amz-Expected-Bucket-Owner"))
+}
+
+// checkOwner compares with an announced owner: the id that listings show, or
+// the account's access key.
+func checkOwner(b metadata.Bucket, expected string) error {
+	if expected == "" || expected == b.Owner || expected == ownerID(b.Owner) {
+		return nil
+	}
+	return errAccessDenied
+}
+
+// ownerID is the canonical id of an account: 64 hexadecimal digits, as clients
+// expect, that say nothing of its keys.
+func ownerID(account string) string {
+	sum := sha256.Sum256([]byte("kintsugi account " + account))
+	return hex.EncodeToString(sum[:])
+}
+
+// header gives the first value of a header; the name is canonical.
+func (x *exchange) header(canonical string) string {
+	if v := x.r.Header[canonical]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// Header implements http.ResponseWriter.
+func (x *exchange) Header() http.Header { return x.w.Header() }
+
+// WriteHeader implements http.ResponseWriter.
+func (x *exchange) WriteHeader(status int) {
+	x.begun, x.status = true, status
+	x.w.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (x *exchange) Write(p []byte) (int, error) {
+	if !x.begun {
+		x.WriteHeader(http.StatusOK)
+	}
+	n, err := x.w.Write(p)
+	x.out += int64(n)
+	return n, err
+}
+
+// empty sends a head without a body.
+func (x *exchange) empty(status int) error {
+	if status == http.StatusOK {
+		x.w.Header()["Content-Length"] = zero
+	}
+	x.WriteHeader(status)
+	return nil
+}
+
+// sendXML sends a document.
+func (x *exchange) sendXML(status int, o *output) {
+	h := x.w.Header()
+	h["Content-Type"] = xmlType
+	h["Content-Length"] = []string{strconv.Itoa(len(o.b))}
+	x.WriteHeader(status)
+	x.setWriteDeadline()
+	_, _ = x.Write(o.b) // the client is gone where this fails
+}
+
+// setWriteDeadline bounds how long the client may take to take what is sent
+// next. The server lifts it with the end of the answer.
+func (x *exchange) setWriteDeadline() {
+	if d, ok := x.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		_ = d.SetWriteDeadline(time.Now().Add(x.g.timeout))
+	}
+}
+
+// requestBody is the verified body of a request. A client that sends nothing
+// for the gateway's timeout is cut off; there is no bound on the whole.
+type requestBody struct {
+	*sigv4.Reader
+	set   func(time.Time) error // nil: the connection has no deadlines
+	due   time.Time             // when the deadline is to be renewed
+	limit time.Duration
+}
+
+// openBody gives the body; call it once. Only the first read makes a client
+// that waits for 100 Continue send it.
+func (x *exchange) openBody() *requestBody {
+	b := &requestBody{Reader: x.g.verifier.Body(x.r, x.payload), limit: x.g.timeout}
+	if d, ok := x.w.(interface{ SetReadDeadline(time.Time) error }); ok {
+		b.set = d.SetReadDeadline
+	}
+	x.body = b
+	return b
+}
+
+// Read implements io.Reader.
+func (b *requestBody) Read(p []byte) (int, error) {
+	if b.set != nil {
+		if now := time.Now(); now.After(b.due) {
+			_ = b.set(now.Add(b.limit))
+			b.due = now.Add(b.limit / 4)
+		}
+	}
+	n, err := b.Reader.Read(p)
+	if err == io.EOF && b.set != nil {
+		// What the server reads on for, to see the client leave, must not
+		// time out while we work.
+		_ = b.set(time.Time{})
+		b.set = nil
+	}
+	return n, err
+}
