@@ -27,9 +27,9 @@ type applier struct {
 	// replay: a record may have been met before, and one that lies elsewhere
 	// with the same seq is an older copy.
 	replay bool
-	// damaged: the record at hand failed its check, and stands for its shard
-	// only where nothing better is known; unproven: nor was it surely synced.
-	damaged, unproven bool
+	// damaged: the record at hand failed its check. It stands for its shard
+	// until that is repaired, but never in the place of its own good copy.
+	damaged bool
 	// verify checks a record's payload, where that was not done; it decides
 	// between two copies of a record.
 	verify func() bool
@@ -120,11 +120,11 @@ func (a *applier) apply(h *header, at place, size int64, from place, moved bool)
 }
 
 // supersedes decides between a record and the one of the same key that the
-// index knows.
+// index knows, by seq.
 func (a *applier) supersedes(seq, curSeq uint64, cur, from place, moved bool) bool {
 	switch {
 	case seq != curSeq:
-		return seq > curSeq && !moved && !a.unproven
+		return seq > curSeq && !moved
 	case moved:
 		return cur == from // compare and swap
 	case !a.replay || a.damaged:
@@ -133,6 +133,10 @@ func (a *applier) supersedes(seq, curSeq uint64, cur, from place, moved bool) bo
 	return a.verify == nil || a.verify()
 }
 
+// shard counts on writers that raise a slot's fence before they write with its
+// epoch, so that a drop, which is refused below the fence, covers all records
+// before it. Otherwise one of a higher epoch, replaced by one of a lower, could
+// come back when the latter is dropped.
 func (a *applier) shard(h *header, at place, size int64, from place, moved bool) error {
 	id := h.shardID()
 	a.key = appendShardKey(a.key[:0], id)

@@ -18,10 +18,11 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 
 // Sync implements storagenode.ShardStore.
 func (s *Store) Sync(ctx context.Context, t storagenode.Token) error {
-	if t == 0 {
+	switch uint64(t) >> ticketBits {
+	case s.incarnation:
+	case 0: // no Open gives such: it covers nothing
 		return s.brokenErr()
-	}
-	if uint64(t)>>ticketBits != s.incarnation {
+	default:
 		return fmt.Errorf("sync: token of another incarnation of the drive: %w", storagenode.ErrUnavailable)
 	}
 	return s.syncTicket(ctx, uint64(t)&ticketMask)
@@ -161,6 +162,9 @@ func (s *Store) makeDurable(batch []pending) error {
 	defer s.gate.end(placeCommit)
 	for i := range batch {
 		g := batch[i].seg
+		if batch[i].state == stateFailed {
+			s.skip(reservation{seg: g, off: batch[i].off}, batch[i].size) // there may be space by now
+		}
 		if i+1 < len(batch) && batch[i+1].seg == g {
 			continue // places are given in order: the last one of a segment will do
 		}

@@ -319,7 +319,7 @@ func (s *Store) removeSegment(g *segFile) error {
 	if err != nil {
 		return err
 	}
-	if err := s.flushIndex(); err != nil && s.idxFailed.Load() == nil {
+	if err := s.flushIndex(); err != nil && !s.idxUnmarked.Load() {
 		return err // where the index is lost, its rebuild will not know the segment
 	}
 	if err := s.broken.Load(); err != nil {

@@ -122,7 +122,7 @@ func (s *Store) refusal(h *header, gen uint64, moved bool) error {
 		if h.epoch < fence {
 			return fmt.Errorf("epoch %d, fence %d: %w", h.epoch, fence, storagenode.ErrStaleEpoch)
 		}
-		if _, known := s.fences[slot]; known && h.epoch == fence {
+		if _, known := s.fences[slot]; known && h.epoch == fence && !s.unsaved[slot] {
 			return errSameFence
 		}
 	case typeSlotDrop:
@@ -143,6 +143,7 @@ func (s *Store) note(h *header, moved bool) {
 		s.dying[blobKey{slotKeyOf(h.pg, h.slot), h.blob}]++
 	case typeSlotEpoch:
 		s.fences[slotKeyOf(h.pg, h.slot)] = h.epoch
+		delete(s.unsaved, slotKeyOf(h.pg, h.slot))
 	}
 }
 
@@ -207,6 +208,9 @@ func (s *Store) wrote(r reservation, size int64, err error) error {
 	p.state = stateWritten
 	if err != nil {
 		p.state = stateFailed
+		if recordType(p.h.typ) == typeSlotEpoch {
+			s.unsaved[slotKeyOf(p.h.pg, p.h.slot)] = true
+		}
 	}
 	waited := s.want >= r.ticket
 	from, n := int64(0), int64(0)

@@ -96,7 +96,7 @@ func (s *Store) readEntry(id storagenode.ShardID, e *entry, off int64, p []byte)
 	defer g.release()
 	want := min(int64(len(p)), int64(e.payloadLen)-off)
 	if want <= 0 {
-		if len(p) == 0 && off <= int64(e.payloadLen) {
+		if len(p) == 0 {
 			return 0, nil
 		}
 		return 0, io.EOF

@@ -53,7 +53,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	s.nextSeq += seqGap
-	s.incarnation = s.nextSeg & (1<<incarnationBits - 1)
+	s.incarnation = max(1, s.nextSeg&(1<<incarnationBits-1))
 	return s.removeOldIndexes()
 }
 
@@ -399,13 +399,13 @@ func (r *replayer) one(a *applier, rec *found, shallow bool) error {
 		r.s.nextSeq = max(r.s.nextSeq, h.seq+1)
 		r.s.mu.Unlock()
 	}
-	a.damaged, a.unproven, a.verify = rec.err != nil, rec.err != nil && !proven, nil
-	if rec.err != nil {
-		if !proven && !r.assumed {
-			a.kill(at, rec.size) // never acknowledged
-			return nil
-		}
+	a.damaged, a.verify = rec.err != nil, nil
+	if rec.err != nil && (proven || r.assumed) {
 		r.s.reportCorrupt(h.shardID(), rec.err)
+	}
+	if rec.err != nil && !proven {
+		a.kill(at, rec.size) // never acknowledged, so far as can be told
+		return nil
 	}
 	if shallow {
 		a.verify = func() bool { return verifyRecord(r.g, rec.off, h) == nil }
@@ -480,6 +480,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 	}
 	s.idx.Store(x)
 	s.report.Rebuilt = true
+	s.idxUnmarked.Store(false)
 	s.idxFailed.Store(nil)
 	if err != nil {
 		// The file system is full: the index serves from memory for now.
@@ -530,9 +531,15 @@ func (s *Store) indexLost(gen uint64, err error) {
 	s.readOnly.Store(true)
 	s.cfg.Logger.Error("index lost, it will be rebuilt", "err", err)
 	path := filepath.Join(s.idxDir, strconv.FormatUint(gen, 10), indexMarker)
-	if err := s.cfg.FS.Remove(path); err != nil && !errors.Is(err, vfs.ErrNotExist) {
-		s.cfg.Logger.Warn("index not marked as lost", "err", err)
+	err = s.cfg.FS.Remove(path)
+	if err == nil || errors.Is(err, vfs.ErrNotExist) {
+		err = s.cfg.FS.SyncDir(filepath.Dir(path))
 	}
+	if err != nil {
+		s.cfg.Logger.Warn("index not marked as lost", "err", err)
+		return
+	}
+	s.idxUnmarked.Store(true)
 }
 
 // indexErr gives an error of the index a meaning; nil where it only says that

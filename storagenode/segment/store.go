@@ -81,14 +81,15 @@ type Store struct {
 	nextSeq  uint64
 	nextSeg  uint64
 	fences   map[slotKey]uint32
-	dying    map[blobKey]int // tombstones reserved, not yet in the index
-	queue    []pending       // reservations not yet durable, in order
-	base     uint64          // the ticket of queue[0]
-	bytes    int64           // of queue
-	want     uint64          // the highest ticket someone waits for
-	next     *group          // joined by those that come now
-	running  *group          // its fdatasync runs, nil: none
-	runTo    uint64          // the last ticket running covers
+	unsaved  map[slotKey]bool // fences whose record could not be written
+	dying    map[blobKey]int  // tombstones reserved, not yet in the index
+	queue    []pending        // reservations not yet durable, in order
+	base     uint64           // the ticket of queue[0]
+	bytes    int64            // of queue
+	want     uint64           // the highest ticket someone waits for
+	next     *group           // joined by those that come now
+	running  *group           // its fdatasync runs, nil: none
+	runTo    uint64           // the last ticket running covers
 	spaceAt  time.Time
 	usage    vfs.Usage
 
@@ -98,6 +99,8 @@ type Store struct {
 	checkAt   time.Time
 	purgeDue  bool // drops wait to be purged
 	idxFailed atomic.Pointer[error]
+	// idxUnmarked: the next open will not take the failed index for complete.
+	idxUnmarked atomic.Bool
 
 	kick     chan struct{} // wakes the committer
 	fillKick chan struct{} // wakes the filler
@@ -124,6 +127,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		idxDir:   filepath.Join(cfg.Dir, "index"),
 		gate:     newGate(cfg.Clock, cfg.Stuck),
 		fences:   map[slotKey]uint32{},
+		unsaved:  map[slotKey]bool{},
 		dying:    map[blobKey]int{},
 		base:     1,
 		next:     newGroup(),
