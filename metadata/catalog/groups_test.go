@@ -1,0 +1,280 @@
+package catalog
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/metadata/kv/memory"
+	"kintsugi/storagenode"
+)
+
+func TestOpenGroupSpreads(t *testing.T) {
+	f := newFixture(t, nil)
+	_ = f.written(1)
+	groups, err := f.ListGroups(t.Context())
+	if err != nil || len(groups) != 6 {
+		t.Fatalf("%d groups, %v", len(groups), err)
+	}
+	data := map[storagenode.DriveID]int{}
+	for _, g := range groups {
+		seen := map[storagenode.DriveID]bool{}
+		for i, s := range g.Slots {
+			if seen[s.Drive] {
+				t.Errorf("group %d has drive %s twice", g.PG, s.Drive)
+			}
+			seen[s.Drive] = true
+			if i < int(g.Scheme.K) {
+				data[s.Drive]++
+			}
+			if s.Epoch != 1 || s.State != storagenode.SlotClean {
+				t.Errorf("slot %+v", s)
+			}
+		}
+	}
+	for d, n := range data {
+		if n != 4 {
+			t.Errorf("drive %s has %d data slots, want 4", d, n)
+		}
+	}
+	used := map[storagenode.PG]bool{}
+	for range 6 * stickCalls {
+		used[f.written(1).Group.PG] = true
+	}
+	if len(used) < 5 {
+		t.Errorf("only %d groups are used", len(used))
+	}
+	// Another process finds the same groups.
+	c, err := Open(t.Context(), Config{KV: f.e.kv, Drives: f.drives, Scheme: erasure.Scheme{K: 4, M: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.OpenGroup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.ListGroups(t.Context()); err != nil || len(again) != 6 {
+		t.Errorf("%d groups after a second opening, %v", len(again), err)
+	}
+}
+
+func TestNarrowing(t *testing.T) {
+	f := newFixture(t, nil)
+	want := func(scheme string) erasure.Group {
+		t.Helper()
+		g, err := f.OpenGroup(t.Context())
+		if err != nil || g.Scheme.String() != scheme {
+			t.Fatalf("scheme %s, want %s (%v)", g.Scheme, scheme, err)
+		}
+		return g
+	}
+	want("4+2")
+	// At once, not when the set has grown old.
+	f.drives.set(0, storagenode.DriveBroken)
+	g := want("3+2")
+	for _, s := range g.Slots {
+		if s.Drive == f.drives.reports[0].ID {
+			t.Error("the broken drive has a slot")
+		}
+	}
+	f.drives.set(1, storagenode.DriveSuspect)
+	want("2+2")
+	f.drives.set(2, storagenode.DriveDraining)
+	narrow := want("1+2")
+	// Two drives: the group of those with the greatest margin goes on.
+	f.drives.set(3, storagenode.DriveDown)
+	if g := want("1+2"); g.PG != narrow.PG && len(g.Slots) != 3 {
+		t.Errorf("group %+v", g)
+	}
+	// One drive: no quorum anywhere.
+	f.drives.set(4, storagenode.DriveDown)
+	f.Groups.open.Store(nil)
+	_, err := f.OpenGroup(t.Context())
+	wantErr(t, err, metadata.ErrNoPlacement)
+	// All back: the groups there were, none new.
+	before := f.rows(famGroup)
+	for i := range 6 {
+		f.drives.set(i, storagenode.DriveActive)
+	}
+	want("4+2")
+	if now := f.rows(famGroup); now != before {
+		t.Errorf("%d groups were made for nothing", now-before)
+	}
+}
+
+func TestReadOnlyDriveTakesNoGroups(t *testing.T) {
+	f := newFixture(t, nil)
+	f.drives.reports[3].Space.ReadOnly = true
+	g, err := f.OpenGroup(t.Context())
+	if err != nil || g.Scheme.String() != "3+2" {
+		t.Errorf("scheme %s, %v", g.Scheme, err)
+	}
+}
+
+func TestSeal(t *testing.T) {
+	f := newFixture(t, nil)
+	f.Groups.cfg.SealBlobs = 10
+	b := f.bucket("bucket")
+	for i := range 200 {
+		f.put(b, fmt.Sprint(i), 10)
+		f.Groups.open.Store(nil)
+	}
+	groups, err := f.ListGroups(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, blobs := 0, int64(0)
+	for _, g := range groups {
+		blobs += g.Blobs
+		if g.Sealed {
+			sealed++
+		}
+		if g.Blobs > 11 {
+			t.Errorf("group %d got %d blobs", g.PG, g.Blobs)
+		}
+	}
+	if sealed < 10 || blobs != 200 {
+		t.Errorf("%d sealed groups with %d blobs in all", sealed, blobs)
+	}
+	f.Groups.save(t.Context())
+	c, err := Open(t.Context(), Config{KV: f.e.kv, Drives: f.drives, Scheme: erasure.Scheme{K: 4, M: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs = 0
+	if groups, err = c.ListGroups(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range groups {
+		blobs += g.Blobs
+	}
+	if blobs != 200 {
+		t.Errorf("%d blobs are remembered", blobs)
+	}
+	f.checkClean()
+}
+
+func TestRemap(t *testing.T) {
+	s := &scripted{Store: memory.New()}
+	f := newFixture(t, s)
+	g, err := f.OpenGroup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, to := g.Slots[2].Drive, storagenode.DriveID{99}
+	s.next = append(s.next, applied) // its outcome is found out
+	now, err := f.Remap(t.Context(), g.PG, 2, 1, to)
+	want := storagenode.Slot{Drive: to, Epoch: 2, State: storagenode.SlotRebuilding, From: old}
+	if err != nil || now.Slots[2] != want {
+		t.Fatalf("%+v %v", now, err)
+	}
+	if g.Slots[2].Drive != old {
+		t.Error("a group that was handed out was changed")
+	}
+	_, err = f.Remap(t.Context(), g.PG, 2, 1, to)
+	wantErr(t, err, metadata.ErrStalePlacement)
+	if _, err = f.Remap(t.Context(), g.PG, 2, 2, g.Slots[0].Drive); err == nil {
+		t.Error("a drive got two slots of a group")
+	}
+	now, err = f.Remap(t.Context(), g.PG, 2, 2, storagenode.DriveID{98})
+	if err != nil || now.Slots[2].From != old {
+		t.Errorf("%+v %v", now.Slots[2], err)
+	}
+	wantErr(t, f.MarkClean(t.Context(), g.PG, 2, 2), metadata.ErrStalePlacement)
+	wantErr(t, f.MarkClean(t.Context(), g.PG, 2, 3), nil)
+	now, err = f.Group(t.Context(), g.PG)
+	if err != nil || now.Slots[2] != (storagenode.Slot{Drive: storagenode.DriveID{98}, Epoch: 3}) {
+		t.Errorf("%+v %v", now.Slots[2], err)
+	}
+	_, err = f.Group(t.Context(), 999)
+	wantErr(t, err, metadata.ErrStalePlacement)
+	// It is not offered for new blobs while its new drive is not there.
+	for range 3 * stickCalls {
+		if g := f.written(1).Group; slices.ContainsFunc(g.Slots, func(s storagenode.Slot) bool { return s.Drive[0] > 6 }) {
+			t.Fatal("group with an unknown drive")
+		}
+	}
+}
+
+func TestDriveRecords(t *testing.T) {
+	f := newFixture(t, nil)
+	want := []metadata.DriveRecord{
+		{ID: storagenode.DriveID{1}, Node: "n", Zone: "z", Address: "/d", State: storagenode.DriveOut, Added: time.UnixMilli(5).UTC()},
+		{ID: storagenode.DriveID{2}, Replaces: storagenode.DriveID{1}},
+	}
+	for _, i := range []int{1, 0} {
+		wantErr(t, f.PutDrive(t.Context(), want[i]), nil)
+	}
+	got, err := f.ListDrives(t.Context())
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v %v", got, err)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	cluster := func(zones, nodes, drives int) (list []metadata.Candidate) {
+		for z := range zones {
+			for n := range nodes {
+				for d := range drives {
+					list = append(list, metadata.Candidate{Drive: storagenode.DriveID{byte(z + 1), byte(n + 1), byte(d + 1)},
+						Zone: fmt.Sprint(z), Node: fmt.Sprint(z, n)})
+				}
+			}
+		}
+		return list
+	}
+	for _, c := range []struct {
+		cands   []metadata.Candidate
+		want    string
+		scheme  string
+		relaxed bool
+	}{
+		{cluster(1, 1, 6), "4+2", "4+2", false},
+		{cluster(1, 1, 5), "4+2", "3+2", false},
+		{cluster(1, 1, 3), "4+2", "1+2", false},
+		{cluster(1, 1, 2), "4+2", "", false},
+		{cluster(1, 6, 2), "4+2", "4+2", false},
+		{cluster(1, 3, 4), "4+2", "4+2", false},
+		{cluster(1, 2, 6), "4+2", "2+2", false}, // two on a node, so that a node may go
+		{cluster(3, 2, 2), "4+2", "4+2", false},
+		{cluster(2, 3, 1), "2+1", "1+1", false},
+		{append(cluster(1, 1, 3), metadata.Candidate{Node: "b", Drive: storagenode.DriveID{9}}), "1+1", "1+1", false},
+		{append(cluster(1, 1, 4), metadata.Candidate{Node: "b", Drive: storagenode.DriveID{9}}), "4+2", "1+2", false},
+		{cluster(1, 1, 1), "1+0", "1+0", false},
+	} {
+		want, err := erasure.ParseScheme(c.want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, drives, relaxed, ok := metadata.Place(c.cands, want)
+		if ok != (c.scheme != "") || ok && s.String() != c.scheme || relaxed != c.relaxed {
+			t.Errorf("%d candidates, %s: %s %v %v, want %s", len(c.cands), c.want, s, relaxed, ok, c.scheme)
+		}
+		for i, d := range drives {
+			if slices.Contains(drives[:i], d) {
+				t.Errorf("drive %s twice", d)
+			}
+		}
+	}
+	// Load evens out.
+	cands := cluster(1, 1, 12)
+	load := map[storagenode.DriveID]int{}
+	for range 12 {
+		_, drives, _, _ := metadata.Place(cands, erasure.Scheme{K: 4, M: 2})
+		for _, d := range drives {
+			load[d]++
+			for i := range cands {
+				if cands[i].Drive == d {
+					cands[i].Load++
+				}
+			}
+		}
+	}
+	for d, n := range load {
+		if n != 6 {
+			t.Errorf("drive %s has %d slots, want 6", d, n)
+		}
+	}
+}
