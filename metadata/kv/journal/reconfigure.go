@@ -174,7 +174,7 @@ func (c *committer) spread() (int, error) {
 		select {
 		case w := <-done:
 			if w.err == nil {
-				w.d.record = c.rec.Generation
+				w.d.record, w.d.known = c.rec.Generation, true
 				have++
 			} else {
 				c.cfg.Logger.Warn("membership not written", "drive", w.d.id.String(), "err", w.err)
@@ -227,8 +227,8 @@ func (c *committer) replace(m Member) {
 	fresh := c.newDrive(m)
 	for i, d := range c.drives {
 		if d.dir == m.Dir || d.id == m.ID {
-			if d.id == m.ID && d.dir == m.Dir && c.isMember(d) {
-				return
+			if d.id == m.ID && d.dir == m.Dir && (c.isMember(d) || d.usable && d.failure == nil) {
+				return // it is this drive already, and well
 			}
 			d.usable = false
 			c.driveLost(d, errors.New("replaced"))

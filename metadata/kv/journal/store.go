@@ -209,26 +209,33 @@ func (s *Store) Get(ctx context.Context, key []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: the state cannot be read", kv.ErrUnavailable)
 }
 
-// Scan implements kv.Reader. Where the state is lost in its midst it ends with
-// kv.ErrUnavailable.
+// Scan implements kv.Reader. Where the state is lost after the first pair it
+// ends with kv.ErrUnavailable.
 func (s *Store) Scan(ctx context.Context, from, to []byte) iter.Seq2[kv.Pair, error] {
 	return func(yield func(kv.Pair, error) bool) {
 		err := ctx.Err()
-		var st *state
-		if err == nil {
-			st, err = s.acquire(ctx)
-		}
-		if err != nil {
-			yield(kv.Pair{}, err)
-			return
-		}
-		defer st.release()
-		if more, err := scan(ctx, st.db, from, to, yield); err != nil {
-			st.fail(fmt.Errorf("scan of the state: %w", err))
-			if more {
-				yield(kv.Pair{}, fmt.Errorf("%w: %w", kv.ErrUnavailable, err))
+		begun := false
+		for attempt := 0; err == nil; attempt++ {
+			var st *state
+			if st, err = s.acquire(ctx); err != nil {
+				break
+			}
+			more, serr := scan(ctx, st.db, from, to, func(p kv.Pair, err error) bool {
+				begun = true
+				return yield(p, err)
+			})
+			if serr != nil {
+				st.fail(fmt.Errorf("scan of the state: %w", serr))
+			}
+			st.release()
+			if serr == nil || !more {
+				return
+			}
+			if begun || attempt == 2 {
+				err = fmt.Errorf("%w: %w", kv.ErrUnavailable, serr)
 			}
 		}
+		yield(kv.Pair{}, err)
 	}
 }
 
