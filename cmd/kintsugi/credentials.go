@@ -21,6 +21,8 @@ type credentials struct {
 const (
 	envAccessKey = "KINTSUGI_ROOT_ACCESS_KEY"
 	envSecretKey = "KINTSUGI_ROOT_SECRET_KEY"
+	// credentialsName is the file beside the data that the first start makes.
+	credentialsName = "kintsugi-credentials.json"
 )
 
 var errNoCredentials = fmt.Errorf("no credentials: set %s and %s (or …_FILE to files that hold them)", envAccessKey, envSecretKey)

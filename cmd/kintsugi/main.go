@@ -55,6 +55,6 @@ Ask how it is:
 		Version:       version(),
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newBench())
+	root.AddCommand(newServer(), newAdmin(), newBench())
 	return root
 }

@@ -1,0 +1,237 @@
+// Package embedded puts all roles together in one process: drives, metadata
+// journal, catalog, stripes, repairer and S3 front. `kintsugi server` runs it
+// on the machine's file system; the fault tests run the same on file systems
+// that forget, fail and hang.
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
+	"kintsugi/gateway"
+	"kintsugi/gateway/sigv4"
+	"kintsugi/metadata/catalog"
+	"kintsugi/metadata/kv/journal"
+	"kintsugi/repair"
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+	"kintsugi/storagenode/node"
+	"kintsugi/storagenode/segment"
+	"kintsugi/storagenode/vfs"
+)
+
+// Config of a store in one process. FS, Dirs and Scheme are required.
+type Config struct {
+	FS     vfs.FS
+	Dirs   []string
+	Name   string // of the node, for reports
+	Scheme erasure.Scheme
+
+	AccessKey, SecretKey string // the root credentials
+	Region               string
+	Domains              []string // for virtual-host style
+
+	Clock      clock.Clock           // nil: the system's
+	Logger     *slog.Logger          // nil: discards
+	Registerer prometheus.Registerer // nil: no metrics
+
+	// TransferMemory bounds the buffers of stripes in flight, in bytes; 0: 256 MiB.
+	TransferMemory int64
+	// SegmentSize in bytes; 0: by the size of the drives.
+	SegmentSize int64
+	// Grace is how long deleted blobs stay readable for readers in flight;
+	// 0: 1 h, below 0: not at all.
+	Grace time.Duration
+	// Poll is how often drives are looked at; 0: 2 s.
+	Poll time.Duration
+	// Repair is taken over but for what this package sets itself.
+	Repair repair.Config
+}
+
+// indexCache is the block cache of all indexes and of the metadata, in bytes.
+const indexCache = 64 << 20
+
+// Store is a running store.
+type Store struct {
+	cfg      Config
+	Node     *node.Node
+	Journal  *journal.Store
+	Catalog  *catalog.Catalog
+	Stripes  *stripe.Set
+	Repairer *repair.Repairer
+	// Handler is the S3 front.
+	Handler http.Handler
+
+	cache    *pebble.Cache
+	engine   atomic.Pointer[journal.Store]   // told of drives' changes
+	repairer atomic.Pointer[repair.Repairer] // told of damage
+	cancel   context.CancelFunc
+	done     chan struct{}
+}
+
+// Open opens drives, metadata and front, and starts the repairer. Close ends
+// it. Errors wrap node.ErrRefused where a directory must not be used.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{cfg: cfg, cache: pebble.NewCache(indexCache), done: make(chan struct{})}
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) (err error) {
+	if err := s.openNode(ctx); err != nil {
+		return err
+	}
+	if err := s.openJournal(ctx); err != nil {
+		return err
+	}
+	s.Catalog, err = catalog.Open(ctx, catalog.Config{
+		KV: s.Journal, Drives: s.Node, Scheme: s.cfg.Scheme, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("open catalog: %w", err)
+	}
+	s.Stripes = stripe.New(stripe.Config{
+		Drives: s.Node, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Registerer: s.cfg.Registerer,
+		MemoryBytes: s.cfg.TransferMemory,
+		Damaged:     s.notify,
+	})
+	if err := s.openRepairer(); err != nil {
+		return err
+	}
+	s.openGateway()
+	return nil
+}
+
+func (s *Store) openNode(ctx context.Context) (err error) {
+	s.Node, err = node.Open(ctx, node.Config{
+		FS: s.cfg.FS, Dirs: s.cfg.Dirs, Name: s.cfg.Name, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Poll: s.cfg.Poll,
+		Changed: s.driveChanged,
+		Open: func(ctx context.Context, dir string, id node.Identity) (storagenode.Drive, error) {
+			return segment.Open(ctx, segment.Config{
+				FS: s.cfg.FS, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+				Cache: s.cache, SegmentSize: s.cfg.SegmentSize, Grace: s.cfg.Grace,
+				TrustSums: true, // they were made in this process
+				Damaged: func(id storagenode.ShardID, err error) {
+					s.notify(stripe.Damage{PG: id.PG, Slot: int(id.Slot), Blob: id.Blob, Err: err})
+				},
+			})
+		},
+	})
+	return err
+}
+
+// driveChanged passes a drive's state on to the journal.
+func (s *Store) driveChanged(d storagenode.DriveReport) {
+	engine := s.engine.Load()
+	if engine == nil {
+		return // it is told which drives are unusable when it opens
+	}
+	switch d.State {
+	case storagenode.DriveActive:
+		if !d.Replaces.IsZero() {
+			engine.Replace(journal.Member{ID: d.ID, Dir: d.Dir})
+		}
+		engine.SetUsable(d.ID, true)
+	case storagenode.DriveDown, storagenode.DriveBroken:
+		engine.SetUsable(d.ID, false)
+	}
+}
+
+// notify passes a claim of damage on to the repairer, once there is one.
+func (s *Store) notify(d stripe.Damage) {
+	if r := s.repairer.Load(); r != nil {
+		r.Notify(d)
+	}
+}
+
+func (s *Store) openJournal(ctx context.Context) (err error) {
+	var drives []journal.Member
+	var unusable []storagenode.DriveID
+	for _, d := range s.Node.Reports() {
+		drives = append(drives, journal.Member{ID: d.ID, Dir: d.Dir})
+		if d.State != storagenode.DriveActive {
+			unusable = append(unusable, d.ID)
+		}
+	}
+	founding := s.Node.Founding()
+	s.Journal, err = journal.Open(ctx, journal.Config{
+		FS: s.cfg.FS, Cluster: s.Node.Cluster(), Drives: drives, Unusable: unusable, Tolerance: int(s.cfg.Scheme.M),
+		Marker: node.IdentityName, Format: founding, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Cache: s.cache,
+	})
+	if err != nil {
+		return fmt.Errorf("open metadata: %w", err)
+	}
+	s.engine.Store(s.Journal)
+	for _, d := range s.Node.Reports() { // what changed meanwhile
+		s.driveChanged(d)
+	}
+	if founding {
+		return s.Node.Founded()
+	}
+	return nil
+}
+
+func (s *Store) openRepairer() (err error) {
+	cfg := s.cfg.Repair
+	cfg.Blobs, cfg.Groups, cfg.Lookup, cfg.Records, cfg.Horizon = s.Catalog, s.Catalog, s.Catalog, s.Catalog, s.Catalog
+	cfg.Stripes, cfg.Drives = s.Stripes, s.Node
+	cfg.Clock, cfg.Logger, cfg.Registerer = s.cfg.Clock, s.cfg.Logger, s.cfg.Registerer
+	if s.Repairer, err = repair.New(cfg); err != nil {
+		return fmt.Errorf("open repairer: %w", err)
+	}
+	s.repairer.Store(s.Repairer)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	go func() {
+		defer close(s.done)
+		_ = s.Repairer.Run(ctx) // ends with ctx only
+	}()
+	return nil
+}
+
+func (s *Store) openGateway() {
+	lookup := func(key string) (string, bool) { return s.cfg.SecretKey, key == s.cfg.AccessKey && key != "" }
+	s.Handler = gateway.New(gateway.Config{
+		Buckets: s.Catalog, Objects: s.Catalog, Uploads: s.Catalog, Placement: s.Catalog, Blobs: s.Stripes,
+		Verifier: sigv4.New(sigv4.Config{Lookup: lookup, Region: s.cfg.Region, Now: s.cfg.Clock.Now}),
+		Domains:  s.cfg.Domains, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Registerer: s.cfg.Registerer,
+		Deleted: s.Repairer.Kick,
+	})
+}
+
+// Close ends the repairer, then closes metadata and drives. What is in flight
+// in Handler must have ended.
+func (s *Store) Close() error {
+	if s.cancel != nil {
+		s.cancel()
+		<-s.done
+	}
+	var errs []error
+	if s.Journal != nil {
+		s.engine.Store(nil)
+		errs = append(errs, s.Journal.Close())
+	}
+	if s.Node != nil {
+		errs = append(errs, s.Node.Close())
+	}
+	s.cache.Unref()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kintsugi/repair"
+	"kintsugi/storagenode"
+)
+
+// adminFlags are common to all admin commands.
+type adminFlags struct {
+	address, region, credentialsFile string
+	asJSON                           bool
+}
+
+func (f *adminFlags) client() (*adminClient, error) {
+	return newAdminClient(f.address, f.region, f.credentialsFile)
+}
+
+func newAdmin() *cobra.Command {
+	f := &adminFlags{}
+	c := &cobra.Command{
+		Use:   "admin",
+		Short: "Ask a running server how it is, and tell it to repair or verify",
+		Long: `Speaks to the admin API of a running server.
+
+Its address is --admin-url or KINTSUGI_ADMIN_URL (default http://127.0.0.1:9001).
+The credentials are the server's root credentials: KINTSUGI_ROOT_ACCESS_KEY and
+KINTSUGI_ROOT_SECRET_KEY (or …_FILE), or --credentials-file with the file that
+the server made at its first start.`,
+	}
+	p := c.PersistentFlags()
+	p.StringVar(&f.address, "admin-url", "", "address of the admin API")
+	p.StringVar(&f.region, "region", "us-east-1", "the server's region")
+	p.StringVar(&f.credentialsFile, "credentials-file", "", "file with the credentials, instead of the environment")
+	p.BoolVar(&f.asJSON, "json", false, "print JSON")
+	c.AddCommand(newAdminStatus(f), newAdminDrives(f), newAdminRepair(f), newAdminVerify(f), newAdminWhatIf(f), newAdminStart(f),
+		newAdminSwitch(f, "pause", "Stop everything that destroys: deletes, orphans, dropped slots", "/admin/v1/pause", "paused: nothing is destroyed until `kintsugi admin resume`"),
+		newAdminSwitch(f, "resume", "End a pause", "/admin/v1/resume", "resumed"),
+		newAdminSwitch(f, "agree-orphans", "Let the next orphan pass collect what is in quarantine now", "/admin/v1/orphans/agree", "agreed: the next orphan pass collects what is in quarantine now"))
+	return c
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func newAdminStatus(f *adminFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "How safe the data is: drives, space, margins, repairs",
+		Long: `Shows drives and space, how many more losses the blobs survive (their margin),
+what is being repaired, and whether everything is whole. "Whole" is only said
+after an independent recount has found every shard in its place.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			if f.asJSON {
+				var raw json.RawMessage
+				if err := client.call(c.Context(), "GET", "/admin/v1/status", nil, &raw); err != nil {
+					return err
+				}
+				return printJSON(c.OutOrStdout(), raw)
+			}
+			var st adminStatus
+			if err := client.call(c.Context(), "GET", "/admin/v1/status", nil, &st); err != nil {
+				return err
+			}
+			return writeStatus(c.OutOrStdout(), st)
+		},
+	}
+}
+
+func writeStatus(w io.Writer, st adminStatus) error {
+	verdict := "not yet counted"
+	d := st.Durability
+	switch {
+	case st.Whole:
+		verdict = "whole: every blob has all its shards"
+	case d.Unreadable > 0:
+		verdict = fmt.Sprintf("UNREADABLE NOW: %d blobs have too few good shards; bring drives back", d.Unreadable)
+	case d.Full < d.Blobs:
+		verdict = fmt.Sprintf("degraded: %d of %d blobs lack shards, all can be read", d.Blobs-d.Full, d.Blobs)
+	case st.Recount != nil && !st.Recount.Whole:
+		verdict = "no damage known; the last recount found some: run `kintsugi admin repair`"
+	}
+	fmt.Fprintf(w, "Kintsugi %s\n\nstate      %s\n", st.Version, verdict)
+	if st.Paused {
+		fmt.Fprintln(w, "paused     nothing is destroyed until `kintsugi admin resume`")
+	}
+	var total, used int64
+	for _, dr := range st.Drives {
+		total, used = total+dr.Space.Total, used+dr.Space.Used
+	}
+	fmt.Fprintf(w, "drives     %s; %s used of %s\n", states(st.States), formatSize(used), formatSize(total))
+	fmt.Fprintf(w, "blobs      %d, %s\n", d.Blobs, formatSize(d.Bytes))
+	for _, m := range d.Margins {
+		fmt.Fprintf(w, "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))
+	}
+	fmt.Fprintf(w, "repairs    %d blobs wait (%s); %d shards repaired, %d failed since the start\n", st.Queue.Waiting, formatSize(st.Queue.WaitingBytes), st.Queue.Repaired, st.Queue.Failed)
+	for _, t := range st.Tasks {
+		fmt.Fprintf(w, "  %-9s  %s %s\n", t.Kind, t.What, progressText(t.BytesDone, t.BytesTotal, t.Rate, t.ETASeconds))
+	}
+	for _, ws := range st.Waiting {
+		fmt.Fprintf(w, "  waiting    slot %d of PG %d (drive %s): %s\n", ws.Slot, ws.PG, ws.Drive, ws.Why)
+	}
+	fmt.Fprintf(w, "deletes    %d owed\norphans    %d in quarantine\n", st.Deletes.Owed, st.Orphans.Quarantined)
+	meta := fmt.Sprintf("commit %d on %d drives", st.Metadata.Commit, len(st.Metadata.Members))
+	if st.Metadata.Degraded != "" {
+		meta += "; " + st.Metadata.Degraded
+	}
+	fmt.Fprintf(w, "metadata   %s\n", meta)
+	if st.Recount != nil {
+		fmt.Fprintf(w, "recounted  %s: %d of %d blobs in full\n", st.Recount.At.Local().Format(time.DateTime), st.Recount.Full, st.Recount.Blobs)
+	}
+	fmt.Fprintln(w)
+	return writeDrives(w, st.Drives)
+}
+
+func states(by map[string]int) string {
+	var parts []string
+	for s := storagenode.DriveActive; s <= storagenode.DriveRetired; s++ {
+		if n := by[s.String()]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func marginText(margin int) string {
+	switch {
+	case margin < 0:
+		return "cannot be read now"
+	case margin == 0:
+		return "survive no further loss"
+	case margin == 1:
+		return "survive one more loss"
+	default:
+		return fmt.Sprintf("survive %d more losses", margin)
+	}
+}
+
+func progressText(done, total int64, rate, eta float64) string {
+	if total <= 0 {
+		return formatSize(done)
+	}
+	share := float64(done) / float64(total)
+	return fmt.Sprintf("%s %3.0f%%  %s of %s  %s/s  %s left", bar(share, 20), share*100, formatSize(done), formatSize(total), formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
+}
+
+func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "DRIVE\tSTATE\tUSED\tFREE\tDIRECTORY\tNOTE")
+	for _, d := range drives {
+		note := d.Reason
+		if d.Space.ReadOnly {
+			note = strings.TrimPrefix(note+"; full: read-only", "; ")
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), d.Dir, note)
+	}
+	return t.Flush()
+}
+
+func newAdminDrives(f *adminFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "drives",
+		Short: "List the drives; replace one",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var answer struct {
+				Drives []repair.DriveStatus `json:"drives"`
+			}
+			if err := client.call(c.Context(), "GET", "/admin/v1/drives", nil, &answer); err != nil {
+				return err
+			}
+			if f.asJSON {
+				return printJSON(c.OutOrStdout(), answer)
+			}
+			return writeDrives(c.OutOrStdout(), answer.Drives)
+		},
+	}
+	c.AddCommand(&cobra.Command{
+		Use:   "replace DIR",
+		Short: "Take the empty directory DIR, on another disk than before, as the replacement of its drive",
+		Long: `An emptied directory is taken as a replaced drive by itself if it lies on the
+file system that is recorded for it. On another file system it could be the
+mount point of a disk that is not mounted, so it takes this command.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var answer json.RawMessage
+			if err := client.call(c.Context(), "POST", "/admin/v1/drives/replace", url.Values{"dir": args}, &answer); err != nil {
+				return err
+			}
+			if f.asJSON {
+				return printJSON(c.OutOrStdout(), answer)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s is a new drive; what was on the old one is being rebuilt: kintsugi admin status\n", args[0])
+			return nil
+		},
+	})
+	return c
+}
+
+func newAdminWhatIf(f *adminFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "what-if DRIVE...",
+		Short: "What would be if these drives were pulled now",
+		Long:  `Says how many more losses the blobs would survive if the drives, named by id or directory, were gone.`,
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var d repair.Durability
+			if err := client.call(c.Context(), "GET", "/admin/v1/what-if", url.Values{"drive": args}, &d); err != nil {
+				return err
+			}
+			if f.asJSON {
+				return printJSON(c.OutOrStdout(), d)
+			}
+			if d.Unreadable > 0 {
+				fmt.Fprintf(c.OutOrStdout(), "DO NOT: %d of %d blobs could not be read\n", d.Unreadable, d.Blobs)
+			} else {
+				fmt.Fprintf(c.OutOrStdout(), "all %d blobs could be read\n", d.Blobs)
+			}
+			for _, m := range d.Margins {
+				fmt.Fprintf(c.OutOrStdout(), "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))
+			}
+			return nil
+		},
+	}
+}
+
+func newAdminStart(f *adminFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "start PASS",
+		Short: "Start a background pass now: scrub, inventory, orphans, deletes, damage, rebuild, census",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var answer json.RawMessage
+			if err := client.call(c.Context(), "POST", "/admin/v1/start", url.Values{"pass": args}, &answer); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s started; see kintsugi admin status\n", args[0])
+			return nil
+		},
+	}
+}
+
+func newAdminSwitch(f *adminFlags, use, short, path, done string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var answer json.RawMessage
+			if err := client.call(c.Context(), "POST", path, nil, &answer); err != nil {
+				return err
+			}
+			if f.asJSON {
+				return printJSON(c.OutOrStdout(), answer)
+			}
+			fmt.Fprintln(c.OutOrStdout(), done)
+			return nil
+		},
+	}
+}

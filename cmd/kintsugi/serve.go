@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"kintsugi/cmd/internal/embedded"
+	"kintsugi/gateway/console"
+	"kintsugi/gateway/sigv4"
+	"kintsugi/storagenode/vfs"
+)
+
+const (
+	// drainTime is how long requests in flight may go on after SIGTERM.
+	drainTime = 7 * time.Second
+	// stopTime is when the process ends although something does not.
+	stopTime = 10 * time.Second
+)
+
+// serve runs the store until ctx ends, then stops within stopTime.
+func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
+	tuneGarbageCollector(cfg.memory)
+	s3, err := net.Listen("tcp", cfg.address)
+	if err != nil {
+		return fmt.Errorf("--address: %w", err)
+	}
+	defer s3.Close()
+	admin, err := net.Listen("tcp", cfg.adminAddress)
+	if err != nil {
+		return fmt.Errorf("--admin-address: %w", err)
+	}
+	defer admin.Close()
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	host, _ := os.Hostname() // a name for reports; none is fine
+	store, err := embedded.Open(ctx, embedded.Config{
+		FS: vfs.OS(), Dirs: cfg.dirs, Name: host, Scheme: cfg.scheme,
+		AccessKey: cfg.credentials.AccessKey, SecretKey: cfg.credentials.SecretKey,
+		Region: cfg.region, Domains: cfg.domains,
+		Logger: cfg.logger, Registerer: registry, TransferMemory: cfg.memory,
+	})
+	if err != nil {
+		return err
+	}
+	front := &http.Server{Handler: store.Handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ErrorLog: nil}
+	back := &http.Server{Handler: newAdminAPI(cfg, store, registry), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	failed := make(chan error, 2)
+	go func() { failed <- front.Serve(s3) }()
+	go func() { failed <- back.Serve(admin) }()
+	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr()))
+
+	select {
+	case <-ctx.Done():
+		cfg.logger.Info("stopping", "drain", drainTime.String())
+	case err = <-failed:
+	}
+	return errors.Join(err, shutdown(front, back, store))
+}
+
+// shutdown lets requests in flight end, then closes the store.
+func shutdown(front, back *http.Server, store *embedded.Store) error {
+	late := time.AfterFunc(stopTime, func() {
+		fmt.Fprintln(os.Stderr, "kintsugi: a drive does not let go; stopping all the same. Nothing acknowledged is lost.")
+		os.Exit(1)
+	})
+	defer late.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	_ = back.Close()
+	if err := front.Shutdown(ctx); err != nil {
+		_ = front.Close() // their clients see a cut connection
+	}
+	return store.Close()
+}
+
+// tuneGarbageCollector lets the heap grow to four times what lives before it
+// is collected, since little lives and much is made a second, and bounds it
+// where the environment does not.
+func tuneGarbageCollector(transfers int64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(300)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(transfers + 512<<20)
+	}
+}
+
+func newAdminAPI(cfg serverConfig, store *embedded.Store, registry *prometheus.Registry) http.Handler {
+	lookup := func(key string) (string, bool) { return cfg.credentials.SecretKey, key == cfg.credentials.AccessKey }
+	return console.New(console.Config{
+		Verifier: sigv4.New(sigv4.Config{Lookup: lookup, Service: console.Service, Region: cfg.region}),
+		Lookup:   lookup,
+		Live:     func() error { return nil },
+		Metrics:  promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+		Routes:   (&adminAPI{store}).routes(),
+		Logger:   cfg.logger,
+	})
+}
