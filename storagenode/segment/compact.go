@@ -305,7 +305,8 @@ func (c *compaction) unreferenced() (bool, error) {
 func placeIn(v []byte) (place, error) {
 	var e entry
 	if len(v) == entrySize {
-		return place{}, errors.Join(e.decode(v))
+		err := e.decode(v)
+		return e.place, err
 	}
 	var m mark
 	err := m.decode(v)

@@ -108,7 +108,9 @@ func (s *Store) inspect(g *segFile) (bool, error) {
 	if err = readFull(g.f, p, 0); err == nil {
 		err = super.decode(p)
 	}
+	foreign := false
 	if err == nil && (super.drive != s.cfg.Drive || super.cluster != s.cfg.Cluster || super.segment != g.id) {
+		foreign = true
 		err = fmt.Errorf("superblock is of drive %s, segment %d", super.drive, super.segment)
 	}
 	if err == nil {
@@ -119,7 +121,7 @@ func (s *Store) inspect(g *segFile) (bool, error) {
 	if serr != nil && serr != io.EOF && !errors.Is(serr, io.ErrUnexpectedEOF) {
 		return false, serr
 	}
-	if serr != nil || !first.isRecord && first.last {
+	if !foreign && (serr != nil || !first.isRecord && first.last && !first.nonzero) {
 		return false, nil
 	}
 	s.reportDamage(g.id, 0, superSize, err)
@@ -292,11 +294,15 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 		// What a failed fsync left in the cache is not on the medium.
 		_ = g.f.DontNeed(0, 0)
 	}
-	proof, end, err := s.survey(ctx, g, size)
+	proof, end, garbage, err := s.survey(ctx, g, size)
 	if err != nil {
 		return err
 	}
 	r := replayer{s: s, g: g, proof: proof, assumed: rebuild && g.id+1 < s.nextSeg}
+	if r.assumed && garbage {
+		end = size // not the log's tail, hence not torn: kept, and reported
+	}
+	end = max(end, min(size, proof))
 	sc := scanner{f: g.f, bind: g.bind, off: g.pos, size: end, depth: scanAll}
 	if rebuild {
 		sc.depth = scanBodies
@@ -309,28 +315,29 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 	}
 	g.pos = max(g.pos, end)
 	if g.sealed {
-		g.tail = max(end, min(g.tail, proof))
+		g.tail = end
 		g.durable, g.filled, g.allocated = g.tail, g.tail, g.tail
 	}
 	return nil
 }
 
-// survey finds up to where the segment was surely synced and where its last
-// valid record ends.
-func (s *Store) survey(ctx context.Context, g *segFile, size int64) (proof, end int64, err error) {
+// survey finds up to where the segment was surely synced, where its last valid
+// record ends, and whether anything but zeros follows it.
+func (s *Store) survey(ctx context.Context, g *segFile, size int64) (proof, end int64, garbage bool, err error) {
 	proof, end = g.pos, g.pos
 	sc := scanner{f: g.f, bind: g.bind, off: g.pos, size: size, depth: scanHeaders}
 	for i := 0; ; i++ {
 		if i%replayBatch == 0 && ctx.Err() != nil {
-			return 0, 0, ctx.Err()
+			return 0, 0, false, ctx.Err()
 		}
 		r, err := sc.next()
 		if err == io.EOF {
-			return proof, end, nil
+			return proof, end, garbage, nil
 		}
 		if err != nil {
-			return 0, 0, fmt.Errorf("segment %d: %w", g.id, err)
+			return 0, 0, false, fmt.Errorf("segment %d: %w", g.id, err)
 		}
+		garbage = !r.isRecord && r.last && r.nonzero
 		if r.isRecord && r.err == nil {
 			proof = max(proof, int64(r.h.synced)*recordAlign)
 			end = r.off + r.size

@@ -1,0 +1,312 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+	"kintsugi/storagenode/vfs"
+)
+
+// TestFullDrive fills a small drive: it turns read-only at its reserve, deletes
+// and compaction go on, and it takes writes again.
+func TestFullDrive(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.SegmentSize, c.Grace = 0, -1 })
+	r.must(r.Store.Close())
+	r.fs.SetCapacity(64 << 20)
+	r.open()
+	n := 0
+	var err error
+	for ; n < 2000; n++ {
+		if err = r.tryPut(n, 100_000); err != nil {
+			break
+		}
+		r.clock.advance(time.Second)
+	}
+	if !errors.Is(err, storagenode.ErrReadOnly) || !r.Space().ReadOnly {
+		t.Fatalf("put %d: %v", n, err)
+	}
+	if n < 300 {
+		t.Fatalf("read-only after %d shards of 100 kB on 64 MiB", n)
+	}
+	for i := range n - 3 {
+		r.must(r.Delete(r.Context(), 1, 2, testBlob(uint64(i))))
+	}
+	for range 4 {
+		r.clock.advance(2 * time.Hour)
+		r.must(r.keep(r.Context()))
+	}
+	r.clock.advance(2 * time.Second)
+	r.put(5000, 100_000)
+	r.holds(5000, 100_000)
+	r.holds(n-1, 100_000)
+	r.must(r.Health())
+}
+
+// TestForeignFull: another program takes the last byte. The drive goes on
+// reading, loses at most its index, and recovers when there is space.
+func TestForeignFull(t *testing.T) {
+	for _, reopen := range []bool{false, true} {
+		r := newRig(t, nil)
+		r.must(r.Store.Close())
+		r.fs.SetCapacity(32 << 20)
+		r.open()
+		for n := range 50 {
+			r.put(n, 3000)
+		}
+		hog, err := r.fs.OpenFile("/hog", os.O_RDWR|os.O_CREATE)
+		r.must(err)
+		chunk := make([]byte, 64<<10)
+		for i := range chunk {
+			chunk[i] = 1
+		}
+		for off, size := int64(0), len(chunk); size > 0; {
+			if _, err := hog.WriteAt(chunk[:size], off); err != nil {
+				size /= 2
+				continue
+			}
+			off += int64(size)
+		}
+		for n := range 30 { // some still fit into what was allocated
+			r.clock.advance(10 * time.Second)
+			if err := r.tryPut(100+n, 3000); err != nil && !errors.Is(err, storagenode.ErrReadOnly) {
+				t.Fatal(err)
+			}
+			_ = r.keep(r.Context()) // checkpoints fail
+		}
+		if err := r.tryPut(999, 3000); !errors.Is(err, storagenode.ErrReadOnly) {
+			t.Fatalf("put on a full drive: %v", err)
+		}
+		if reopen {
+			r.reopen(nil)
+		}
+		for n := range 50 {
+			r.holds(n, 3000)
+		}
+		r.must(r.Health())
+		r.must(hog.Truncate(0))
+		r.must(hog.Close())
+		r.clock.advance(10 * time.Second)
+		r.must(r.keep(r.Context()))
+		r.put(1000, 3000)
+		r.reopen(nil)
+		for n := range 50 {
+			r.holds(n, 3000)
+		}
+		r.holds(1000, 3000)
+	}
+}
+
+// TestNoSpaceOnWrite: a write that finds no space leaves the drive in order.
+func TestNoSpaceOnWrite(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 1000)
+	r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Times: 1, Err: syscall.ENOSPC, Short: true})
+	if err := r.tryPut(2, 1000); !errors.Is(err, storagenode.ErrReadOnly) {
+		t.Fatalf("put: %v", err)
+	}
+	r.clock.advance(5 * time.Second)
+	r.put(3, 1000)
+	r.must(r.Health())
+	r.reopen(nil)
+	if rep := r.OpenReport(); len(rep.Damaged) > 0 {
+		t.Fatalf("a failed write was taken for damage: %+v", rep)
+	}
+	r.holds(1, 1000)
+	r.fails(2, storagenode.ErrNotFound)
+	r.holds(3, 1000)
+}
+
+// TestBrokenOnError: an error of write or fsync is final; nothing is
+// acknowledged after it, and reads go on.
+func TestBrokenOnError(t *testing.T) {
+	for _, op := range []vfs.Op{vfs.OpWrite, vfs.OpSync} {
+		r := newRig(t, nil)
+		r.put(1, 1000)
+		r.fault.Inject(vfs.Rule{Ops: op, Path: "/segments/", Times: 1, Err: syscall.EIO})
+		for n := 2; n < 5; n++ {
+			if err := r.tryPut(n, 1000); !errors.Is(err, storagenode.ErrBroken) {
+				t.Fatalf("op %d: %v", op, err)
+			}
+		}
+		if err := r.Delete(r.Context(), 1, 2, testBlob(1)); !errors.Is(err, storagenode.ErrBroken) {
+			t.Fatalf("delete: %v", err)
+		}
+		if err := r.Health(); !errors.Is(err, storagenode.ErrBroken) {
+			t.Fatalf("health: %v", err)
+		}
+		r.holds(1, 1000)
+		r.fails(2, storagenode.ErrNotFound)
+	}
+}
+
+// TestReadErrors: the third EIO on reading breaks the drive.
+func TestReadErrors(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 1000)
+	r.fault.Inject(vfs.Rule{Ops: vfs.OpRead, Path: "/segments/", Err: syscall.EIO})
+	r.fails(1, storagenode.ErrCorrupt)
+	r.fails(1, storagenode.ErrCorrupt)
+	r.must(r.Health())
+	r.fails(1, storagenode.ErrCorrupt)
+	r.fails(1, storagenode.ErrBroken)
+	if err := r.Health(); !errors.Is(err, storagenode.ErrBroken) {
+		t.Fatal(err)
+	}
+}
+
+// TestEmptied: a drive whose directory was emptied or replaced is broken.
+func TestEmptied(t *testing.T) {
+	t.Run("segment unlinked", func(t *testing.T) {
+		r := newRig(t, nil)
+		r.put(1, 100)
+		path, _ := r.at(1)
+		r.must(r.fs.Remove(path))
+		if err := r.tryPut(2, 100); !errors.Is(err, storagenode.ErrBroken) {
+			t.Fatal(err)
+		}
+	})
+	t.Run("directory replaced", func(t *testing.T) {
+		r := newRig(t, nil)
+		r.put(1, 100)
+		r.must(r.fs.Rename("/d/segments", "/d/away"))
+		r.must(r.fs.Mkdir("/d/segments"))
+		r.checkDir()
+		if err := r.Health(); !errors.Is(err, storagenode.ErrBroken) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestHang: a stuck sync or read holds up nobody past their deadline, and makes
+// the drive suspect.
+func TestHang(t *testing.T) {
+	t.Run("sync", func(t *testing.T) {
+		r := newRig(t, nil)
+		r.put(1, 100)
+		hang := r.fault.Inject(vfs.Rule{Ops: vfs.OpSync, Path: "/segments/", Hang: true})
+		defer hang.Release()
+		tok, err := r.Put(r.Context(), storagenode.Shard{ID: rigID(2), K: 1, Payload: []byte("x")})
+		r.must(err)
+		ctx, cancel := context.WithTimeout(r.Context(), 30*time.Millisecond)
+		defer cancel()
+		if err := r.Sync(ctx, tok); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		r.holds(1, 100)
+		r.must(r.Health())
+		r.clock.advance(11 * time.Second)
+		if err := r.Health(); !errors.Is(err, storagenode.ErrSuspect) {
+			t.Fatal(err)
+		}
+		hang.Release()
+		r.must(r.Sync(r.Context(), tok))
+		r.must(r.Health())
+		r.must(r.Store.Close())
+	})
+	t.Run("read", func(t *testing.T) {
+		r := newRig(t, nil)
+		r.put(1, 100)
+		hang := r.fault.Inject(vfs.Rule{Ops: vfs.OpRead, Path: "/segments/", Hang: true})
+		var wg sync.WaitGroup
+		for range gatePlaces {
+			wg.Go(func() { r.holds(1, 100) })
+		}
+		for hang.Waiting() < gatePlaces {
+			time.Sleep(time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Millisecond)
+		defer cancel()
+		if _, err := r.ReadAt(ctx, rigID(1), 0, make([]byte, 10)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		r.clock.advance(11 * time.Second)
+		if _, err := r.ReadAt(r.Context(), rigID(1), 0, make([]byte, 10)); !errors.Is(err, storagenode.ErrSuspect) {
+			t.Fatal(err)
+		}
+		hang.Release()
+		wg.Wait()
+		r.holds(1, 100)
+		r.must(r.Health())
+	})
+}
+
+// TestOldToken: a token of a store that was closed acknowledges nothing.
+func TestOldToken(t *testing.T) {
+	r := newRig(t, nil)
+	tok, err := r.Put(r.Context(), storagenode.Shard{ID: rigID(1), K: 1, Payload: []byte("x")})
+	r.must(err)
+	r.reopen(nil)
+	r.put(2, 10)
+	r.put(3, 10)
+	if err := r.Sync(r.Context(), tok); !errors.Is(err, storagenode.ErrUnavailable) {
+		t.Fatal(err)
+	}
+}
+
+// TestDrop: a drop hides at once, is purged, survives and lets new ones in.
+func TestDrop(t *testing.T) {
+	r := newRig(t, nil)
+	for n := range 600 {
+		r.put(n, 20)
+	}
+	r.must(r.DropSlot(r.Context(), 1, 2, 0))
+	r.fails(3, storagenode.ErrNotFound)
+	r.put(3, 30)
+	r.must(r.keep(r.Context()))
+	for _, lost := range []bool{false, true} {
+		r.reopen(func() {
+			if lost {
+				r.must(r.fs.RemoveAll("/d/index"))
+			}
+		})
+		r.fails(4, storagenode.ErrNotFound)
+		r.holds(3, 30)
+	}
+}
+
+// TestRealFiles runs with the machine's clock and file system: the loops turn,
+// zeros are filled ahead, and all is there after an open.
+func TestRealFiles(t *testing.T) {
+	r := &rig{T: t, cfg: Config{
+		FS: vfs.OS(), Dir: t.TempDir(), Cluster: storagenode.UUID{1}, Drive: storagenode.DriveID{2},
+		Clock: clock.System{}, SegmentSize: 1 << 20, Grace: -1,
+	}}
+	r.open()
+	defer func() { _ = r.Store.Close() }()
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 200 {
+				n := w*1000 + i
+				if err := r.tryPut(n, 4000); err != nil {
+					t.Errorf("put: %v", err)
+				}
+				if i%2 == 0 {
+					if err := r.Delete(t.Context(), 1, 2, testBlob(uint64(n))); err != nil {
+						t.Errorf("delete: %v", err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	r.must(r.keep(r.Context()))
+	r.reopen(nil)
+	for n := 1; n < 200; n += 2 {
+		r.holds(n, 4000)
+	}
+	if _, err := r.Stat(t.Context(), rigID(2)); !errors.Is(err, storagenode.ErrNotFound) {
+		t.Fatal(err)
+	}
+	if _, err := r.ReadAt(t.Context(), rigID(1), 3999, make([]byte, 2)); err != io.EOF {
+		t.Fatal(err)
+	}
+}
