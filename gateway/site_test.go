@@ -144,7 +144,7 @@ func newSite(t testing.TB, change ...func(*Config)) *site {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = s.server.Serve(l)
+		_ = s.server.Serve(Listen(l))
 	}()
 	t.Cleanup(func() {
 		_ = s.server.Close()

@@ -106,6 +106,8 @@ func TestBadInput(t *testing.T) {
 		{"create with another document", call{method: put, target: "/new", body: "<Delete></Delete>"}, 400, "MalformedXML"},
 		{"key too long", call{method: put, target: "/bkt/" + strings.Repeat("k", 1025), body: "x"}, 400, "KeyTooLongError"},
 		{"key not UTF-8", call{method: put, target: "/bkt/%ff%fe", body: "x"}, 400, "InvalidURI"},
+		{"path that cannot be parsed", call{method: get, target: "/bkt/%zz"}, 400, "InvalidURI"},
+		{"headers too large", call{method: get, target: "/bkt/k", header: headers("x-amz-meta-a", strings.Repeat("v", 64<<10))}, 400, "RequestHeaderSectionTooLarge"},
 		{"query not UTF-8", call{method: get, target: "/bkt?prefix=%ff"}, 400, "InvalidURI"},
 
 		// What is not there.
