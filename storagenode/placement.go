@@ -1,5 +1,7 @@
 package storagenode
 
+import "fmt"
+
 // SlotState says what a drive holds of its slot.
 type SlotState uint8
 
@@ -46,6 +48,17 @@ func (s DriveState) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (s DriveState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *DriveState) UnmarshalText(text []byte) error {
+	for i, name := range driveStates {
+		if name == string(text) {
+			*s = DriveState(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("drive state %q is not known", text)
+}
 
 // Readable says whether asking the drive for shards makes sense.
 func (s DriveState) Readable() bool {
