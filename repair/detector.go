@@ -76,7 +76,7 @@ type detector struct {
 // look takes the reports and returns the drives that came back, or that this
 // process sees for the first time: their slots deserve an inventory.
 func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord) ([]storagenode.DriveID, error) {
-	drives, order, err := d.gather(ctx)
+	drives, order, err := d.gather(ctx, groups)
 	if err != nil {
 		return nil, err
 	}
@@ -121,9 +121,10 @@ func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord) ([]s
 	return back, nil
 }
 
-// gather joins records, reports and what the last look knew. A drive whose
+// gather joins records, reports, the groups' drives (which were in use before
+// any repairer looked) and what the last look knew. A drive whose
 // place another one took, and that nobody reports, is RETIRED.
-func (d *detector) gather(ctx context.Context) (map[storagenode.DriveID]drive, []storagenode.DriveID, error) {
+func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (map[storagenode.DriveID]drive, []storagenode.DriveID, error) {
 	records, err := d.cfg.Records.ListDrives(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list drives: %w", err)
@@ -147,6 +148,14 @@ func (d *detector) gather(ctx context.Context) (map[storagenode.DriveID]drive, [
 			v.record.Replaces = rep.Replaces
 		}
 		drives[rep.ID] = v
+	}
+	for _, g := range groups {
+		for _, s := range g.Slots {
+			if _, known := drives[s.Drive]; !known {
+				drives[s.Drive] = drive{record: metadata.DriveRecord{ID: s.Drive, State: storagenode.DriveDown}}
+				order = append(order, s.Drive)
+			}
+		}
 	}
 	for id, v := range drives {
 		if old, ok := drives[v.record.Replaces]; ok && v.record.Replaces != id && !old.reported {

@@ -34,6 +34,18 @@ func TestWipedDriveIsRebuilt(t *testing.T) {
 	}
 }
 
+// A drive may be in use, and be replaced, before any repairer looks.
+func TestWipedBeforeTheFirstLook(t *testing.T) {
+	r := newRig(t, "2+2", 4)
+	objects := r.some(8)
+	r.wipe(1)
+	r.heal()
+	r.whole(objects...)
+	if s := r.rep.Status(); s.States["RETIRED"] != 1 {
+		t.Fatalf("%+v", s.States)
+	}
+}
+
 func TestTwoWipedDrivesAtOnce(t *testing.T) {
 	r := newRig(t, "4+2", 6)
 	objects := r.some(16)

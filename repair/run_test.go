@@ -117,8 +117,12 @@ func TestTwoRepairersUnderLoad(t *testing.T) {
 		if round%2 == 1 {
 			r.state(i, storagenode.DriveActive)
 		}
-		r.rep.Start(Counting)
-		r.await("whole", func(s Status) bool { return s.Whole && s.States["DOWN"] == 0 })
+		// Not Status, which may be a moment old: more than m losses at once
+		// would be too many.
+		r.await("whole", func(Status) bool {
+			rep, err := r.rep.Recount(r.ctx)
+			return err == nil && rep.Whole
+		})
 	}
 	for _, o := range dead {
 		r.await("deleted", func(Status) bool { return r.shards(o.blob) == 0 })
