@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"strings"
 	"sync"
@@ -512,4 +513,48 @@ func TestUnavailable(t *testing.T) {
 	_, err = f.ListObjects(t.Context(), b.ID, metadata.ListQuery{Limit: 1})
 	wantErr(t, err, metadata.ErrUnavailable)
 	wantErr(t, f.DeleteBucket(t.Context(), "bucket"), metadata.ErrUnavailable)
+}
+
+// afterScan calls a function once, after a scan of a family.
+type afterScan struct {
+	kv.Store
+	family byte
+	call   func()
+}
+
+func (s *afterScan) Scan(ctx context.Context, from, to []byte) iter.Seq2[kv.Pair, error] {
+	return func(yield func(kv.Pair, error) bool) {
+		s.Store.Scan(ctx, from, to)(yield)
+		if call := s.call; from[0] == s.family && call != nil {
+			s.call = nil
+			call()
+		}
+	}
+}
+
+// TestDeleteBucketOvertaken: between the search of a deletion and its end the
+// bucket was taken back, written to, and set deleting again by another.
+func TestDeleteBucketOvertaken(t *testing.T) {
+	s := &afterScan{Store: memory.New(), family: famObject}
+	f := newFixture(t, s)
+	b := f.bucket("bucket")
+	swap := func(state byte) {
+		seen, r, err := f.Buckets.read(t.Context(), "bucket")
+		wantErr(t, err, nil)
+		wantErr(t, f.swap(t.Context(), seen, r, state), nil)
+	}
+	swap(bucketDeleting)
+	s.call = func() {
+		swap(bucketActive)
+		f.put(b, "k", 10)
+		swap(bucketDeleting)
+	}
+	wantErr(t, f.DeleteBucket(t.Context(), "bucket"), metadata.ErrBucketNotEmpty)
+	if _, err := f.Object(t.Context(), b.ID, "k"); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.Bucket(t.Context(), "bucket"); err != nil {
+		t.Error(err)
+	}
+	f.checkClean()
 }

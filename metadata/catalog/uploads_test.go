@@ -299,3 +299,33 @@ func TestCompleteTwice(t *testing.T) {
 		t.Errorf("%d blobs are owed a delete", n)
 	}
 }
+
+// TestOverwrittenBeforeCleared: an object of many parts that is deleted before
+// the rows of its parts were cleared; the list that says which parts it had is
+// needed for that.
+func TestOverwrittenBeforeCleared(t *testing.T) {
+	f := newFixture(t, nil)
+	b := f.bucket("bucket")
+	parts := f.upload(b, "k", "u", 400, 10)
+	if _, err := f.CompleteUpload(t.Context(), b, "k", "u", metadata.Completion{Parts: parts[:399], Seal: sealed("s")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.DeleteObject(t.Context(), b, "k", metadata.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	before := f.rows(famBlob)
+	if _, err := f.Catalog.Blobs.expandList(t.Context(), "u", 100); err != nil {
+		t.Fatal(err)
+	}
+	if now := f.rows(famBlob); now != before {
+		t.Errorf("%d blobs were moved before the parts were cleared", before-now)
+	}
+	f.checkClean()
+	if n := len(f.owed()); n != 400 {
+		t.Errorf("%d blobs are owed a delete", n)
+	}
+	f.checkClean()
+	if n := f.rows(famPart) + f.rows(famChunk) + f.rows(famBlob); n != 0 {
+		t.Errorf("%d rows are left", n)
+	}
+}
