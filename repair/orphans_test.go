@@ -18,7 +18,8 @@ func (r *rig) orphan(n int) object {
 	g, err := r.cat.OpenGroup(r.ctx)
 	r.must(err)
 	data := make([]byte, n)
-	b := r.write(g, r.ids.Next(), data)
+	b, err := r.write(g, r.ids.Next(), data)
+	r.must(err)
 	return object{"", data, g.PG, b.ID}
 }
 
@@ -99,9 +100,11 @@ func TestOrphanPassAgainstSlowUpload(t *testing.T) {
 			Key: key, Version: "null", Size: b.Size, ETag: "e", Modified: r.clock.Now(), Blobs: []metadata.Located{{PG: g.PG, Blob: b}},
 		}, []metadata.Written{{Group: g, Blob: b}}, metadata.Condition{})
 	}
-	late := r.write(g, r.ids.Next(), make([]byte, 64))
+	late, err := r.write(g, r.ids.Next(), make([]byte, 64))
+	r.must(err)
 	r.clock.advance(2 * time.Hour)
-	inTime := r.write(g, r.ids.Next(), make([]byte, 64))
+	inTime, err := r.write(g, r.ids.Next(), make([]byte, 64))
+	r.must(err)
 	r.clock.advance(23 * time.Hour)
 	r.orphanPass()
 	r.must(commit("in time", inTime))

@@ -38,11 +38,13 @@ import (
 	"kintsugi/storagenode/clock"
 )
 
-// Stripes recreates the shards of a slot; erasure/stripe's Set is one.
+// Stripes recreates and verifies shards; erasure/stripe's Set is one.
 type Stripes interface {
 	// Rebuild recreates all shards of one slot of a blob at dst from verified
 	// others, makes them durable, reads them back and verifies them.
 	Rebuild(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, dst storagenode.ShardStore, epoch uint32) error
+	// Verify reads every shard of a blob and says what it found at each slot.
+	Verify(ctx context.Context, g erasure.Group, b erasure.Blob) (stripe.Report, error)
 }
 
 // GroupLookup gives a group as it is now.

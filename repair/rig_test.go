@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
 	"kintsugi/erasure"
 	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
@@ -123,13 +121,14 @@ type object struct {
 	blob storagenode.BlobID
 }
 
-// rig is a cluster in memory: real catalog, drives in memory, a plain writer
-// and rebuilder in place of the stripe layer.
+// rig is a cluster in memory: the real catalog and stripe layer over drives and
+// a key-value engine in memory.
 type rig struct {
 	t      *testing.T
 	ctx    context.Context
 	clock  *fakeClock
 	cat    *catalog.Catalog
+	set    *stripe.Set
 	drives *drives
 	bucket metadata.Bucket
 	ids    *storagenode.BlobIDs
@@ -148,6 +147,8 @@ func newRig(t *testing.T, scheme string, n int, edit ...func(*Config)) *rig {
 		clock: &fakeClock{now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)},
 	}
 	r.ids = storagenode.NewBlobIDs(r.clock.Now)
+	r.set = stripe.New(stripe.Config{Drives: r.drives, WriteWait: 100 * time.Millisecond, ReadWait: 300 * time.Millisecond,
+		Damaged: func(d stripe.Damage) { r.rep.Notify(d) }})
 	for range n {
 		r.addDrive("n0", "", storagenode.DriveID{})
 	}
@@ -229,47 +230,11 @@ func encode(t *testing.T, g erasure.Group, mode erasure.Mode, data []byte) [][]b
 }
 
 // write puts a blob's shards on the drives that take them.
-func (r *rig) write(g erasure.Group, id storagenode.BlobID, data []byte) erasure.Blob {
-	b := erasure.Blob{ID: id, Size: int64(len(data)), Slots: erasure.AllSlots(g.Scheme.N())}
-	if len(data) <= erasure.ReplicateMax {
-		b.Mode, b.Slots = erasure.Replicated, 0
-		for i := range int(g.Scheme.M) + 1 {
-			b.Slots = b.Slots.With((i + int(data[0])) % g.Scheme.N())
-		}
-	}
-	for s := range stripes(b) {
-		part := data[int64(s)*erasure.StripeSize:][:stripeLen(b, s)]
-		shards := encode(r.t, g, b.Mode, part)
-		for i, slot := range g.Slots {
-			if !b.Slots.Has(i) || b.Missing.Has(i) {
-				continue
-			}
-			store, state := r.drives.Drive(slot.Drive)
-			if store == nil || !state.Writable() {
-				b.Missing = b.Missing.With(i)
-				continue
-			}
-			tok, err := store.Put(r.ctx, r.shard(g, b, i, s, part, shards[i], slot.Epoch))
-			if err == nil {
-				err = store.Sync(r.ctx, tok)
-			}
-			if err != nil {
-				b.Missing = b.Missing.With(i)
-			}
-		}
-	}
-	return b
-}
-
-func (r *rig) shard(g erasure.Group, b erasure.Blob, slot, s int, part, payload []byte, epoch uint32) storagenode.Shard {
-	k := g.Scheme.K
-	if b.Mode == erasure.Replicated {
-		k = 1
-	}
-	return storagenode.Shard{
-		ID: storagenode.ShardID{PG: g.PG, Slot: uint8(slot), Blob: b.ID, Stripe: uint32(s)}, K: k, M: g.Scheme.M,
-		SlotEpoch: epoch, StripeLen: uint32(len(part)), StripeHash: xxhash.Sum64(part), Last: s == stripes(b)-1, Payload: payload,
-	}
+func (r *rig) write(g erasure.Group, id storagenode.BlobID, data []byte) (erasure.Blob, error) {
+	res, err := r.set.Put(r.ctx, g, id, bytes.NewReader(data), int64(len(data)), stripe.PutOptions{
+		Attrs: func(int64) []byte { return []byte("attributes of " + id.String()) },
+	})
+	return res.Blob, err
 }
 
 // put stores an object of n random bytes and fails the test where it cannot.
@@ -289,7 +254,10 @@ func (r *rig) tryPut(key string, n int) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	b := r.write(g, r.ids.Next(), data)
+	b, err := r.write(g, r.ids.Next(), data)
+	if err != nil {
+		return object{}, err
+	}
 	o := object{key, data, g.PG, b.ID}
 	return o, r.cat.PutObject(r.ctx, r.bucket, &metadata.Object{
 		Key: key, Version: "null", Size: int64(n), ETag: "e", Modified: r.clock.Now(), Blobs: []metadata.Located{{PG: g.PG, Blob: b}},
@@ -340,63 +308,28 @@ func (r *rig) readShard(store storagenode.ShardStore, id storagenode.ShardID) (s
 	return info, p, nil
 }
 
-// Rebuild stands in for the stripe layer.
+// Rebuild is the stripe layer's, with a hook before the write.
 func (r *rig) Rebuild(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, dst storagenode.ShardStore, epoch uint32) error {
-	coder, err := erasure.NewCoder(g.Scheme)
-	if err != nil {
-		return err
-	}
-	for s := range stripes(b) {
-		shards := make([][]byte, g.Scheme.N())
-		var have erasure.SlotMask
-		var info storagenode.ShardInfo
-		for i, sl := range g.Slots {
-			if !b.Slots.Has(i) || b.Missing.Has(i) || i == slot {
-				continue
-			}
-			for _, id := range []storagenode.DriveID{sl.Drive, sl.From} {
-				store, state := r.drives.Drive(id)
-				if store == nil || !state.Readable() || have.Has(i) {
-					continue
-				}
-				in, p, err := r.readShard(store, storagenode.ShardID{PG: g.PG, Slot: uint8(i), Blob: b.ID, Stripe: uint32(s)})
-				if err == nil {
-					shards[i], info, have = p, in, have.With(i)
-				}
-			}
-		}
-		need := int(g.Scheme.K)
-		if b.Mode == erasure.Replicated {
-			need = 1
-		}
-		if have.Count() < need {
-			return stripe.ErrUnreadable
-		}
-		if b.Mode == erasure.Replicated {
-			shards[slot] = shards[have.First()]
-		} else {
-			shards[slot] = make([]byte, len(shards[have.First()]))
-			if err := coder.Reconstruct(shards, have, erasure.SlotMask(0).With(slot)); err != nil {
-				return err
-			}
-		}
+	return r.set.Rebuild(ctx, g, b, slot, hooked{dst, func() {
 		if r.onFill != nil {
 			r.onFill(slot, b)
 		}
-		sh := r.shard(g, b, slot, s, make([]byte, info.StripeLen), shards[slot], epoch)
-		sh.StripeHash = info.StripeHash
-		tok, err := dst.Put(ctx, sh)
-		if err == nil {
-			err = dst.Sync(ctx, tok)
-		}
-		if err == nil {
-			_, _, err = r.readShard(dst, sh.ID)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	}}, epoch)
+}
+
+// Verify is the stripe layer's.
+func (r *rig) Verify(ctx context.Context, g erasure.Group, b erasure.Blob) (stripe.Report, error) {
+	return r.set.Verify(ctx, g, b)
+}
+
+type hooked struct {
+	storagenode.ShardStore
+	before func()
+}
+
+func (h hooked) Put(ctx context.Context, s storagenode.Shard) (storagenode.Token, error) {
+	h.before()
+	return h.ShardStore.Put(ctx, s)
 }
 
 // whole fails unless every slot of the objects has exactly the bytes it
@@ -416,7 +349,10 @@ func (r *rig) whole(objects ...object) {
 					continue
 				}
 				id := storagenode.ShardID{PG: g.PG, Slot: uint8(i), Blob: o.blob, Stripe: uint32(s)}
-				_, p, err := r.readShard(r.diskOf(o.pg, i).store, id)
+				info, p, err := r.readShard(r.diskOf(o.pg, i).store, id)
+				if err == nil && info.Last && string(info.Attrs) != "attributes of "+o.blob.String() {
+					err = fmt.Errorf("attributes %q", info.Attrs)
+				}
 				if err != nil || !bytes.Equal(p, shards[i]) {
 					r.t.Fatalf("%s: slot %d stripe %d of pg %d: %v, same bytes: %v", o.key, i, s, o.pg, err, bytes.Equal(p, shards[i]))
 				}

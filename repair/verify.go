@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -97,38 +97,34 @@ func (r *Repairer) verifyBlob(ctx context.Context, rec metadata.BlobRecord) (Ver
 	if err != nil {
 		return VerifyReport{}, err
 	}
+	found, err := r.cfg.Stripes.Verify(ctx, g, rec.Blob)
+	if err != nil {
+		return VerifyReport{}, fmt.Errorf("verify blob %s: %w", rec.Blob.ID, err)
+	}
 	v := VerifyReport{Blobs: 1, Bytes: rec.Blob.Size}
-	var have erasure.SlotMask
-	bad := 0
-	for i, s := range g.Slots {
+	bad := false
+	for i := range g.Slots {
 		if !rec.Blob.Slots.Has(i) {
 			continue
 		}
 		v.Shards++
-		store := r.inventory.ask(s.Drive)
-		what := unknown
-		if store != nil {
-			what, _ = r.worker.inspect.inspect(ctx, store, rec.PG, i, rec.Blob, true)
-		}
-		switch what {
-		case good:
+		switch found.Slots[i].Finding {
+		case stripe.Good:
 			v.Good++
-			have = have.With(i)
 			continue
-		case absent:
+		case stripe.Missing:
 			v.Missing++
-		case corrupt:
+		case stripe.Corrupt:
 			v.Corrupt++
 		default:
 			v.Unreached++
-			continue
 		}
-		bad++
+		bad = true
 		if r.reader.verify(ctx, claim{rec.PG, i, rec.Blob.ID}) {
 			v.Marked++
 		}
 	}
-	if bad > 0 || have != rec.Blob.Slots {
+	if bad {
 		now, err := r.cfg.Blobs.Blob(ctx, rec.PG, rec.Blob.ID)
 		if err != nil {
 			return VerifyReport{}, err
@@ -137,7 +133,7 @@ func (r *Repairer) verifyBlob(ctx context.Context, rec metadata.BlobRecord) (Ver
 			return VerifyReport{}, nil
 		}
 	}
-	if margin(g.Scheme, rec.Blob.Mode, have) < 0 {
+	if found.Margin < 0 {
 		v.Unreadable++
 	}
 	return v, ctx.Err()
