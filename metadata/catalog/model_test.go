@@ -39,20 +39,23 @@ type modelUpload struct {
 func TestModel(t *testing.T) {
 	for _, seed := range seeds(t, 60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			c := newChaos(seed, 0)
-			m := &model{fixture: newFixture(t, c), rng: rand.New(rand.NewPCG(seed, 1)), chaos: c,
-				objects: map[string]string{}, uploads: map[string]*modelUpload{}}
-			m.bucket = m.fixture.bucket("bucket")
-			_ = m.written(1)
-			c.calm(m.rng.IntN(60))
-			for range 80 {
-				m.step()
-				m.verify()
-			}
-			c.calm(0)
-			m.drain()
+			runModel(t, newChaos(seed, 0), seed)
 		})
 	}
+}
+
+func runModel(t *testing.T, c *chaos, seed uint64) {
+	m := &model{fixture: newFixture(t, c), rng: rand.New(rand.NewPCG(seed, 1)), chaos: c,
+		objects: map[string]string{}, uploads: map[string]*modelUpload{}}
+	m.bucket = m.fixture.bucket("bucket")
+	_ = m.written(1)
+	c.calm(m.rng.IntN(60))
+	for range 80 {
+		m.step()
+		m.verify()
+	}
+	c.calm(0)
+	m.drain()
 }
 
 func (m *model) step() {
