@@ -66,6 +66,7 @@ func (a *applier) touch(g *segFile) {
 func (a *applier) kill(at place, size int64) {
 	if g := (*a.s.segs.Load())[at.segment]; g != nil {
 		g.dead += size
+		g.held = false // perhaps this was what held it
 		a.touch(g)
 	}
 }
@@ -79,7 +80,7 @@ func (a *applier) covered(g *segFile, pos int64) {
 // commit writes the batch and what it changed of the segments.
 func (a *applier) commit() error {
 	for _, g := range a.dirty {
-		m := meta{pos: g.pos, dead: g.dead, minSeq: g.minSeq.Load(), sealed: g.trimmed, held: g.held}
+		m := meta{pos: g.pos, dead: g.dead, minSeq: g.minSeq.Load(), sealed: g.trimmed}
 		a.val = m.append(a.val[:0])
 		a.key = appendMetaKey(a.key[:0], g.id)
 		if err := a.b.Set(a.key, a.val, nil); err != nil {

@@ -179,7 +179,6 @@ type meta struct {
 	pos, dead int64
 	minSeq    uint64
 	sealed    bool
-	held      bool
 }
 
 func (m *meta) append(p []byte) []byte {
@@ -191,9 +190,6 @@ func (m *meta) append(p []byte) []byte {
 	if m.sealed {
 		f |= 1
 	}
-	if m.held {
-		f |= 2
-	}
 	return append(p, f)
 }
 
@@ -202,7 +198,7 @@ func (m *meta) decode(p []byte) error {
 		return errIndexValue
 	}
 	le := binary.LittleEndian
-	*m = meta{int64(le.Uint64(p)), int64(le.Uint64(p[8:])), le.Uint64(p[16:]), p[24]&1 != 0, p[24]&2 != 0}
+	*m = meta{int64(le.Uint64(p)), int64(le.Uint64(p[8:])), le.Uint64(p[16:]), p[24]&1 != 0}
 	return nil
 }
 

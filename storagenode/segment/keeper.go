@@ -175,11 +175,18 @@ func (s *Store) purge(ctx context.Context) error {
 	}
 	s.applyMu.Lock()
 	due := s.purgeDue
+	s.purgeDue = false
 	s.applyMu.Unlock()
 	if !due {
 		return nil
 	}
-	return s.purgeDrops(ctx)
+	err := s.purgeDrops(ctx)
+	if err != nil {
+		s.applyMu.Lock()
+		s.purgeDue = true
+		s.applyMu.Unlock()
+	}
+	return err
 }
 
 // purgeBlobs handles some blobs deleted up to a time; true where more are due.
@@ -239,9 +246,6 @@ func (s *Store) purgeDrops(ctx context.Context) error {
 			}
 		}
 	}
-	s.applyMu.Lock()
-	s.purgeDue = false // a drop that came meanwhile hides; the next open or drop purges it
-	s.applyMu.Unlock()
 	return nil
 }
 
