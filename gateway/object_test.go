@@ -18,11 +18,8 @@ import (
 )
 
 func random(n int, seed uint64) string {
-	r := rand.New(rand.NewPCG(seed, 7))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 7}).Read(b)
 	return string(b)
 }
 

@@ -1,0 +1,301 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
+	"kintsugi/gateway/checksum"
+	"kintsugi/gateway/sigv4"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+func TestErrorsAreComplete(t *testing.T) {
+	for _, e := range sigv4.Errors() {
+		if f, known := faultOf(e); !known || f.code != e.Code() {
+			t.Errorf("sigv4 %s: %v", e.Code(), f)
+		}
+	}
+	for _, e := range checksum.Errors() {
+		if f, known := faultOf(e); !known || f.code != e.Code() {
+			t.Errorf("checksum %s: %v", e.Code(), f)
+		}
+	}
+	for _, row := range foreign {
+		if f, _ := faultOf(fmt.Errorf("doing: %w", row.err)); f != row.fault {
+			t.Errorf("%v: %v", row.err, f)
+		}
+	}
+	if f, known := faultOf(errors.New("secret path")); known || f != errInternal || strings.Contains(f.message, "secret") {
+		t.Errorf("unknown: %v", f)
+	}
+}
+
+// hooked lets a test stand in for one call of the namespace or the blobs.
+type hooked struct {
+	metadata.Objects
+	Blobs
+	object func(context.Context, metadata.BucketID, string) (*metadata.Object, error)
+	read   func() error
+}
+
+func (h *hooked) Object(ctx context.Context, b metadata.BucketID, key string) (*metadata.Object, error) {
+	if h.object != nil {
+		return h.object(ctx, b, key)
+	}
+	return h.Objects.Object(ctx, b, key)
+}
+
+func (h *hooked) Read(ctx context.Context, g erasure.Group, b erasure.Blob, off, n int64, w io.Writer) error {
+	if h.read != nil {
+		if err := h.read(); err != nil {
+			return err
+		}
+	}
+	return h.Blobs.Read(ctx, g, b, off, n, w)
+}
+
+func hookedSite(t *testing.T, more ...func(*Config)) (*site, *hooked) {
+	h := &hooked{}
+	s := newSite(t, append([]func(*Config){func(c *Config) {
+		h.Objects, h.Blobs = c.Objects, c.Blobs
+		c.Objects, c.Blobs = h, h
+	}}, more...)...)
+	s.bucket("bkt")
+	s.put("/bkt/k", "value")
+	return s, h
+}
+
+func TestPanicIsAnError(t *testing.T) {
+	s, h := hookedSite(t)
+	h.object = func(context.Context, metadata.BucketID, string) (*metadata.Object, error) { panic("hidden cause") }
+	a := s.do(call{method: "GET", target: "/bkt/k"})
+	if a.status != 500 || a.code() != "InternalError" || strings.Contains(a.body, "hidden") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if !strings.Contains(s.logs.String(), "hidden cause") || !strings.Contains(s.logs.String(), a.header.Get("X-Amz-Request-Id")) {
+		t.Errorf("log: %s", s.logs)
+	}
+	h.object = func(context.Context, metadata.BucketID, string) (*metadata.Object, error) {
+		return nil, errors.New("hidden text")
+	}
+	if a = s.do(call{method: "GET", target: "/bkt/k"}); a.status != 500 || strings.Contains(a.body, "hidden") || !strings.Contains(s.logs.String(), "hidden text") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	h.object = nil
+	if a = s.must(call{method: "GET", target: "/bkt/k"}); a.body != "value" {
+		t.Errorf("after the panic: %q", a.body)
+	}
+}
+
+// TestReplacedWhileRead: the bytes of an object go because it was overwritten
+// between look-up and read.
+func TestReplacedWhileRead(t *testing.T) {
+	s, h := hookedSite(t)
+	var once sync.Once
+	h.read = func() (err error) {
+		once.Do(func() {
+			s.put("/bkt/k", "newer value")
+			err = fmt.Errorf("read: %w", stripe.ErrUnreadable)
+		})
+		return err
+	}
+	if a := s.must(call{method: "GET", target: "/bkt/k"}); a.body != "newer value" || a.header.Get("Content-Length") != "11" {
+		t.Errorf("%q %v", a.body, a.header)
+	}
+	once = sync.Once{}
+	h.read = func() (err error) {
+		once.Do(func() {
+			s.must(call{method: "DELETE", target: "/bkt/k"})
+			err = storagenode.ErrNotFound
+		})
+		return err
+	}
+	if a := s.do(call{method: "GET", target: "/bkt/k"}); a.code() != "NoSuchKey" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	s.put("/bkt/k", "x")
+	h.read = func() error { return stripe.ErrUnreadable }
+	if a := s.do(call{method: "GET", target: "/bkt/k"}); a.status != 503 {
+		t.Errorf("unreadable is not absent: %d %s", a.status, a.body)
+	}
+}
+
+func TestOverload(t *testing.T) {
+	hold, held := make(chan struct{}), make(chan struct{}, 10)
+	s, h := hookedSite(t, func(c *Config) { c.MaxRequests = 2 })
+	h.read = func() error {
+		held <- struct{}{}
+		<-hold
+		return nil
+	}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() { s.do(call{method: "GET", target: "/bkt/k"}) })
+		<-held
+	}
+	a := s.do(call{method: "GET", target: "/bkt/k"})
+	if a.status != 503 || a.code() != "SlowDown" || a.header.Get("Retry-After") == "" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	close(hold)
+	wg.Wait()
+	if a = s.must(call{method: "GET", target: "/bkt/k"}); a.body != "value" {
+		t.Errorf("after: %d", a.status)
+	}
+}
+
+// TestSlowClients: who sends nothing, or takes nothing, is cut off.
+func TestSlowClients(t *testing.T) {
+	s := newSite(t, func(c *Config) { c.BodyTimeout = 300 * time.Millisecond })
+	s.bucket("bkt")
+	s.put("/bkt/large", random(24<<20, 1))
+	dial := func(raw string) net.Conn {
+		conn, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = io.WriteString(conn, raw)
+		return conn
+	}
+	conn := dial(call{method: "PUT", target: "/bkt/k", body: "part", length: 100}.raw(s.address))
+	text, err := io.ReadAll(conn)
+	if err != nil || !bytes.Contains(text, []byte("<Code>RequestTimeout</Code>")) {
+		t.Errorf("%v: %s", err, text)
+	}
+	conn = dial(call{method: "GET", target: "/bkt/large"}.raw(s.address))
+	time.Sleep(1500 * time.Millisecond)
+	got, err := io.ReadAll(conn)
+	if err == nil && len(got) >= 24<<20 {
+		t.Errorf("took nothing for long, and got all %d bytes", len(got))
+	}
+	// Slow, but not idle: no bound on the whole.
+	raw := call{method: "PUT", target: "/bkt/slow", body: "12345678"}.raw(s.address)
+	conn = dial(raw[:len(raw)-8])
+	for i := range 8 {
+		time.Sleep(100 * time.Millisecond)
+		_, _ = io.WriteString(conn, raw[len(raw)-8+i:len(raw)-7+i])
+	}
+	head := make([]byte, 15)
+	if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 200 OK" {
+		t.Errorf("%v: %s", err, head)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	s := newSite(t, func(c *Config) { c.Registerer = reg })
+	s.bucket("bkt")
+	s.put("/bkt/k", "value")
+	s.must(call{method: "GET", target: "/bkt/k"})
+	s.do(call{method: "GET", target: "/bkt/missing"})
+	s.do(call{method: "PATCH", target: "/bkt/missing"})
+	time.Sleep(20 * time.Millisecond) // the last one is counted behind its answer
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for _, f := range families {
+		text.WriteString(f.String() + "\n")
+	}
+	for _, want := range []string{"GetObject", "PutObject", "CreateBucket", "Unknown", `"404"`, `"405"`, "kintsugi_s3_received_bytes_total", "kintsugi_s3_requests_in_flight"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %s in %s", want, text.String())
+		}
+	}
+}
+
+func TestNoGoroutineStays(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.put("/bkt/large", random(20<<20, 1))
+	time.Sleep(50 * time.Millisecond)
+	before := runtime.NumGoroutine()
+	for range 20 {
+		conn, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, call{method: "GET", target: "/bkt/large"}.raw(s.address))
+		_, _ = io.ReadFull(conn, make([]byte, 1000))
+		_ = conn.Close()
+		conn, err = net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, call{method: "PUT", target: "/bkt/copy", header: headers("x-amz-copy-source", "/bkt/large")}.raw(s.address))
+		_ = conn.Close()
+	}
+	s.do(call{method: "PUT", target: "/bkt/k", body: "x", header: headers("Content-MD5", md5Header("y"))})
+	settled(t, before+2)
+}
+
+func TestVirtualHost(t *testing.T) {
+	s := newSite(t)
+	s.must(call{method: "PUT", target: "/", host: "bkt.s3.test"})
+	s.must(call{method: "PUT", target: "/a/b", host: "BKT.S3.test:9000", body: "x"})
+	if a := s.must(call{method: "GET", target: "/bkt/a/b", host: "s3.test"}); a.body != "x" {
+		t.Errorf("%q", a.body)
+	}
+	if a := s.must(call{method: "GET", target: "/?list-type=2", host: "bkt.s3.test"}); between(a.body, "<Key>", "<") != "a/b" {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.must(call{method: "GET", target: "/", host: "s3.test"}); between(a.body, "<Name>", "<") != "bkt" || between(a.body, "<CreationDate>", "<") == "" {
+		t.Errorf("%s", a.body)
+	}
+	if a := s.do(call{method: "GET", target: "/a/b", host: "other.bkt.s3.test"}); a.status != 404 && a.status != 400 {
+		t.Errorf("bucket with a dot: %d", a.status)
+	}
+}
+
+func TestBuckets(t *testing.T) {
+	s := newSite(t)
+	for i := range 5 {
+		s.bucket(fmt.Sprintf("bkt%d", i))
+	}
+	a := s.must(call{method: "GET", target: "/?max-buckets=2&prefix=bkt"})
+	names := elements(a.body, "Name")
+	a = s.must(call{method: "GET", target: "/?max-buckets=10&continuation-token=" + between(a.body, "<ContinuationToken>", "<")})
+	if names = append(names, elements(a.body, "Name")...); strings.Join(names, " ") != "bkt0 bkt1 bkt2 bkt3 bkt4" {
+		t.Errorf("%q", names)
+	}
+	s.must(call{method: "PUT", target: "/located", body: "<CreateBucketConfiguration><LocationConstraint>us-east-1</LocationConstraint></CreateBucketConfiguration>"})
+	if a = s.must(call{method: "GET", target: "/located?location"}); !strings.Contains(a.body, "/\"></LocationConstraint>") {
+		t.Errorf("%s", a.body)
+	}
+	if a = s.must(call{method: "HEAD", target: "/located"}); a.header.Get("X-Amz-Bucket-Region") != "us-east-1" {
+		t.Errorf("%v", a.header)
+	}
+	for _, q := range []string{"versioning", "acl", "notification", "logging", "accelerate", "requestPayment"} {
+		s.must(call{method: "GET", target: "/located?" + q})
+	}
+	s.put("/located/k", "x")
+	for _, q := range []string{"acl", "tagging"} {
+		s.must(call{method: "GET", target: "/located/k?" + q})
+	}
+	owner := between(s.must(call{method: "GET", target: "/"}).body, "<ID>", "<")
+	s.must(call{method: "GET", target: "/located/k", header: headers("x-amz-expected-bucket-owner", owner)})
+	s.must(call{method: "DELETE", target: "/located/k"})
+	s.must(call{method: "DELETE", target: "/located"})
+	if a = s.do(call{method: "HEAD", target: "/located"}); a.status != http.StatusNotFound {
+		t.Errorf("%d", a.status)
+	}
+	s.clean()
+}
