@@ -19,7 +19,7 @@ import (
 	"kintsugi/storagenode/vfs"
 )
 
-// bench is a store on a memory file system for one test.
+// rig is a store on a memory file system for one test.
 type rig struct {
 	*testing.T
 	*Store
@@ -219,12 +219,12 @@ func TestDamagedRecord(t *testing.T) {
 func TestTornTail(t *testing.T) {
 	r := newRig(t, nil)
 	for n := range 3 {
-		r.put(n, 300)
+		r.put(n, 40)
 	}
 	path, e := r.at(2)
 	r.must(r.Store.Close())
 	whole := r.contents(path)
-	for cut := e.off; cut < e.off+layoutOf(1, 300).payload+300; cut++ {
+	for cut := e.off; cut < e.off+layoutOf(1, 40).payload+40; cut++ {
 		for _, garble := range []bool{false, true} {
 			// Another drive directory with the torn log and no index.
 			c := &rig{T: t, fs: vfs.NewMem(), cfg: r.cfg}
@@ -240,14 +240,14 @@ func TestTornTail(t *testing.T) {
 			c.must(err)
 			c.must(f.Close())
 			c.open()
-			c.holds(0, 300)
-			c.holds(1, 300)
+			c.holds(0, 40)
+			c.holds(1, 40)
 			c.fails(2, storagenode.ErrNotFound)
 			if rep := c.OpenReport(); len(rep.Damaged)+len(rep.Corrupt) > 0 {
 				t.Fatalf("cut at %d: a torn tail is no damage: %+v", cut, rep)
 			}
-			c.put(2, 300)
-			c.holds(2, 300)
+			c.put(2, 40)
+			c.holds(2, 40)
 			c.must(c.Store.Close())
 		}
 	}
@@ -411,6 +411,25 @@ func TestMisplaced(t *testing.T) {
 		r.holds(1, 500)
 		r.fails(2, storagenode.ErrCorrupt)
 	})
+}
+
+// TestDamagedSuperblock: it is reported, and the records are still used.
+func TestDamagedSuperblock(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		r := newRig(t, nil)
+		r.put(1, 500)
+		path, _ := r.at(1)
+		r.reopen(func() {
+			r.flip(path, 20)
+			if lost {
+				r.must(r.fs.RemoveAll("/d/index"))
+			}
+		})
+		r.holds(1, 500)
+		if rep := r.OpenReport(); len(rep.Damaged) != 1 {
+			t.Fatalf("%+v", rep)
+		}
+	}
 }
 
 // TestCompaction: dead segments go, what lives stays, and what was deleted does
