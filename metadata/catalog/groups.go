@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,7 @@ func newGroups(e *engine, cfg Config) *Groups {
 
 // load reads all groups anew, and what they hold where it is not known yet.
 func (s *Groups) load(ctx context.Context) error {
+	var changed []*groupEntry
 	for p, err := range s.e.kv.Scan(ctx, []byte{famGroup}, []byte{famGroup + 1}) {
 		if err != nil {
 			return unavailable("load groups", err)
@@ -70,10 +72,13 @@ func (s *Groups) load(ctx context.Context) error {
 		if e := (*s.known.Load())[pg]; e != nil && bytes.Equal(e.raw, p.Value) {
 			continue
 		}
-		if _, err := s.remember(pg, bytes.Clone(p.Value)); err != nil {
-			return err
+		rec, err := decodeGroup(pg, p.Value)
+		if err != nil {
+			return fmt.Errorf("group %d: %w", pg, err)
 		}
+		changed = append(changed, &groupEntry{raw: bytes.Clone(p.Value), rec: rec})
 	}
+	s.keep(changed...)
 	for p, err := range s.e.kv.Scan(ctx, []byte{famFill}, []byte{famFill + 1}) {
 		if err != nil {
 			return unavailable("load groups", err)
@@ -108,22 +113,28 @@ func (s *Groups) remember(pg storagenode.PG, raw []byte) (*groupEntry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("group %d: %w", pg, err)
 	}
+	entry := &groupEntry{raw: raw, rec: rec}
+	s.keep(entry)
+	return entry, nil
+}
+
+// keep puts entries in the place of those known before.
+func (s *Groups) keep(entries ...*groupEntry) {
+	if len(entries) == 0 {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := *s.known.Load()
-	entry := &groupEntry{raw: raw, rec: rec}
-	if old := was[pg]; old != nil {
-		entry.fill = old.fill
-	} else {
-		entry.fill = new(fill)
+	now := maps.Clone(*s.known.Load())
+	for _, e := range entries {
+		if old := now[e.rec.PG]; old != nil {
+			e.fill = old.fill
+		} else {
+			e.fill = new(fill)
+		}
+		now[e.rec.PG] = e
 	}
-	now := make(map[storagenode.PG]*groupEntry, len(was)+1)
-	for k, v := range was {
-		now[k] = v
-	}
-	now[pg] = entry
 	s.known.Store(&now)
-	return entry, nil
 }
 
 // parsed gives the group of a record that a transaction just read; nil values
@@ -322,23 +333,29 @@ func (s *Groups) create(ctx context.Context, scheme erasure.Scheme, drives []sto
 	return s.remember(g.PG, raw)
 }
 
-// save stores what the groups hold, where that changed much; it may fail.
+// save stores what the groups hold, where that changed; it may fail.
 func (s *Groups) save(ctx context.Context) {
-	for pg, e := range *s.known.Load() {
-		blobs, size := e.fill.blobs.Load(), e.fill.bytes.Load()
-		if blobs == e.fill.saved.Load() {
-			continue
+	var changed []*groupEntry
+	for _, e := range *s.known.Load() {
+		if e.fill.blobs.Load() != e.fill.saved.Load() {
+			changed = append(changed, e)
 		}
+	}
+	for some := range slices.Chunk(changed, kv.MaxTxnOps) {
+		counts := make([]int64, len(some))
 		err := s.e.update(ctx, "save fill", func(t *txn) error {
-			t.Put(t.fillKey(pg), encodeFill(t.room(24), blobs, size))
+			for i, e := range some {
+				counts[i] = e.fill.blobs.Load()
+				t.Put(t.fillKey(e.rec.PG), encodeFill(t.room(24), counts[i], e.fill.bytes.Load()))
+			}
 			return nil
 		})
 		if err != nil {
-			if !errors.Is(err, kv.ErrUnavailable) {
-				s.e.log.Warn("what a group holds is not saved", "pg", pg, "err", err)
-			}
+			s.e.log.Debug("what the groups hold is not saved", "err", err)
 			return
 		}
-		e.fill.saved.Store(blobs)
+		for i, e := range some {
+			e.fill.saved.Store(counts[i])
+		}
 	}
 }

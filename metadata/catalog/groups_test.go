@@ -278,3 +278,27 @@ func TestPlace(t *testing.T) {
 		}
 	}
 }
+
+// TestTwoProcesses: what one process remembers of a group is never believed
+// against what another has written.
+func TestTwoProcesses(t *testing.T) {
+	f := newFixture(t, nil)
+	b := f.bucket("bucket")
+	w := f.written(1 << 20)
+	other, err := Open(t.Context(), Config{KV: f.e.kv, Drives: f.drives, Scheme: erasure.Scheme{K: 4, M: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Remap(t.Context(), w.Group.PG, 4, 1, storagenode.DriveID{50}); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, f.PutObject(t.Context(), b, object("k", w), []metadata.Written{w}, metadata.Condition{}), nil)
+	r, err := other.Blob(t.Context(), w.Group.PG, w.Blob.ID)
+	if err != nil || r.Blob.Missing != 1<<4 {
+		t.Errorf("%+v %v", r, err)
+	}
+	if g, err := f.Group(t.Context(), w.Group.PG); err != nil || g.Slots[4].Epoch != 2 {
+		t.Errorf("%+v %v", g, err)
+	}
+	f.checkClean()
+}

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -140,6 +141,11 @@ func (s *Blobs) expand(ctx context.Context, steps int) error {
 					steps, err = s.clearParts(ctx, id, steps)
 				} else {
 					steps, err = s.expandList(ctx, id, steps)
+				}
+				if errors.Is(err, errRecord) {
+					// A list that cannot be read must not hold up the others.
+					s.e.log.Error("deletes owed cannot be read", "upload", id, "err", err)
+					continue
 				}
 				if err != nil || steps <= 0 {
 					return err

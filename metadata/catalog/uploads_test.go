@@ -329,3 +329,32 @@ func TestOverwrittenBeforeCleared(t *testing.T) {
 		t.Errorf("%d rows are left", n)
 	}
 }
+
+// TestUnreadableList: a part list that cannot be read holds up nothing else.
+func TestUnreadableList(t *testing.T) {
+	f := newFixture(t, nil)
+	b := f.bucket("bucket")
+	for _, id := range []string{"u", "v"} {
+		parts := f.upload(b, id, id, 3, 10)
+		if _, err := f.CompleteUpload(t.Context(), b, id, id, metadata.Completion{Parts: parts, Seal: sealed("s")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := f.e.update(t.Context(), "damage", func(t *txn) error {
+		t.Put(t.chunkKey("u", 0), []byte{99})
+		return nil
+	})
+	wantErr(t, err, nil)
+	found, err := f.Check(t.Context())
+	if err != nil || len(found) == 0 {
+		t.Errorf("the damage is not found: %v", err)
+	}
+	for _, key := range []string{"u", "v"} {
+		if _, err := f.DeleteObject(t.Context(), b, key, metadata.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(f.owed()); n != 3 {
+		t.Errorf("%d blobs are owed a delete, want those of the list that can be read", n)
+	}
+}
