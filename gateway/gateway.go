@@ -100,7 +100,6 @@ type gateway struct {
 	hashers   checksum.Hashers
 	exchanges sync.Pool // *exchange
 	outputs   sync.Pool // *output
-	windows   sync.Pool // *[]byte
 
 	limit    int64
 	inFlight atomic.Int64
