@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -41,11 +40,6 @@ type committer struct {
 	work     []waiting
 	accepted []waiting
 }
-
-const (
-	tickEvery  = 100 * time.Millisecond
-	probeEvery = time.Second
-)
 
 func newCommitter(s *Store) *committer {
 	c := &committer{s: s, cfg: s.cfg, results: make(chan result, 64)}
@@ -115,7 +109,7 @@ func (c *committer) next() (controls []func(*committer), closed bool) {
 		case <-c.s.kick:
 		case r := <-c.results:
 			c.note(r)
-		case <-c.cfg.Clock.After(tickEvery):
+		case <-c.cfg.Clock.After(c.cfg.Tick):
 		}
 	}
 }
@@ -166,7 +160,9 @@ func (c *committer) round() {
 	defer rec.release()
 	if err := c.append(rec, commit, prev); err != nil {
 		c.goDown(err)
-		c.fail(c.accepted, fmt.Errorf("%w: %w", kv.ErrUnknown, err))
+		// The cause is not wrapped: it may say "unavailable", which would
+		// promise that nothing was written.
+		c.fail(c.accepted, fmt.Errorf("%w: %v", kv.ErrUnknown, err))
 		clear(c.accepted)
 		return
 	}
@@ -375,4 +371,4 @@ func (c *committer) publish() {
 	c.s.status.Store(s)
 }
 
-var errNoDrives = errors.New("too few drives are usable")
+var errNoDrives = fmt.Errorf("%w: too few drives are usable", kv.ErrUnavailable)

@@ -46,6 +46,10 @@ type Config struct {
 	RetryAfter   time.Duration // until a drive that failed may join again; 0: 10 s
 	Checkpoint   time.Duration // between flushes of the state; 0: 5 s
 
+	// Tick is the time between looks at what is due (joins, snapshots,
+	// checkpoints); every tenth looks after the drives themselves; 0: 100 ms.
+	Tick time.Duration
+
 	// LogSize bounds a log file, in bytes; 0: 16 MiB, less on small drives.
 	LogSize int64
 	// SnapshotAfter is the size of the log, in bytes, from which on a snapshot
@@ -69,7 +73,7 @@ func (c Config) withDefaults() Config {
 	}{
 		{&c.EvictAfter, 2 * time.Second}, {&c.StallAfter, 10 * time.Second},
 		{&c.StateTimeout, 2 * time.Second}, {&c.Wait, 10 * time.Second},
-		{&c.RetryAfter, 10 * time.Second}, {&c.Checkpoint, 5 * time.Second},
+		{&c.RetryAfter, 10 * time.Second}, {&c.Checkpoint, 5 * time.Second}, {&c.Tick, 100 * time.Millisecond},
 	}
 	for _, f := range durations {
 		if *f.d <= 0 {

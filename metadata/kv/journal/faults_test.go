@@ -130,9 +130,7 @@ func TestMembersFail(t *testing.T) {
 					return
 				}
 				// What is lost stays lost: with the others it opens again.
-				for _, id := range lost {
-					cfg.Unusable = append(cfg.Unusable, id)
-				}
+				cfg.Unusable = append(cfg.Unusable, lost...)
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
@@ -341,7 +339,7 @@ func TestDamagedMember(t *testing.T) {
 				t.Fatal(err)
 			}
 			s = open(t, cfg)
-			if len(s.Status().Members) != 1 || s.Status().Generation == 1 {
+			if len(s.Status().Members) != 1 || s.Status().Generation == 2 {
 				t.Fatalf("status %+v", s.Status())
 			}
 			mustPut(t, s, "k0", "new")

@@ -106,7 +106,7 @@ func TestReopen(t *testing.T) {
 			wantGet(t, s, fmt.Sprint("k", i), fmt.Sprint("v", i))
 		}
 		mustPut(t, s, fmt.Sprint("k", round), fmt.Sprint("v", round))
-		if st := s.Status(); len(st.Members) != 3 || st.Generation != 1 || st.Degraded != "" {
+		if st := s.Status(); len(st.Members) != 3 || st.Generation != 2 || st.Degraded != "" {
 			t.Fatalf("status %+v", st)
 		}
 		if err := s.Close(); err != nil {

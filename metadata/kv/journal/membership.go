@@ -21,6 +21,9 @@ type membership struct {
 	Cluster    storagenode.UUID      `json:"cluster"`
 	Generation uint64                `json:"generation"`
 	Members    []storagenode.DriveID `json:"members"`
+	// Creating is set until every drive has a record: only then is anything
+	// committed, so where it is set on all, a creation may begin anew.
+	Creating bool `json:"creating,omitempty"`
 	// Commit was the newest when the record was made: a log that ends before
 	// it is not whole.
 	Commit uint64 `json:"commit"`
@@ -176,8 +179,10 @@ type drive struct {
 	// failure is why the drive was left out; it may join again after retry.
 	failure error
 	retry   time.Time
-	// record is the generation known to be on the drive.
+	// record is the generation known to be on the drive; known says that
+	// recover could read one, maybe an older.
 	record uint64
+	known  bool
 	// writing is held while a record is written; tried is the newest of those.
 	writing sync.Mutex
 	tried   uint64

@@ -97,6 +97,11 @@ func readLog(d *drive, cluster storagenode.UUID) *memberLog {
 		}
 		snaps = snaps[:len(snaps)-1]
 	}
+	// What the snapshot made superfluous may be there in part, where a trim was
+	// cut short.
+	for len(l.files) > 1 && l.files[1] <= l.snap.commit+1 {
+		l.files = l.files[1:]
+	}
 	if l.err = l.walk(cluster); l.err == nil {
 		l.err = l.checkSnapshot(cluster)
 	}

@@ -86,10 +86,10 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 		recs[i], err = d.readMembership(c.cfg.Cluster)
 		return err
 	})
-	readable, blank := 0, 0
+	readable, blank, created := 0, 0, 0
 	var missing []string
 	for i, d := range c.drives {
-		d.record = 0
+		d.record, d.known = 0, errs[i] == nil
 		switch {
 		case errs[i] == nil:
 			readable++
@@ -99,6 +99,9 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 			d.writing.Unlock()
 			if recs[i].newer(top) {
 				top = recs[i]
+			}
+			if !recs[i].Creating {
+				created++
 			}
 			continue
 		case errors.Is(errs[i], vfs.ErrNotExist):
@@ -111,7 +114,7 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 			d.record = 0 // to be written again
 		}
 	}
-	if format && blank+readable == len(c.drives) && (readable == 0 || top.Generation == 1 && c.neverUsed()) {
+	if format && blank > 0 && blank+readable == len(c.drives) && created == 0 && c.neverUsed() {
 		return membership{}, nil
 	}
 	if readable < len(c.drives)-c.cfg.Tolerance || readable == 0 {
@@ -128,14 +131,23 @@ func errAway(err error) error { return fmt.Errorf("away: %s", err.Error()) }
 // created when the power went.
 func (c *committer) neverUsed() bool {
 	used := eachDrive(c.drives, func(_ int, d *drive) error {
-		l := readLog(d, c.cfg.Cluster)
-		if errors.Is(l.err, vfs.ErrNotExist) || len(l.files) == 0 && l.snap.commit == 0 {
+		names, err := d.fs.List(d.journalDir())
+		if errors.Is(err, vfs.ErrNotExist) {
 			return nil
 		}
-		if len(l.chains) == 1 && l.before == 0 {
-			return nil
+		for _, n := range names {
+			if _, ok := numbered(n, snapPrefix); ok {
+				return errLog
+			}
+			if _, ok := numbered(n, logPrefix); !ok {
+				continue
+			}
+			b, err := readSmall(d.fs, d.path(n), logMax)
+			if err != nil || groupWithin(b, c.cfg.Cluster, 1) {
+				return errLog
+			}
 		}
-		return errLog
+		return err
 	})
 	return errors.Join(used...) == nil
 }
@@ -163,8 +175,14 @@ func (c *committer) format() (membership, error) {
 			return membership{}, fmt.Errorf("create the journal: %w", err)
 		}
 	}
-	c.rec = membership{}
-	if err := c.writeGeneration(); err != nil {
+	c.rec = membership{Creating: true}
+	err := c.writeGeneration()
+	for _, d := range c.drives {
+		if err == nil && d.record != c.rec.Generation {
+			err = fmt.Errorf("%w: drive %s has no membership", kv.ErrUnavailable, d.id)
+		}
+	}
+	if err != nil {
 		c.stopMembers()
 		return membership{}, fmt.Errorf("create the journal: %w", err)
 	}
@@ -176,13 +194,15 @@ func (c *committer) format() (membership, error) {
 	return c.rec, nil
 }
 
-// readLogs verifies the members' logs and picks the longest.
+// readLogs verifies the members' logs, syncs what was found, and picks the
+// longest. A group that only a member has which cannot be synced was never
+// acknowledged: that takes all members.
 func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog, err error) {
 	var drives []*drive
 	var missing []string
 	for _, id := range top.Members {
 		d := c.drive(id)
-		if d != nil && d.open() && d.record == top.Generation {
+		if d != nil && d.open() && d.known {
 			drives = append(drives, d)
 		} else {
 			missing = append(missing, id.String()+": away")
@@ -191,6 +211,9 @@ func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog
 	logs = make([]*memberLog, len(drives))
 	eachDrive(drives, func(i int, d *drive) error {
 		logs[i] = readLog(d, c.cfg.Cluster)
+		if logs[i].err == nil {
+			logs[i].err = logs[i].syncTail()
+		}
 		return nil
 	})
 	for _, l := range logs {
@@ -213,17 +236,14 @@ func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog
 	return logs, best, nil
 }
 
-// recoverMembers syncs what was found, brings members that lack the end up to
-// it, and starts them all. A member that diverges is left for a new copy.
+// recoverMembers starts the members and brings those that lack the end up to
+// it. A member that diverges is left for a new copy.
 func (c *committer) recoverMembers(logs []*memberLog, best *memberLog) error {
 	shortest := best.last()
 	c.members = nil
 	for _, l := range logs {
 		if l.err == nil && !l.prefixOf(best) {
 			l.err = fmt.Errorf("%w: it diverges", errLog)
-		}
-		if l.err == nil {
-			l.err = l.syncTail()
 		}
 		if l.err != nil {
 			c.cfg.Logger.Warn("journal member left out", "drive", l.drive.id.String(), "err", l.err)
@@ -234,9 +254,6 @@ func (c *committer) recoverMembers(logs []*memberLog, best *memberLog) error {
 		m.synced = l.last()
 		c.members = append(c.members, m)
 		shortest = min(shortest, l.last())
-	}
-	if best.err != nil {
-		return fmt.Errorf("%w: %w", kv.ErrUnavailable, best.err)
 	}
 	prev, _ := best.chain(shortest)
 	err := best.each(c.cfg.Cluster, shortest, func(g group, raw []byte) error {
@@ -278,7 +295,7 @@ func (l *memberLog) syncTail() error {
 }
 
 // settleMembership puts a new generation in force where the members differ
-// from the record, or the record is on too few drives.
+// from the record, the record is on too few drives, or the namespace is new.
 func (c *committer) settleMembership(top membership) error {
 	var ids []storagenode.DriveID
 	for _, m := range c.members {
@@ -290,10 +307,11 @@ func (c *committer) settleMembership(top membership) error {
 			have++
 		}
 	}
-	if slices.Equal(ids, top.Members) && have >= needed(len(c.drives), c.cfg.Tolerance) {
+	if !top.Creating && slices.Equal(ids, top.Members) && have >= needed(len(c.drives), c.cfg.Tolerance) {
 		c.publish()
 		return nil
 	}
+	c.rec.Creating = false
 	if err := c.writeGeneration(); err != nil {
 		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 	}

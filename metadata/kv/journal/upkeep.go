@@ -10,7 +10,7 @@ import (
 func (c *committer) upkeep() {
 	now := c.cfg.Clock.Now()
 	if c.downErr != nil {
-		if now.Sub(c.lastRecover) >= time.Second {
+		if now.Sub(c.lastRecover) >= 10*c.cfg.Tick {
 			c.revive(now)
 		}
 		return
@@ -24,11 +24,11 @@ func (c *committer) upkeep() {
 			c.goDown(err)
 		}
 	}
-	if c.downErr != nil || now.Sub(c.lastTick) < tickEvery {
+	if c.downErr != nil || now.Sub(c.lastTick) < c.cfg.Tick {
 		return
 	}
 	c.lastTick = now
-	if now.Sub(c.lastProbe) >= probeEvery {
+	if now.Sub(c.lastProbe) >= 10*c.cfg.Tick {
 		c.lastProbe = now
 		for _, m := range c.members {
 			m.send(job{})
