@@ -30,13 +30,14 @@ func TestCrashSeeds(t *testing.T) {
 	forSeeds(t, brief(12, 60), crashSeed)
 }
 
-func crashSeed(seed uint64) error {
+func crashSeed(seed uint64) (err error) {
 	r := &crashRun{seed: seed, rng: rand.New(rand.NewPCG(seed, 2)), mem: vfs.NewMem(), healed: true}
 	for client := range r.keys {
 		for i := range r.keys[client] {
 			r.keys[client][i].name = fmt.Sprintf("client%d/key%d", client, i)
 		}
 	}
+	defer func() { err = r.tell(seed, err) }()
 	if err := r.mem.MkdirAll("/data"); err != nil {
 		return err
 	}
@@ -45,6 +46,7 @@ func crashSeed(seed uint64) error {
 	}
 	gens := 3 + r.rng.IntN(4)
 	for gen := range gens {
+		r.logger().Info("generation", "number", gen)
 		if err := r.generation(gen, gen == gens-1); err != nil {
 			return fmt.Errorf("generation %d: %w", gen, err)
 		}
@@ -93,6 +95,7 @@ func (k *crashKey) String() string {
 }
 
 type crashRun struct {
+	story
 	seed   uint64
 	rng    *rand.Rand
 	mem    *vfs.Mem
@@ -100,8 +103,9 @@ type crashRun struct {
 	serial atomic.Uint64
 	// healed: nothing acknowledged lacks a shard, so two drives may go.
 	healed bool
-	thin   atomic.Bool // something was acknowledged with fewer shards
-	made   bool        // the store was open at least once
+	store  atomic.Pointer[Cluster] // of this generation, once it is open
+	thin   atomic.Bool             // something was acknowledged with fewer shards
+	made   bool                    // the store was open at least once
 }
 
 // cut stops the world at one change of the file system.
@@ -156,15 +160,9 @@ func (r *crashRun) generation(gen int, last bool) error {
 	c := cutAt(fault, changes)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
 	worked := make(chan error, 1)
-	var store *Cluster
-	go func() {
-		var err error
-		store, err = r.life(ctx, fault, c, gen, last)
-		worked <- err
-	}()
+	r.store.Store(nil)
+	go func() { worked <- r.life(ctx, fault, c, gen, last) }()
 	var err error
 	select {
 	case err = <-worked:
@@ -172,15 +170,19 @@ func (r *crashRun) generation(gen int, last bool) error {
 		time.Sleep(time.Duration(r.rng.IntN(3)) * time.Millisecond)
 	}
 	crashed := r.mem.Crash(r.rng)
+	r.logger().Info("power cut", "changes", changes, "err", err)
 	ended := c.hasBegun()
 	cancel()
 	close(c.over)
 	c.done.Wait()
 	c.rule.Release()
+	if store := r.store.Load(); ended && store != nil {
+		_ = store.Journal.Close() // nobody needs to wait for it any more
+	}
 	if ended {
 		err = <-worked
 	}
-	if store != nil {
+	if store := r.store.Load(); store != nil {
 		if cerr := within(20*time.Second, "close", store.Close); errors.Is(cerr, errHangs) {
 			return cerr
 		}
@@ -218,6 +220,7 @@ func (r *crashRun) empty(n int) error {
 	dirs := Six("/data")
 	r.rng.Shuffle(len(dirs), func(i, j int) { dirs[i], dirs[j] = dirs[j], dirs[i] })
 	for _, dir := range dirs[:n] {
+		r.logger().Info("emptied", "dir", dir)
 		names, err := r.mem.List(dir)
 		if err != nil {
 			return err
@@ -237,19 +240,20 @@ func (r *crashRun) empty(n int) error {
 
 // life is what happens until the power is cut; an error is one that the cut
 // does not explain.
-func (r *crashRun) life(ctx context.Context, fault *vfs.Fault, c *cut, gen int, last bool) (*Cluster, error) {
+func (r *crashRun) life(ctx context.Context, fault *vfs.Fault, c *cut, gen int, last bool) error {
 	cfg := Small(fault, Six("/data"))
-	cfg.Logger = logger()
+	cfg.Logger = r.logger()
 	store, err := Open(ctx, cfg)
 	if err != nil {
-		return nil, r.unlessCut(c, fmt.Errorf("open: %w", err))
+		return r.unlessCut(c, fmt.Errorf("open: %w", err))
 	}
 	r.made = true
+	r.store.Store(store)
 	if err := r.check(ctx, store, c); err != nil {
-		return store, err
+		return err
 	}
 	if err := store.Consistent(ctx); err != nil {
-		return store, r.unlessCut(c, err)
+		return r.unlessCut(c, err)
 	}
 	var clients sync.WaitGroup
 	errs := make(chan error, crashClients)
@@ -260,28 +264,28 @@ func (r *crashRun) life(ctx context.Context, fault *vfs.Fault, c *cut, gen int, 
 	if !r.healed || last {
 		if err := store.Whole(ctx); err != nil {
 			clients.Wait()
-			return store, r.unlessCut(c, err)
+			return r.unlessCut(c, err)
 		}
 	}
 	clients.Wait()
 	for range crashClients {
 		if err := <-errs; err != nil {
-			return store, err
+			return err
 		}
 	}
 	if !r.thin.Load() || last {
 		if err := store.Whole(ctx); err != nil {
-			return store, r.unlessCut(c, err)
+			return r.unlessCut(c, err)
 		}
 		if err := store.Sound(ctx); err != nil {
-			return store, r.unlessCut(c, err)
+			return r.unlessCut(c, err)
 		}
 		if !c.hasBegun() {
 			r.healed = true
 			r.thin.Store(false)
 		}
 	}
-	return store, r.check(ctx, store, c)
+	return r.check(ctx, store, c)
 }
 
 // unlessCut gives err unless the power was being cut.

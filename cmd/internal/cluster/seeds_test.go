@@ -1,10 +1,16 @@
 package cluster
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 )
 
 // forSeeds runs f for n seeds, KINTSUGI_SEEDS of them where that is set, or
@@ -23,7 +29,12 @@ func forSeeds(t *testing.T, n int, f func(seed uint64) error) {
 	}
 	failed := 0
 	for seed := first; seed < first+uint64(n); seed++ {
-		if err := f(seed); err != nil {
+		began := time.Now()
+		err := f(seed)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Logf("KINTSUGI_SEED=%d took %s", seed, took)
+		}
+		if err != nil {
 			t.Errorf("KINTSUGI_SEED=%d: %v", seed, err)
 			if failed++; failed == 3 {
 				return
@@ -32,12 +43,37 @@ func forSeeds(t *testing.T, n int, f func(seed uint64) error) {
 	}
 }
 
-// logger tells a story where KINTSUGI_LOG is set.
-func logger() *slog.Logger {
-	if os.Getenv("KINTSUGI_LOG") == "" {
+// story keeps what a store logs, to be told where its seed fails.
+type story struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (s *story) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+func (s *story) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// tell wraps err with the end of the story; where KINTSUGI_LOG names a
+// directory, all of it goes to a file there.
+func (s *story) tell(seed uint64, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := s.buf.Bytes()
+	if dir := os.Getenv("KINTSUGI_LOG"); dir != "" {
+		path := filepath.Join(dir, fmt.Sprintf("seed-%d.log", seed))
+		return errors.Join(err, os.WriteFile(path, text, 0o600))
+	}
+	if err == nil {
 		return nil
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return fmt.Errorf("%w; the log ends:\n%s", err, text[max(0, len(text)-4000):])
 }
 
 // brief chooses the smaller amount of work for -short.
