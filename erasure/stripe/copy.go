@@ -94,7 +94,10 @@ func (r *copyReader) start(ctx context.Context) (*attempt, error) {
 
 func (r *copyReader) read(ctx context.Context, a *attempt) {
 	id := storagenode.ShardID{PG: r.group.PG, Slot: uint8(a.slot), Blob: r.blob.ID}
-	a.err = r.set.readPart(ctx, r.group, id, r.off, a.buf.mem[:r.n])
+	if a.err = a.call.drive.enter(ctx, a.buf); a.err == nil {
+		a.err = r.set.readPart(ctx, r.group, id, r.off, a.buf.mem[:r.n])
+		a.call.drive.leave(a.buf)
+	}
 	a.call.done()
 	a.buf.release()
 	r.results <- a
@@ -136,7 +139,9 @@ func (r *copyReader) race(ctx context.Context) (*attempt, error) {
 				return nil, r.unreadable(storagenode.ErrSuspect)
 			}
 			for _, a := range r.running {
-				a.call.late(now)
+				if a.call.late(now); patience >= stuckAfter {
+					a.call.hang(now)
+				}
 			}
 			if patience >= stuckAfter || r.set.hedges.allow() {
 				r.set.stats.hedged.Inc()

@@ -25,10 +25,8 @@ func (a *gather) decode(want erasure.SlotMask) (*decoded, error) {
 	}
 	hash := a.infos[gen.First()].StripeHash
 	tries := 0
-	for use := erasure.SlotMask(1)<<k - 1; use <= gen && tries < maxCombinations; use = nextChoice(use) {
-		if use&^gen != 0 {
-			continue
-		}
+	for choice := erasure.AllSlots(k); choice <= erasure.AllSlots(most) && tries < maxCombinations; choice = nextChoice(choice) {
+		use := members(gen, choice)
 		tries++
 		shards, err := a.compute(use, want)
 		if err != nil {
@@ -63,6 +61,17 @@ func nextChoice(m erasure.SlotMask) erasure.SlotMask {
 		return ^erasure.SlotMask(0) // past every other
 	}
 	return up | (m^up)/low>>2
+}
+
+// members gives those of gen whose place among its members is in choice.
+func members(gen, choice erasure.SlotMask) erasure.SlotMask {
+	var out erasure.SlotMask
+	for ; gen != 0 && choice != 0; gen, choice = gen&(gen-1), choice>>1 {
+		if choice&1 == 1 {
+			out |= gen & -gen
+		}
+	}
+	return out
 }
 
 // compute gives data shards and those in want, from use alone; what is computed

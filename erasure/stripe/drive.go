@@ -1,10 +1,13 @@
 package stripe
 
 import (
+	"context"
 	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"kintsugi/storagenode"
 )
@@ -15,6 +18,8 @@ const (
 	// stuckAfter is when a read that nobody hedged is hedged whatever the
 	// share of hedged reads, and when a drive counts as stuck.
 	stuckAfter = 250 * time.Millisecond
+	// hungFor is for how long reads go elsewhere after one hung.
+	hungFor = 2 * time.Second
 	// penaltyWaits is for how many WriteWaits a drive that made a write wait
 	// in vain is left out of others: a hang would cost each of them as much.
 	penaltyWaits = 2
@@ -22,9 +27,14 @@ const (
 
 // drive is what is remembered of a drive. It outlives its stores.
 type drive struct {
+	// room bounds the memory of the calls the drive is busy with, so that what
+	// a hung one never gives back leaves enough for the others.
+	room         *semaphore.Weighted
+	limit        int64
 	small, large latency // of reads up to smallRead bytes, and of larger ones
 	late         atomic.Int32
 	lateSince    atomic.Int64 // ns; when late last left 0
+	hungUntil    atomic.Int64 // ns; reads go elsewhere until then
 	shunned      atomic.Int64 // ns; writes go without it until then
 }
 
@@ -42,12 +52,35 @@ func (d *drive) hedgeAfter(n int) time.Duration {
 	return min(max(hedgeMin, 2*d.latency(n).p95()), stuckAfter)
 }
 
-// slow says that a read is late now.
-func (d *drive) slow() bool { return d.late.Load() > 0 }
+// roomShare is the part of the memory, one in so many, that calls to one drive
+// may occupy.
+const roomShare = 5
 
-// stuck says that reads have been late for long.
+// enter waits for room for a call that uses buf.
+func (d *drive) enter(ctx context.Context, buf *buffer) error {
+	if err := d.room.Acquire(ctx, d.weight(buf)); err != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (d *drive) leave(buf *buffer) { d.room.Release(d.weight(buf)) }
+
+func (d *drive) weight(buf *buffer) int64 { return min(int64(len(buf.mem)), d.limit) }
+
+// slow says that a read is late now, or hung just now.
+func (d *drive) slow(now func() time.Time) bool {
+	return d.late.Load() > 0 || d.hung(now)
+}
+
+// stuck says that reads have been late for long, or hung just now.
 func (d *drive) stuck(now func() time.Time) bool {
-	return d.late.Load() > 0 && now().UnixNano()-d.lateSince.Load() > int64(stuckAfter)
+	return d.hung(now) || d.late.Load() > 0 && now().UnixNano()-d.lateSince.Load() > int64(stuckAfter)
+}
+
+func (d *drive) hung(now func() time.Time) bool {
+	until := d.hungUntil.Load()
+	return until != 0 && now().UnixNano() < until
 }
 
 // call is one operation that a store is busy with.
@@ -69,6 +102,15 @@ func (c *call) late(now time.Time) {
 	}
 }
 
+// hang is late for an operation that was given up: the drive is remembered for
+// a while, also where the operation then ends because nobody waits.
+func (c *call) hang(now time.Time) {
+	c.late(now)
+	if c.state.Load() == callLate {
+		c.drive.hungUntil.Store(now.Add(hungFor).UnixNano())
+	}
+}
+
 // done says that the operation returned.
 func (c *call) done() {
 	if c.state.Swap(callDone) == callLate {
@@ -78,6 +120,7 @@ func (c *call) done() {
 
 // driveTable finds drives without a lock.
 type driveTable struct {
+	limit int64                                          // bytes of room for each
 	table atomic.Pointer[map[storagenode.DriveID]*drive] // grows by copies
 	mu    sync.Mutex                                     // one copy at a time
 }
@@ -97,7 +140,7 @@ func (t *driveTable) get(id storagenode.DriveID) *drive {
 		}
 		maps.Copy(next, *m)
 	}
-	d := &drive{}
+	d := &drive{limit: t.limit, room: semaphore.NewWeighted(t.limit)}
 	next[id] = d
 	t.table.Store(&next)
 	return d

@@ -154,7 +154,7 @@ func (p *put) collect(ctx context.Context, w *writers) error {
 			if (p.live&^w.running).Count() >= want || !patience.again() {
 				for i := range p.group.Slots {
 					if w.running.Has(i) {
-						p.drop(i, &w.calls[i])
+						p.drop(i, &w.calls[i], patience.fresh())
 					}
 				}
 				w.running = 0

@@ -22,7 +22,7 @@ type gather struct {
 	blob   *erasure.Blob
 	stripe int
 	n      int  // bytes of data in the stripe
-	all    bool // read every slot
+	all    bool // read every slot, from its own drive only
 	// without is a slot whose own drive is not read, only the one it was
 	// mapped from; -1: none.
 	without int
@@ -131,16 +131,23 @@ func (a *gather) pick() int {
 	return best
 }
 
-// rank says how little a slot should be read from: 0 not at all.
+// Ranks: how little a slot should be read from; 0 for one that is well.
+const (
+	rankRebuilding = 2
+	rankSlow       = 5
+	rankAway       = 10
+)
+
+// rank tells how a slot's drive is now.
 func (s *Set) rank(g *erasure.Group, slot int) int {
 	store, state := s.cfg.Drives.Drive(g.Slots[slot].Drive)
 	switch {
 	case store == nil || !state.Readable():
-		return 10
-	case s.drives.get(g.Slots[slot].Drive).slow():
-		return 5
+		return rankAway
+	case s.drives.get(g.Slots[slot].Drive).slow(s.cfg.Clock.Now):
+		return rankSlow
 	case g.Slots[slot].State == storagenode.SlotRebuilding:
-		return 2
+		return rankRebuilding
 	}
 	return 0
 }
@@ -152,7 +159,13 @@ func (a *gather) start(ctx context.Context, slot int) {
 	a.calls[slot].drive = a.set.drives.get(a.group.Slots[slot].Drive)
 	a.mem.retain(1)
 	go func() {
-		info, err := a.read(ctx, slot)
+		var info storagenode.ShardInfo
+		d := a.calls[slot].drive
+		err := d.enter(ctx, a.mem)
+		if err == nil {
+			info, err = a.read(ctx, slot)
+			d.leave(a.mem)
+		}
 		a.calls[slot].done()
 		a.mem.release()
 		a.results <- gathered{slot, info, err}
@@ -171,7 +184,7 @@ func (a *gather) read(ctx context.Context, slot int) (storagenode.ShardInfo, err
 			return info, nil
 		}
 	}
-	if sl.State == storagenode.SlotRebuilding && !sl.From.IsZero() {
+	if !a.all && sl.State == storagenode.SlotRebuilding && !sl.From.IsZero() {
 		if info, ferr := a.set.readWhole(ctx, sl.From, id, a.shards[slot]); ferr == nil {
 			return info, nil
 		}
@@ -241,8 +254,8 @@ func (a *gather) collect(ctx context.Context) error {
 			}
 		case <-tick:
 			a.markLate(clock.Now())
-			if !a.all {
-				a.startNext(ctx)
+			if slot := a.pick(); !a.all && slot >= 0 && a.set.rank(a.group, slot) < rankSlow {
+				a.start(ctx, slot)
 			}
 			tick = clock.After(a.lateness())
 		case <-over:

@@ -83,9 +83,10 @@ func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, s
 	return p.encode(ctx, in, exact, buf, n, more)
 }
 
-// resolve finds the slots that can be written to.
+// resolve finds the slots that can be written to, without those that are
+// shunned if enough others are there.
 func (p *put) resolve() {
-	now := int64(0)
+	now, shunned := int64(0), erasure.SlotMask(0)
 	for i, slot := range p.group.Slots {
 		store, state := p.set.cfg.Drives.Drive(slot.Drive)
 		d := p.set.drives.get(slot.Drive)
@@ -99,12 +100,14 @@ func (p *put) resolve() {
 				now = p.set.cfg.Clock.Now().UnixNano()
 			}
 			if now < until {
-				p.fell(i, fmt.Errorf("drive %s kept a write waiting: %w", slot.Drive, storagenode.ErrSuspect))
-				continue
+				shunned = shunned.With(i)
 			}
 		}
 		p.stores[i] = store
 		p.live = p.live.With(i)
+	}
+	if p.live&^shunned != p.live && (p.live&^shunned).Count() >= max(p.group.Scheme.MinShards(), int(p.group.Scheme.M)+1) {
+		p.live &^= shunned
 	}
 }
 
@@ -116,11 +119,14 @@ func (p *put) fell(slot int, err error) {
 	}
 }
 
-// drop is fell for a slot that was too late.
-func (p *put) drop(slot int, c *call) {
+// drop is fell for a slot that was too late. Where it was late alone, others
+// being there in time, writes shun it for a while; not where all are slow.
+func (p *put) drop(slot int, c *call, alone bool) {
 	now := p.set.cfg.Clock.Now()
 	c.late(now)
-	p.drives[slot].shunned.Store(now.Add(penaltyWaits * p.set.cfg.WriteWait).UnixNano())
+	if alone {
+		p.drives[slot].shunned.Store(now.Add(penaltyWaits * p.set.cfg.WriteWait).UnixNano())
+	}
 	p.set.stats.late.Inc()
 	p.fell(slot, fmt.Errorf("drive %s: %w", p.group.Slots[slot].Drive, storagenode.ErrSuspect))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/storagenode"
@@ -181,7 +182,11 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 		mem.retain(1)
 		id := storagenode.ShardID{PG: r.group.PG, Slot: uint8(i), Blob: r.blob.ID, Stripe: uint32(win.stripe)}
 		go func() {
-			err := s.readPart(ctx, r.group, id, int64(from-i*size), mem.mem[from-win.from:to-win.from])
+			err := c.drive.enter(ctx, mem)
+			if err == nil {
+				err = s.readPart(ctx, r.group, id, int64(from-i*size), mem.mem[from-win.from:to-win.from])
+				c.drive.leave(mem)
+			}
 			c.done()
 			mem.release()
 			results <- lateResult{i, err}
@@ -205,9 +210,7 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 			return r.hedged(hedge, win)
 		case <-timer:
 			now := s.cfg.Clock.Now()
-			for i := range calls {
-				calls[i].late(now)
-			}
+			markLate(calls, now, patience >= stuckAfter)
 			if patience >= stuckAfter { // for the second time, or at once on a slow drive
 				mem.release()
 				return r.hedged(hedge, win)
@@ -228,6 +231,17 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 	f.one[0] = mem.mem[:win.to-win.from]
 	f.pieces = f.one[:]
 	return f
+}
+
+// markLate marks the calls that still run, as hung where they were given up.
+func markLate(calls []call, now time.Time, hung bool) {
+	for i := range calls {
+		if hung {
+			calls[i].hang(now)
+		} else {
+			calls[i].late(now)
+		}
+	}
 }
 
 type lateResult struct {

@@ -111,11 +111,11 @@ func (c *copies) write(ctx context.Context, buf *buffer) error {
 			if c.done.Count() < least && c.tried == p.group.Scheme.N() && patience.again() {
 				continue
 			}
-			late := w.running
+			late, alone := w.running, patience.fresh() && c.done.Count() >= least
 			w.running = 0
 			for i := range p.group.Slots {
 				if late.Has(i) {
-					p.drop(i, &w.calls[i])
+					p.drop(i, &w.calls[i], alone)
 					c.lost = c.lost.With(i)
 					c.start(ctx, w)
 				}

@@ -112,6 +112,7 @@ func New(cfg Config) *Set {
 		cfg.ReadWait = 10 * time.Second
 	}
 	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes)}
+	s.drives.limit = max(1, cfg.MemoryBytes/roomShare)
 	s.stats = newMetrics(s, cfg.Registerer)
 	return s
 }

@@ -36,7 +36,13 @@ func (w *writers) start(ctx context.Context, slot int, sh storagenode.Shard) {
 }
 
 func (w *writers) run(ctx context.Context, store storagenode.ShardStore, slot int, sh storagenode.Shard) {
-	token, err := store.Put(ctx, sh)
+	d := w.calls[slot].drive
+	var token storagenode.Token
+	err := d.enter(ctx, w.buf)
+	if err == nil {
+		token, err = store.Put(ctx, sh)
+		d.leave(w.buf)
+	}
 	w.buf.release() // nothing is retained after return
 	if err == nil && sh.Last {
 		err = store.Sync(ctx, token)
@@ -68,3 +74,6 @@ func (p *patience) again() bool {
 	p.c = p.set.cfg.Clock.After(p.set.cfg.WriteWait / 2)
 	return true
 }
+
+// fresh says that the first WriteWait is the only one so far.
+func (p *patience) fresh() bool { return p.steps == patienceSteps }
