@@ -536,3 +536,43 @@ func TestReadWhileCompacting(t *testing.T) {
 		r.holds(n, 1000)
 	}
 }
+
+// TestRebuildWhileWriting rebuilds the index again and again under writers that
+// fill segment after segment; nothing acknowledged is missing.
+func TestRebuildWhileWriting(t *testing.T) {
+	r := newRig(t, nil)
+	var wg sync.WaitGroup
+	for w := range 3 {
+		wg.Go(func() {
+			for i := range 200 {
+				if err := r.tryPut(w*1000+i, 3000); err != nil && !errors.Is(err, storagenode.ErrReadOnly) {
+					t.Errorf("put: %v", err)
+				}
+				if p, err := r.read(w*1000 + i); err == nil && len(p) != 3000 {
+					t.Errorf("read %d bytes", len(p))
+				}
+			}
+		})
+	}
+	for range 10 {
+		r.applyMu.Lock()
+		err := r.rebuild(r.Context())
+		r.applyMu.Unlock()
+		r.must(err)
+		r.must(r.trimSealed())
+	}
+	wg.Wait()
+	for _, reopen := range []bool{false, true} {
+		if reopen {
+			r.reopen(nil)
+		}
+		for w := range 3 {
+			for i := range 200 {
+				r.holds(w*1000+i, 3000)
+			}
+		}
+		if rep := r.OpenReport(); len(rep.Damaged)+len(rep.Corrupt) > 0 {
+			t.Fatalf("%+v", rep)
+		}
+	}
+}

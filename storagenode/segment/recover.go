@@ -285,10 +285,14 @@ const replayBatch = 1000
 // applyMu is held. With rebuild, payloads known to have been synced are taken
 // on trust: reads and scrubs verify them.
 func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
+	live := s.incarnation != 0 // puts go on: what is not durable is not ours to judge
+	s.mu.Lock()
 	size := g.tail
-	if rebuild && !g.sealed {
+	if live && !g.trimmed {
 		size = g.durable
-	} else {
+	}
+	s.mu.Unlock()
+	if !live {
 		// What a failed fsync left in the cache is not on the medium.
 		_ = g.f.DontNeed(0, 0)
 	}
@@ -312,7 +316,7 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 		return err
 	}
 	g.pos = max(g.pos, end)
-	if g.sealed {
+	if !live {
 		g.tail = end
 		g.durable, g.filled, g.allocated = g.tail, g.tail, g.tail
 	}
