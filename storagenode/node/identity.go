@@ -15,9 +15,9 @@ import (
 	"kintsugi/storagenode/vfs"
 )
 
-// identityName is the file in a drive's directory that says whose it is. A
+// IdentityName is the file in a drive's directory that says whose it is. A
 // directory without it is not a drive.
-const identityName = "drive.json"
+const IdentityName = "drive.json"
 
 // formatLevel is what this code writes; it reads minReader up to formatLevel.
 const formatLevel = 1
@@ -74,7 +74,7 @@ func (id Identity) sum() uint64 {
 
 // readIdentity reads and checks drive.json; errNoIdentity where there is none.
 func readIdentity(fsys vfs.FS, dir string) (Identity, error) {
-	path := filepath.Join(dir, identityName)
+	path := filepath.Join(dir, IdentityName)
 	text, err := readFile(fsys, path)
 	if errors.Is(err, vfs.ErrNotExist) {
 		return Identity{}, errNoIdentity
@@ -127,7 +127,7 @@ func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(fsys, dir, identityName, text)
+	return writeFile(fsys, dir, IdentityName, text)
 }
 
 // writeFile makes a small file durable: temporary file, sync, rename, sync of
@@ -206,7 +206,7 @@ func remains(fsys vfs.FS, dir string, wiped bool) ([]string, error) {
 	var left []string
 	for _, name := range names {
 		switch strings.TrimSuffix(name, tmpSuffix) {
-		case identityName: // not finished: the caller found none
+		case IdentityName: // not finished: the caller found none
 		case "lost+found", knownName, foundingName, lockName, "index", "state":
 		case "segments", "journal":
 			if wiped && name == "journal" {
@@ -229,7 +229,7 @@ func remains(fsys vfs.FS, dir string, wiped bool) ([]string, error) {
 // clearRemains removes what remains let pass, so that a drive is formatted on
 // clean ground.
 func clearRemains(fsys vfs.FS, dir string) error {
-	for _, name := range []string{identityName + tmpSuffix, knownName, knownName + tmpSuffix, foundingName, "index", "state", "segments", "journal"} {
+	for _, name := range []string{IdentityName + tmpSuffix, knownName, knownName + tmpSuffix, foundingName, "index", "state", "segments", "journal"} {
 		if err := fsys.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("clear %s: %w", dir, err)
 		}

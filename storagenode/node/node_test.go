@@ -160,7 +160,7 @@ func TestRefuses(t *testing.T) {
 		_ = os.MkdirAll(r.dirs[1], 0o700)
 		_ = os.WriteFile(filepath.Join(r.dirs[1], "holiday.jpg"), []byte("x"), 0o600)
 		refused(t, r, "holiday.jpg")
-		if _, err := os.Stat(filepath.Join(r.dirs[0], identityName)); err == nil {
+		if _, err := os.Stat(filepath.Join(r.dirs[0], IdentityName)); err == nil {
 			t.Fatal("the other directory was formatted all the same")
 		}
 	})
@@ -174,10 +174,10 @@ func TestRefuses(t *testing.T) {
 	t.Run("a copied drive", func(t *testing.T) {
 		r := newRig(t, 2)
 		_ = r.start().Close()
-		text, _ := os.ReadFile(filepath.Join(r.dirs[0], identityName))
+		text, _ := os.ReadFile(filepath.Join(r.dirs[0], IdentityName))
 		r.dirs = append(r.dirs, filepath.Join(r.root, "copy"))
 		_ = os.MkdirAll(r.dirs[2], 0o700)
-		_ = os.WriteFile(filepath.Join(r.dirs[2], identityName), text, 0o600)
+		_ = os.WriteFile(filepath.Join(r.dirs[2], IdentityName), text, 0o600)
 		refused(t, r, "copy")
 	})
 	t.Run("the same directory twice", func(t *testing.T) {
@@ -239,7 +239,7 @@ func TestMovedAwayIsDownAndComesBack(t *testing.T) {
 func TestIdentityLostButDataThere(t *testing.T) {
 	r := newRig(t, 2)
 	n := r.start()
-	if err := os.Remove(filepath.Join(r.dirs[0], identityName)); err != nil {
+	if err := os.Remove(filepath.Join(r.dirs[0], IdentityName)); err != nil {
 		t.Fatal(err)
 	}
 	d := r.await(n, 0, "BROKEN", func(d storagenode.DriveReport) bool { return d.State == storagenode.DriveBroken })
@@ -309,7 +309,7 @@ func TestIdentityBitsAreChecked(t *testing.T) {
 	if err != nil || got.Drive != want.Drive || got.Cluster != want.Cluster {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	text, _ := os.ReadFile(filepath.Join(dir, identityName))
+	text, _ := os.ReadFile(filepath.Join(dir, IdentityName))
 	for _, field := range []string{want.Drive.String(), want.Cluster.String()} {
 		at := strings.Index(string(text), field)
 		bad := append([]byte(nil), text...)

@@ -288,7 +288,7 @@ func (p *place) missing(ctx context.Context) {
 		p.fail(storagenode.DriveDown, err.Error())
 		return
 	case len(left) > 0:
-		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s has lost its %s but still holds %s: restore that file, or empty the directory to have the drive rebuilt", p.dir, identityName, strings.Join(left[:min(3, len(left))], ", ")))
+		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s has lost its %s but still holds %s: restore that file, or empty the directory to have the drive rebuilt", p.dir, IdentityName, strings.Join(left[:min(3, len(left))], ", ")))
 		return
 	}
 	old := Known{Drive: p.drive(), Device: p.device, Total: p.total}
