@@ -124,7 +124,7 @@ type object struct {
 // rig is a cluster in memory: the real catalog and stripe layer over drives and
 // a key-value engine in memory.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	clock  *fakeClock
 	cat    *catalog.Catalog
@@ -138,7 +138,7 @@ type rig struct {
 	onFill func(slot int, b erasure.Blob) // called inside Rebuild before the write
 }
 
-func newRig(t *testing.T, scheme string, n int, edit ...func(*Config)) *rig {
+func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -208,7 +208,7 @@ func (r *rig) state(i int, s storagenode.DriveState) {
 }
 
 // encode gives the shard of a slot of one stripe.
-func encode(t *testing.T, g erasure.Group, mode erasure.Mode, data []byte) [][]byte {
+func encode(t testing.TB, g erasure.Group, mode erasure.Mode, data []byte) [][]byte {
 	if mode == erasure.Replicated {
 		out := make([][]byte, g.Scheme.N())
 		for i := range out {

@@ -17,7 +17,7 @@ import (
 )
 
 // newLive is a rig whose repairers run by the machine's clock, fast.
-func newLive(t *testing.T, scheme string, n int) *rig {
+func newLive(t testing.TB, scheme string, n int) *rig {
 	return newRig(t, scheme, n, func(c *Config) {
 		c.Clock = clock.System{}
 		c.Tick = 5 * time.Millisecond
