@@ -76,6 +76,14 @@ func (s *story) tell(seed uint64, err error) error {
 	return fmt.Errorf("%w; the log ends:\n%s", err, text[max(0, len(text)-4000):])
 }
 
+// last gives the last n bytes of the story.
+func (s *story) last(n int) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := s.buf.Bytes()
+	return string(text[max(0, len(text)-n):])
+}
+
 // brief chooses the smaller amount of work for -short.
 func brief(short, full int) int {
 	if testing.Short() {

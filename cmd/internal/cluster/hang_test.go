@@ -1,0 +1,73 @@
+package cluster
+
+import (
+	"testing"
+	"time"
+
+	"kintsugi/cmd/internal/embedded"
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// TestHungDrive lets one drive hang, in reads or in changes, for longer than
+// patience lasts: the rest serves on in bounded time, the drive is noticed,
+// and once it answers it gets what it missed.
+func TestHungDrive(t *testing.T) {
+	const reads = vfs.OpOpen | vfs.OpRead | vfs.OpStat | vfs.OpList
+	kinds := []struct {
+		name string
+		ops  vfs.Op
+		of   func(victims) string
+		long bool
+	}{
+		{"state in reads", reads, func(v victims) string { return v.state }, false},
+		{"member in changes", vfs.OpChange, func(v victims) string { return v.member }, false},
+		{"state in changes", vfs.OpChange, func(v victims) string { return v.state }, true},
+		{"member in reads", reads, func(v victims) string { return v.member }, true},
+		{"plain in reads", reads, func(v victims) string { return v.plain }, true},
+		{"plain in changes", vfs.OpChange, func(v victims) string { return v.plain }, true},
+	}
+	for _, k := range kinds {
+		if k.long && testing.Short() {
+			continue
+		}
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			hungDrive(t, k.ops, k.of)
+		})
+	}
+}
+
+func hungDrive(t *testing.T, ops vfs.Op, of func(victims) string) {
+	r := newRig(t, vfs.OS(), t.TempDir(), func(c *embedded.Config) {
+		c.SegmentSize, c.LogSize, c.SnapshotAfter = 0, 0, 0
+		c.Poll = 500 * time.Millisecond
+	})
+	r.fill("before", 24, 5*time.Second)
+	victim := of(r.victims())
+	began := time.Now()
+	hang := r.fault.Inject(vfs.Rule{Ops: ops, Path: victim + "/", Hang: true})
+	// What comes first may wait for a slot (2 s), for the journal to leave a
+	// member behind (2 s), or for its state to be found hung (2 s) and built
+	// anew on another drive.
+	r.fill("first", 1, 8*time.Second)
+	r.readAll(8 * time.Second)
+	for i := 0; time.Since(began) < 8*time.Second; i++ {
+		r.readAll(3 * time.Second)
+		r.fill("during", 8, 5*time.Second)
+	}
+	if hang.Hits() == 0 {
+		t.Fatal("nothing hung: the test is wrong")
+	}
+	r.until(12*time.Second, func() error {
+		if d := r.drive(victim); d.State == storagenode.DriveActive {
+			return errHangs
+		}
+		return nil
+	})
+	r.readAll(3 * time.Second)
+	hang.Release()
+	r.becomes(victim, storagenode.DriveActive, 15*time.Second)
+	r.fill("after", 8, 5*time.Second)
+	r.whole()
+}
