@@ -3,6 +3,7 @@ package segment
 import (
 	"context"
 	"fmt"
+	"runtime"
 
 	"kintsugi/storagenode"
 )
@@ -74,6 +75,7 @@ func (s *Store) commitLoop() {
 	for range s.kick {
 		for {
 			var again bool
+			letOthersJoin()
 			if batch, again = s.commit(batch[:0]); !again {
 				break
 			}
@@ -84,6 +86,16 @@ func (s *Store) commitLoop() {
 		if closed {
 			return
 		}
+	}
+}
+
+// letOthersJoin lets goroutines that are ready to run go first: where the
+// processors are busy, writes that are about to come join the group, which
+// costs one fdatasync for all; where they are idle, it takes no time. It is
+// the whole of group commit where an fdatasync takes less than a request.
+func letOthersJoin() {
+	for range 4 {
+		runtime.Gosched()
 	}
 }
 

@@ -2,8 +2,8 @@ package journal
 
 import (
 	"fmt"
-	"runtime"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
