@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,5 +104,46 @@ func BenchmarkOverhead(b *testing.B) {
 	for b.Loop() {
 		clear(w.h)
 		s.server.Handler.ServeHTTP(w, r)
+	}
+}
+
+// BenchmarkSocket measures GET over a loopback socket, client included, with
+// and without Configure and Listen's one packet.
+func BenchmarkSocket(b *testing.B) {
+	for _, corked := range []bool{false, true} {
+		b.Run(fmt.Sprint("corked ", corked), func(b *testing.B) {
+			s := newSite(b)
+			if !corked {
+				s.server.ConnContext = nil
+			}
+			s.bucket("bkt")
+			s.put("/bkt/k", random(4096, 1))
+			raw := []byte(call{method: "GET", target: "/bkt/k"}.raw(s.address))
+			conn, err := net.Dial("tcp", s.address)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			r := bufio.NewReaderSize(conn, 16<<10)
+			var before, after syscall.Rusage
+			_ = syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+			n := 0
+			for b.Loop() {
+				n++
+				if _, err := conn.Write(raw); err != nil {
+					b.Fatal(err)
+				}
+				res, err := http.ReadResponse(r, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if got, err := io.Copy(io.Discard, res.Body); err != nil || got != 4096 {
+					b.Fatal(got, err)
+				}
+			}
+			_ = syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/float64(n), "cpu-ns/op")
+		})
 	}
 }

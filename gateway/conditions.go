@@ -74,7 +74,7 @@ func (x *exchange) writeCondition() (c metadata.Condition, err error) {
 	if match == "" && none == "" {
 		return c, nil
 	}
-	if match != "" && none != "" {
+	if match != "" && none != "" || strings.Contains(match, ",") || strings.Contains(none, ",") {
 		return c, errNotImplemented
 	}
 	c.IfMatch, c.IfNoneMatch = bareETag(match), bareETag(none)

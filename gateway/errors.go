@@ -172,7 +172,7 @@ func (x *exchange) fail(err error) {
 	if !known && !clientGone {
 		x.g.log.Error("request failed", "req", x.id, "op", x.operationName(), "bucket", x.bucket.Name, "key", x.key, "err", err)
 	}
-	if x.begun {
+	if x.begun || !known && clientGone {
 		panic(http.ErrAbortHandler)
 	}
 	h := x.w.Header()

@@ -149,11 +149,12 @@ func New(cfg Config) http.Handler {
 
 // Configure sets the limits on a server that serves the gateway: of headers,
 // of the time they may take, and of idle connections. Bodies have their own
-// limit, see Config.BodyTimeout.
+// limit, see Config.BodyTimeout. Serve on a listener wrapped by Listen.
 func Configure(s *http.Server) {
 	s.ReadHeaderTimeout = 20 * time.Second
 	s.IdleTimeout = 2 * time.Minute
 	s.MaxHeaderBytes = maxHeadBytes
+	s.ConnContext = connContext
 }
 
 // ServeHTTP implements http.Handler.

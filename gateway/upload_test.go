@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"kintsugi/gateway/checksum"
+	"kintsugi/metadata"
 )
 
 func (s *site) beginUpload(target string, h map[string]string) string {
@@ -278,4 +279,71 @@ func TestCopy(t *testing.T) {
 		t.Errorf("copy where there is one: %d", a.status)
 	}
 	s.clean()
+}
+
+// TestTenThousandParts tries the limits of a completion without the parts.
+func TestTenThousandParts(t *testing.T) {
+	var l completionList
+	one := "<Part><PartNumber>%d</PartNumber><ETag>&quot;%x&quot;</ETag><ChecksumCRC32>AAAAAA==</ChecksumCRC32></Part>"
+	var b strings.Builder
+	b.WriteString("<CompleteMultipartUpload>")
+	stored := make([]metadata.Part, 10000)
+	digests := md5.New()
+	for i := range 10000 {
+		sum := md5.Sum([]byte{byte(i), byte(i >> 8)})
+		digests.Write(sum[:])
+		fmt.Fprintf(&b, one, i+1, sum)
+		stored[i] = metadata.Part{Number: i + 1, Size: 5 << 20, ETag: fmt.Sprintf("%x", sum), Checksum: metadata.Checksum{Algorithm: "CRC32", Value: "AAAAAA=="}}
+	}
+	doc := b.String() + "</CompleteMultipartUpload>"
+	if len(doc) > maxCompletion {
+		t.Errorf("%d bytes are above the limit", len(doc))
+	}
+	if err := decodeXML([]byte(doc), &l); err != nil {
+		t.Fatal(err)
+	}
+	parts, err := l.parts()
+	if err != nil || len(parts) != 10000 {
+		t.Fatal(len(parts), err)
+	}
+	for _, composite := range []bool{false, true} {
+		w := wholeObject{size: 10000 * 5 << 20, upload: metadata.Upload{Checksum: metadata.Checksum{Algorithm: "CRC32", Composite: composite}}}
+		etag, sum, err := w.seal(parts)(stored)
+		if err != nil || etag != fmt.Sprintf("%x-10000", digests.Sum(nil)) || sum.Composite != composite || strings.HasSuffix(sum.Value, "-10000") != composite {
+			t.Errorf("%s %+v %v", etag, sum, err)
+		}
+	}
+	l.Parts = append(l.Parts, l.Parts[9999])
+	if _, err := l.parts(); err != errMalformedXML {
+		t.Errorf("10,001 parts: %v", err)
+	}
+}
+
+func TestListUploads(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	var want []string
+	for _, k := range []string{"a", "a", "b/1", "b/2", "c"} {
+		want = append(want, k+" "+s.beginUpload("/bkt/"+k, nil))
+	}
+	var got []string
+	next := ""
+	for range 5 {
+		a := s.must(call{method: "GET", target: "/bkt?uploads&max-uploads=2" + next})
+		keys, ids := elements(a.body, "Key"), elements(a.body, "UploadId")
+		for i := range keys {
+			got = append(got, keys[i]+" "+ids[i])
+		}
+		if between(a.body, "<IsTruncated>", "<") == "false" {
+			break
+		}
+		next = "&key-marker=" + url.QueryEscape(between(a.body, "<NextKeyMarker>", "<")) + "&upload-id-marker=" + between(a.body, "<NextUploadIdMarker>", "<")
+	}
+	if strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Errorf("%q, want %q", got, want)
+	}
+	a := s.must(call{method: "GET", target: "/bkt?uploads&delimiter=/"})
+	if got := elements(a.body, "Key"); strings.Join(got, "") != "aac" || !strings.Contains(a.body, "<CommonPrefixes><Prefix>b/</Prefix>") {
+		t.Errorf("%s", a.body)
+	}
 }

@@ -115,26 +115,15 @@ func appendTime(b []byte, t time.Time) []byte {
 	t = t.UTC()
 	year, month, day := t.Date()
 	hour, minute, second := t.Clock()
-	b = appendDigits(b, year, 4)
-	b = appendDigits(append(b, '-'), int(month), 2)
-	b = appendDigits(append(b, '-'), day, 2)
-	b = appendDigits(append(b, 'T'), hour, 2)
-	b = appendDigits(append(b, ':'), minute, 2)
-	b = appendDigits(append(b, ':'), second, 2)
-	b = appendDigits(append(b, '.'), t.Nanosecond()/int(time.Millisecond), 3)
-	return append(b, 'Z')
+	b = append(b, byte('0'+year/1000%10), byte('0'+year/100%10), digit10(year), digit1(year), '-',
+		digit10(int(month)), digit1(int(month)), '-', digit10(day), digit1(day), 'T',
+		digit10(hour), digit1(hour), ':', digit10(minute), digit1(minute), ':', digit10(second), digit1(second))
+	ms := t.Nanosecond() / int(time.Millisecond)
+	return append(b, '.', byte('0'+ms/100), digit10(ms), digit1(ms), 'Z')
 }
 
-func appendDigits(b []byte, n, width int) []byte {
-	for range width {
-		b = append(b, '0')
-	}
-	for i := len(b) - 1; n > 0 && width > 0; i, width = i-1, width-1 {
-		b[i] = byte('0' + n%10)
-		n /= 10
-	}
-	return b
-}
+func digit10(n int) byte { return byte('0' + n/10%10) }
+func digit1(n int) byte  { return byte('0' + n%10) }
 
 // appendEscaped writes character data. Characters that XML 1.0 cannot hold are
 // written as references, as S3 does; clients that want such keys back ask for
