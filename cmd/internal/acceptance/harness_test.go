@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -214,9 +215,14 @@ func (s *server) rss() (now, peak int64) {
 	return field("VmRSS"), field("VmHWM")
 }
 
-// env is the environment that server and clients run in.
+// env is the environment that server and clients run in: nothing of the
+// machine's own set-up of S3 clients or proxies.
 func (s *server) env() []string {
-	return append(os.Environ(),
+	clean := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(strings.ToUpper(v), "=")
+		return strings.HasPrefix(name, "AWS_") || strings.HasPrefix(name, "RCLONE_") || strings.HasPrefix(name, "KINTSUGI_") || strings.HasSuffix(name, "_PROXY")
+	})
+	return append(clean,
 		"KINTSUGI_ROOT_ACCESS_KEY="+accessKey, "KINTSUGI_ROOT_SECRET_KEY="+secretKey,
 		"KINTSUGI_ADMIN_URL=http://"+s.adminAddress(),
 		"AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey, "AWS_DEFAULT_REGION=us-east-1",
