@@ -104,8 +104,9 @@ func (b *buffer) release() {
 	}
 	m := b.owner
 	if m.poison {
-		for i := range b.mem {
-			b.mem[i] = 0xDB
+		b.mem[0] = 0xDB
+		for n := 1; n < len(b.mem); n *= 2 {
+			copy(b.mem[n:], b.mem[:n])
 		}
 	}
 	cost := m.cost(b.class)

@@ -171,7 +171,7 @@ func TestWriteQuorum(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s %s %d bytes %d bad", name, c.scheme, c.size, c.bad), func(t *testing.T) {
 				t.Parallel()
-				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = 20 * time.Millisecond })
+				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = slack * 50 * time.Millisecond })
 				r.t = t
 				for i := range c.bad {
 					fail(r, i)
@@ -201,7 +201,7 @@ func TestWriteQuorum(t *testing.T) {
 
 // TestSlownessDoesNotLowerTheMargin: a slow drive is waited for.
 func TestSlownessDoesNotLowerTheMargin(t *testing.T) {
-	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = 2 * time.Second })
+	r := newRig(t, "4+2")
 	r.faulty[3].Inject(storetest.Fault{Ops: storetest.OpSync, Delay: 120 * time.Millisecond})
 	for _, n := range []int{100, 1 << 20} {
 		if b := r.put(noise(n, 1)); b.Missing != 0 {
@@ -230,13 +230,13 @@ func TestAllSlowIsWaitedFor(t *testing.T) {
 // then sees.
 func TestStragglerKeepsItsBuffer(t *testing.T) {
 	for _, n := range []int{5000, 1 << 20, 5 << 20} {
-		r := newRig(t, "4+2")
+		r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 50 * time.Millisecond })
 		st := &stubborn{ShardStore: r.mem[0], gate: make(chan struct{}), seen: make(chan []byte, 100)}
 		data := noise(n, 3)
 		r.setStore(r.group.Slots[0].Drive, st)
 		start := time.Now()
 		b := r.put(data)
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > slack*2*time.Second {
 			t.Fatalf("%d bytes took %v", n, took)
 		}
 		for i := range 20 {
@@ -261,7 +261,7 @@ func TestStragglerKeepsItsBuffer(t *testing.T) {
 // TestHangCostsOneWait: after one write waited in vain for a drive, others go
 // without it for a while.
 func TestHangCostsOneWait(t *testing.T) {
-	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = 300 * time.Millisecond })
+	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 300 * time.Millisecond })
 	r.faulty[2].Inject(storetest.Fault{Ops: storetest.OpPut | storetest.OpSync, Hang: true})
 	first := r.put(noise(1<<20, 1))
 	if first.Missing != 1<<2 {
@@ -276,7 +276,7 @@ func TestHangCostsOneWait(t *testing.T) {
 			t.Fatalf("slots %b missing %b", b.Slots, b.Missing)
 		}
 	}
-	if took := time.Since(start); took > 250*time.Millisecond {
+	if took := time.Since(start); took > slack*250*time.Millisecond {
 		t.Fatalf("ten writes took %v", took)
 	}
 }

@@ -79,7 +79,7 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 		r.stores[id] = f
 		r.group.Slots = append(r.group.Slots, storagenode.Slot{Drive: id, Epoch: 1})
 	}
-	cfg := Config{Drives: r, WriteWait: 150 * time.Millisecond, ReadWait: 2 * time.Second, Damaged: func(d Damage) {
+	cfg := Config{Drives: r, WriteWait: 10 * time.Second, ReadWait: 20 * time.Second, Damaged: func(d Damage) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.damages = append(r.damages, d)
@@ -113,16 +113,7 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 // noise is n bytes that follow from the seed.
 func noise(n int, seed uint64) []byte {
 	p := make([]byte, n)
-	rng := rand.New(rand.NewPCG(seed, 99))
-	for i := 0; i+8 <= n; i += 8 {
-		v := rng.Uint64()
-		for j := range 8 {
-			p[i+j] = byte(v >> (8 * j))
-		}
-	}
-	for i := n &^ 7; i < n; i++ {
-		p[i] = byte(rng.Uint32())
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)}).Read(p) // never fails
 	return p
 }
 
