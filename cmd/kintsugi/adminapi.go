@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"kintsugi/cmd/internal/embedded"
 	"kintsugi/gateway/console"
@@ -88,7 +90,16 @@ func (a *adminAPI) drive(text string) (storagenode.DriveID, error) {
 	return storagenode.DriveID{}, &console.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no drive %q: name an id or a directory as `kintsugi admin drives` lists them", text)}
 }
 
+// look has every drive's identity checked now, so that nothing is said of one
+// that was emptied a moment ago.
+func (a *adminAPI) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	a.store.Node.Check(ctx)
+}
+
 func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
+	a.look(r.Context())
 	gone := error(nil)
 	rep, err := a.store.Repairer.RepairNow(r.Context(), func(p repair.Progress) {
 		gone = errors.Join(gone, send(repairLine{Progress: p}))
@@ -118,6 +129,7 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 			}
 		}
 	}
+	a.look(r.Context())
 	lines := newThrottle()
 	rep, err := a.store.Repairer.VerifyAll(r.Context(), filter, func(rep repair.VerifyReport) {
 		if lines.due() {

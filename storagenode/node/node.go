@@ -350,6 +350,25 @@ func (n *Node) Replace(ctx context.Context, dir string) error {
 	return fmt.Errorf("%w: %s is none of this node's drive directories", ErrRefused, dir)
 }
 
+// Check looks at every drive now, as the watch does from time to time, and
+// returns when it has, or when ctx ends. What it finds is in the reports.
+func (n *Node) Check(ctx context.Context) {
+	done := make(chan struct{}, len(n.places))
+	for _, p := range n.places {
+		go func() { // a drive that hangs keeps this goroutine, not the caller
+			p.check(context.WithoutCancel(ctx))
+			done <- struct{}{}
+		}()
+	}
+	for range n.places {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Close ends the watch and closes every drive.
 func (n *Node) Close() error {
 	n.cancel()

@@ -215,6 +215,23 @@ func TestEmptiedWhileRunningIsReplaced(t *testing.T) {
 	}
 }
 
+func TestCheckNoticesAtOnce(t *testing.T) {
+	r := newRig(t, 2)
+	cfg := r.config()
+	cfg.Poll = time.Hour
+	n, err := Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	old := n.Reports()[1].ID
+	empty(t, r.dirs[1])
+	n.Check(context.Background())
+	if d := n.Reports()[1]; d.Replaces != old || d.State != storagenode.DriveActive {
+		t.Fatalf("%+v", d)
+	}
+}
+
 func TestMovedAwayIsDownAndComesBack(t *testing.T) {
 	r := newRig(t, 2)
 	n := r.start()

@@ -76,6 +76,20 @@ func repairUntilWhole(t *testing.T, s *server) {
 	t.Fatalf("not whole after repair: %s\n%s", tail(out), s.adminCLI("status"))
 }
 
+// driveIDs gives the id of the active drive in each directory.
+func driveIDs(s *server) map[string]string {
+	s.t.Helper()
+	var st status
+	s.adminJSON(&st, "drives")
+	ids := map[string]string{}
+	for _, d := range st.Drives {
+		if d.State == "ACTIVE" {
+			ids[d.Dir] = d.ID
+		}
+	}
+	return ids
+}
+
 // writesGoOn fails unless puts and gets succeed within the limit.
 func writesGoOn(t *testing.T, l *load.Load, limit time.Duration) {
 	t.Helper()
@@ -94,10 +108,17 @@ func TestTwoOfSixDrivesEmptiedUnderLoad(t *testing.T) {
 	l := underLoad(t, s, rand.Uint64())
 	writesGoOn(t, l, 20*time.Second)
 	for _, pair := range [][2]int{{0, 1}, {2, 5}} { // journal members and Pebble's drive are among the first
+		before := driveIDs(s)
 		empty(t, s.dirs[pair[0]])
 		empty(t, s.dirs[pair[1]])
 		writesGoOn(t, l, 30*time.Second)
 		repairUntilWhole(t, s)
+		after := driveIDs(s)
+		for _, i := range pair {
+			if dir := s.dirs[i]; before[dir] == after[dir] || after[dir] == "" {
+				t.Fatalf("%s was emptied, but its drive is still %q", dir, after[dir])
+			}
+		}
 	}
 	l.Stop()
 	if _, failed := l.Counts(); failed["get"] > 0 {
@@ -107,6 +128,28 @@ func TestTwoOfSixDrivesEmptiedUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.adminCLI("verify", "load")
+}
+
+func TestAnEmptiedDriveIsNeverCalledWhole(t *testing.T) {
+	s := newServer(t, 6, "--scheme", "4+2")
+	s.bucket("data")
+	x := s3{s.client(), "data"}
+	p := load.Payload(1, 2<<20)
+	if err := x.Put(context.Background(), "k", p); err != nil {
+		t.Fatal(err)
+	}
+	before := driveIDs(s)
+	empty(t, s.dirs[3]) // and ask at once, with no write that would notice
+	s.adminCLI("repair")
+	after := driveIDs(s)
+	if dir := s.dirs[3]; after[dir] == before[dir] || after[dir] == "" {
+		t.Fatalf("called healed while %s is still %q", dir, after[dir])
+	}
+	empty(t, s.dirs[0])
+	empty(t, s.dirs[1])
+	if got, found, err := x.Get(context.Background(), "k"); err != nil || !found || !bytes.Equal(got, p) {
+		t.Fatalf("found %v, %v", found, err)
+	}
 }
 
 func TestTwoOfSixDrivesGoneAndBackUnderLoad(t *testing.T) {
@@ -141,7 +184,7 @@ func TestTwoOfSixDrivesGoneAndBackUnderLoad(t *testing.T) {
 
 func TestWritesDuringLossHaveTheFullTolerance(t *testing.T) {
 	s := newServer(t, 6, "--scheme", "4+2")
-	s.bucket("b")
+	s.bucket("data")
 	for _, i := range []int{0, 1} {
 		if err := os.Rename(s.dirs[i], s.dirs[i]+".away"); err != nil {
 			t.Fatal(err)
@@ -152,7 +195,7 @@ func TestWritesDuringLossHaveTheFullTolerance(t *testing.T) {
 	want := load.Payload(7, 3<<20)
 	put := func(key string, p []byte) {
 		t.Helper()
-		if _, err := c.PutObject(ctx, "b", key, bytes.NewReader(p), int64(len(p)), minio.PutObjectOptions{}); err != nil {
+		if _, err := c.PutObject(ctx, "data", key, bytes.NewReader(p), int64(len(p)), minio.PutObjectOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -167,7 +210,7 @@ func TestWritesDuringLossHaveTheFullTolerance(t *testing.T) {
 	}
 	time.Sleep(5 * time.Second)
 	for key, p := range map[string][]byte{"large": want, "small": want[:4096]} {
-		got, found, err := s3{c, "b"}.Get(ctx, key)
+		got, found, err := s3{c, "data"}.Get(ctx, key)
 		if err != nil || !found || !bytes.Equal(got, p) {
 			t.Errorf("%s with two of its four drives gone: found %v, %v", key, found, err)
 		}
@@ -176,13 +219,13 @@ func TestWritesDuringLossHaveTheFullTolerance(t *testing.T) {
 
 func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
 	s := newServer(t, 6, "--scheme", "4+2")
-	s.bucket("b")
+	s.bucket("data")
 	c, ctx := s.client(), context.Background()
 	want := map[string][]byte{}
 	for i := range 40 {
 		key, p := fmt.Sprintf("k%02d", i), load.Payload(uint64(i), 1000<<(i%12))
 		want[key] = p
-		if err := (s3{c, "b"}).Put(ctx, key, p); err != nil {
+		if err := (s3{c, "data"}).Put(ctx, key, p); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -194,7 +237,7 @@ func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
 	for _, wait := range []time.Duration{0, 4 * time.Second} { // before and after it is noticed
 		time.Sleep(wait)
 		for key, p := range want {
-			got, found, err := s3{c, "b"}.Get(ctx, key)
+			got, found, err := s3{c, "data"}.Get(ctx, key)
 			switch {
 			case err == nil && !found:
 				t.Fatalf("%s: answered as absent", key)
@@ -213,7 +256,7 @@ func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		bad := error(nil)
 		for key, p := range want {
-			if got, _, err := (s3{c, "b"}).Get(ctx, key); err != nil || !bytes.Equal(got, p) {
+			if got, _, err := (s3{c, "data"}).Get(ctx, key); err != nil || !bytes.Equal(got, p) {
 				bad = fmt.Errorf("%s: %w", key, err)
 				break
 			}
