@@ -98,7 +98,7 @@ func (x *exchange) writeParts(out *output, o *metadata.Object) error {
 	if len(list) > 0 {
 		next = list[len(list)-1].Number
 	}
-	out.open("ObjectParts").int("TotalPartsCount", int64(o.PartCount)).int("PartNumberMarker", int64(after))
+	out.open("ObjectParts").int("PartsCount", int64(o.PartCount)).int("PartNumberMarker", int64(after))
 	out.int("NextPartNumberMarker", int64(next)).int("MaxParts", int64(limit)).bool("IsTruncated", truncated)
 	for i := range list {
 		if list[i].Checksum.Value == "" {

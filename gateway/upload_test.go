@@ -86,7 +86,7 @@ func TestMultipart(t *testing.T) {
 		t.Errorf("part 4: %d", a.status)
 	}
 	a = s.must(call{method: "GET", target: "/bkt/a%20key?attributes", header: headers("x-amz-object-attributes", "ETag,ObjectSize,ObjectParts,StorageClass,Checksum")})
-	if between(a.body, "<ETag>", "<") != want || between(a.body, "<TotalPartsCount>", "<") != "3" || between(a.body, "<ObjectSize>", "<") != fmt.Sprint(len(whole)) {
+	if between(a.body, "<ETag>", "<") != want || between(a.body, "<PartsCount>", "<") != "3" || between(a.body, "<ObjectSize>", "<") != fmt.Sprint(len(whole)) {
 		t.Errorf("attributes: %s", a.body)
 	}
 	s.clean()
