@@ -172,7 +172,7 @@ func (n *Node) survey() error {
 			return fmt.Errorf("%w: %s is named twice", ErrRefused, dir)
 		}
 		seen[dir] = true
-		n.places = append(n.places, &place{node: n, dir: dir})
+		n.places = append(n.places, &place{node: n, dir: dir, work: make(chan struct{}, 1)})
 	}
 	var empty []*place
 	for _, p := range n.places {

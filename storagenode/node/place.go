@@ -35,8 +35,8 @@ type place struct {
 	total    int64
 	inode    uint64 // of the directory
 
-	checking atomic.Int64 // unix nanoseconds when the running check began, 0: none
-	work     sync.Mutex   // one check, replace or close at a time
+	checking atomic.Int64  // unix nanoseconds when the running check began, 0: none
+	work     chan struct{} // holds one token: one check, replace or close at a time
 }
 
 // fail records why the place has no usable drive.
@@ -206,8 +206,8 @@ func (p *place) current() storagenode.Drive {
 // check proves that the directory is still the drive it was, and asks the
 // store how it is.
 func (p *place) check(ctx context.Context) {
-	p.work.Lock()
-	defer p.work.Unlock()
+	p.work <- struct{}{}
+	defer func() { <-p.work }()
 	if ctx.Err() != nil {
 		return
 	}
@@ -323,8 +323,8 @@ func (p *place) takePlace(ctx context.Context, old storagenode.DriveID) {
 
 // replace is takePlace by command.
 func (p *place) replace(ctx context.Context) error {
-	p.work.Lock()
-	defer p.work.Unlock()
+	p.work <- struct{}{}
+	defer func() { <-p.work }()
 	if p.current() != nil {
 		return fmt.Errorf("%w: %s is in service as drive %s", ErrRefused, p.dir, p.drive())
 	}
@@ -407,12 +407,14 @@ func (p *place) closeStore(store storagenode.Drive, lock io.Closer) {
 }
 
 func (p *place) close() error {
-	if !p.work.TryLock() {
+	select {
+	case p.work <- struct{}{}:
+		defer func() { <-p.work }()
+		p.shut()
+		return nil
+	case <-p.node.cfg.Clock.After(suspectAfter):
 		return fmt.Errorf("%s: a check is stuck", p.dir)
 	}
-	defer p.work.Unlock()
-	p.shut()
-	return nil
 }
 
 // rememberPlace renews the record of drives after one was replaced.
