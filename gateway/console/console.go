@@ -1,8 +1,7 @@
 // Package console serves the admin API: JSON over HTTP on an address of its
 // own, another origin than users' objects. Every route but liveness asks for a
 // request signed with the root credentials (Signature V4, service "admin");
-// the metrics also take them as HTTP basic authentication, which is what
-// Prometheus can send.
+// metrics and profiles also take them as HTTP basic authentication.
 package console
 
 import (
@@ -12,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"kintsugi/gateway/sigv4"
@@ -68,7 +68,22 @@ func New(cfg Config) http.Handler {
 		}
 		_, _ = io.WriteString(w, "live\n")
 	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /metrics", cfg.guard(cfg.Metrics.ServeHTTP))
+	mux.HandleFunc("GET /debug/pprof/", cfg.guard(pprof.Index))
+	mux.HandleFunc("GET /debug/pprof/profile", cfg.guard(pprof.Profile))
+	mux.HandleFunc("GET /debug/pprof/trace", cfg.guard(pprof.Trace))
+	mux.HandleFunc("GET /debug/pprof/cmdline", cfg.guard(pprof.Cmdline))
+	mux.HandleFunc("GET /debug/pprof/symbol", cfg.guard(pprof.Symbol))
+	for _, route := range cfg.Routes {
+		mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) { cfg.serve(w, r, route) })
+	}
+	return mux
+}
+
+// guard lets in who is signed or knows the password: for tools that can send
+// only that, such as Prometheus and go tool pprof.
+func (cfg Config) guard(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		if !cfg.basic(r) {
 			if err := cfg.signed(r); err != nil {
 				w.Header().Set("WWW-Authenticate", `Basic realm="kintsugi"`)
@@ -76,12 +91,8 @@ func New(cfg Config) http.Handler {
 				return
 			}
 		}
-		cfg.Metrics.ServeHTTP(w, r)
-	})
-	for _, route := range cfg.Routes {
-		mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) { cfg.serve(w, r, route) })
+		h(w, r)
 	}
-	return mux
 }
 
 // basic checks HTTP basic authentication in constant time.

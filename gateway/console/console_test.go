@@ -70,7 +70,7 @@ func TestNothingButLivenessAnswersWithoutASignature(t *testing.T) {
 	if code, _ := ask(t, s, "GET", "/live", nil); code != 200 {
 		t.Fatalf("liveness answers %d", code)
 	}
-	for _, route := range []string{"GET /metrics", "GET /admin/v1/status", "GET /admin/v1/bad", "GET /admin/v1/panic", "POST /admin/v1/stream"} {
+	for _, route := range []string{"GET /metrics", "GET /debug/pprof/", "GET /debug/pprof/profile", "GET /debug/pprof/heap", "GET /debug/pprof/cmdline", "GET /debug/pprof/trace", "GET /debug/pprof/symbol", "GET /admin/v1/status", "GET /admin/v1/bad", "GET /admin/v1/panic", "POST /admin/v1/stream"} {
 		method, path, _ := strings.Cut(route, " ")
 		for name, prepare := range map[string]func(*http.Request){
 			"unsigned": nil, "wrong secret": sign("wrong-wrong"),
