@@ -62,8 +62,9 @@ type Config struct {
 	// BodyTimeout is how long a client may neither send nor take anything
 	// before it is cut off; 0 is 30 s.
 	BodyTimeout time.Duration
-	// Deleted, where set, is called after a commit that left a blob to be
-	// deleted. It must not block.
+	// Deleted, where set, is called soon after commits that may have left
+	// blobs to be deleted, once for those of some milliseconds. It must not
+	// block.
 	Deleted func()
 }
 
@@ -94,7 +95,8 @@ type gateway struct {
 	region    string
 	hostID    string
 	timeout   time.Duration
-	deleted   func()
+	onDeleted func()
+	waking    atomic.Bool // onDeleted is about to be called
 	routes    routers
 	metrics   *metrics
 	hashers   checksum.Hashers
@@ -113,7 +115,7 @@ func New(cfg Config) http.Handler {
 		buckets: cfg.Buckets, objects: cfg.Objects, uploads: cfg.Uploads, placement: cfg.Placement,
 		blobs: cfg.Blobs, verifier: cfg.Verifier, ids: cfg.BlobIDs, clock: cfg.Clock, log: cfg.Logger,
 		region: cfg.Verifier.Region(), timeout: cfg.BodyTimeout, limit: int64(cfg.MaxRequests),
-		deleted: cfg.Deleted, largeXML: make(chan struct{}, 16),
+		onDeleted: cfg.Deleted, largeXML: make(chan struct{}, 16),
 	}
 	if g.clock == nil {
 		g.clock = clock.System{}
@@ -130,9 +132,6 @@ func New(cfg Config) http.Handler {
 	if g.timeout <= 0 {
 		g.timeout = 30 * time.Second
 	}
-	if g.deleted == nil {
-		g.deleted = func() {}
-	}
 	for _, d := range cfg.Domains {
 		if d = strings.Trim(strings.ToLower(d), "."); d != "" {
 			g.domains = append(g.domains, "."+d)
@@ -145,6 +144,21 @@ func New(cfg Config) http.Handler {
 	g.metrics = newMetrics(cfg.Registerer, &g.inFlight)
 	g.routes = g.newRouters()
 	return g
+}
+
+// deletedDelay gathers the deletes of many requests into one notice, so that
+// what carries them out can batch them, and is not woken by every write.
+const deletedDelay = 20 * time.Millisecond
+
+// deleted says that a commit may have left blobs to be deleted.
+func (g *gateway) deleted() {
+	if g.onDeleted == nil || g.waking.Swap(true) {
+		return
+	}
+	time.AfterFunc(deletedDelay, func() {
+		g.waking.Store(false)
+		g.onDeleted()
+	})
 }
 
 // Configure sets the limits on a server that serves the gateway: of headers,

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -298,4 +299,23 @@ func TestBuckets(t *testing.T) {
 		t.Errorf("%d", a.status)
 	}
 	s.clean()
+}
+
+func TestDeletedNotice(t *testing.T) {
+	var calls atomic.Int64
+	s := newSite(t, func(c *Config) { c.Deleted = func() { calls.Add(1) } })
+	s.bucket("bkt")
+	for i := range 30 {
+		s.put(fmt.Sprintf("/bkt/k%d", i%3), "x")
+	}
+	time.Sleep(3 * deletedDelay)
+	n := calls.Load()
+	if n < 1 || n > 20 {
+		t.Errorf("%d notices for 30 writes", n)
+	}
+	s.must(call{method: "DELETE", target: "/bkt/k0"})
+	time.Sleep(3 * deletedDelay)
+	if calls.Load() != n+1 {
+		t.Errorf("%d notices after the delete, %d before", calls.Load(), n)
+	}
 }
