@@ -54,6 +54,8 @@ type Config struct {
 	Grace time.Duration
 	// Poll is how often drives are looked at; 0: 2 s.
 	Poll time.Duration
+	// LogSize and SnapshotAfter are the journal's; 0: by the size of the drives.
+	LogSize, SnapshotAfter int64
 	// Repair is taken over but for what this package sets itself.
 	Repair repair.Config
 }
@@ -175,6 +177,7 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 	s.Journal, err = journal.Open(ctx, journal.Config{
 		FS: s.cfg.FS, Cluster: s.Node.Cluster(), Drives: drives, Unusable: unusable, Tolerance: int(s.cfg.Scheme.M),
 		Marker: node.IdentityName, Format: founding, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Cache: s.cache,
+		LogSize: s.cfg.LogSize, SnapshotAfter: s.cfg.SnapshotAfter,
 	})
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
