@@ -162,7 +162,7 @@ func TestOverload(t *testing.T) {
 
 // TestSlowClients: who sends nothing, or takes nothing, is cut off.
 func TestSlowClients(t *testing.T) {
-	s := newSite(t, func(c *Config) { c.BodyTimeout = 300 * time.Millisecond })
+	s := newSite(t, func(c *Config) { c.BodyTimeout = time.Second })
 	s.bucket("bkt")
 	s.put("/bkt/large", random(24<<20, 1))
 	dial := func(raw string) net.Conn {
@@ -181,7 +181,7 @@ func TestSlowClients(t *testing.T) {
 		t.Errorf("%v: %s", err, text)
 	}
 	conn = dial(call{method: "GET", target: "/bkt/large"}.raw(s.address))
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(3 * time.Second)
 	got, err := io.ReadAll(conn)
 	if err == nil && len(got) >= 24<<20 {
 		t.Errorf("took nothing for long, and got all %d bytes", len(got))
@@ -190,7 +190,7 @@ func TestSlowClients(t *testing.T) {
 	raw := call{method: "PUT", target: "/bkt/slow", body: "12345678"}.raw(s.address)
 	conn = dial(raw[:len(raw)-8])
 	for i := range 8 {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond)
 		_, _ = io.WriteString(conn, raw[len(raw)-8+i:len(raw)-7+i])
 	}
 	head := make([]byte, 15)
@@ -305,12 +305,13 @@ func TestDeletedNotice(t *testing.T) {
 	var calls atomic.Int64
 	s := newSite(t, func(c *Config) { c.Deleted = func() { calls.Add(1) } })
 	s.bucket("bkt")
+	start := time.Now()
 	for i := range 30 {
 		s.put(fmt.Sprintf("/bkt/k%d", i%3), "x")
 	}
 	time.Sleep(3 * deletedDelay)
 	n := calls.Load()
-	if n < 1 || n > 20 {
+	if n < 1 || n > int64(time.Since(start)/deletedDelay)+1 {
 		t.Errorf("%d notices for 30 writes", n)
 	}
 	s.must(call{method: "DELETE", target: "/bkt/k0"})
