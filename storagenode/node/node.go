@@ -242,6 +242,12 @@ func (n *Node) format(empty []*place, known map[string]Known) error {
 	if len(empty) < len(n.places) {
 		n.created = n.foundingAll() // an earlier first start was cut short
 	}
+	for _, p := range n.places {
+		if p.state == storagenode.DriveDown { // could not be read: what was here is known
+			old := known[p.dir]
+			p.lost, p.device, p.total = old.Drive, old.Device, old.Total
+		}
+	}
 	for _, p := range empty {
 		if p.state == storagenode.DriveDown {
 			continue // could not be read

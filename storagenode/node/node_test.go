@@ -349,3 +349,24 @@ func empty(t *testing.T, dir string) {
 		}
 	}
 }
+
+func TestIdentityDamagedAtStartIsRememberedAndReplaced(t *testing.T) {
+	r := newRig(t, 3)
+	n := r.start()
+	old := n.Reports()[1].ID
+	if err := errors.Join(n.Founded(), n.Close()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.dirs[1], IdentityName)
+	if err := vfs.FlipBit(vfs.OS(), path, 40, 0); err != nil {
+		t.Fatal(err)
+	}
+	n = r.start()
+	r.await(n, 1, "the drive that was here to be known", func(d storagenode.DriveReport) bool {
+		return d.ID == old && d.State == storagenode.DriveDown
+	})
+	empty(t, r.dirs[1])
+	r.await(n, 1, "its replacement", func(d storagenode.DriveReport) bool {
+		return d.State == storagenode.DriveActive && d.ID != old && d.Replaces == old
+	})
+}
