@@ -78,6 +78,9 @@ func Open(ctx context.Context, cfg embedded.Config) (*Cluster, error) {
 // attempts is how often an operation is begun anew because blobs moved.
 const attempts = 5
 
+// attrs stand for what the S3 front keeps with a blob's last stripe.
+func attrs(size int64) []byte { return fmt.Appendf(nil, "a blob of %d bytes", size) }
+
 // write stores p as one blob; thin says that it has fewer shards than it
 // should have.
 func (c *Cluster) write(ctx context.Context, p []byte) (w metadata.Written, thin bool, err error) {
@@ -85,7 +88,7 @@ func (c *Cluster) write(ctx context.Context, p []byte) (w metadata.Written, thin
 	if err != nil {
 		return w, false, err
 	}
-	res, err := c.Stripes.Put(ctx, g, c.ids.Next(), bytes.NewReader(p), int64(len(p)), stripe.PutOptions{})
+	res, err := c.Stripes.Put(ctx, g, c.ids.Next(), bytes.NewReader(p), int64(len(p)), stripe.PutOptions{Attrs: attrs})
 	if err != nil {
 		return w, false, err
 	}
