@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"kintsugi/cmd/internal/embedded"
+	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
 	"kintsugi/storagenode/vfs"
@@ -55,10 +56,11 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	front := &http.Server{Handler: store.Handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ErrorLog: nil}
+	front := &http.Server{Handler: store.Handler}
+	gateway.Configure(front)
 	back := &http.Server{Handler: newAdminAPI(cfg, store, registry), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error, 2)
-	go func() { failed <- front.Serve(s3) }()
+	go func() { failed <- front.Serve(gateway.Listen(s3)) }()
 	go func() { failed <- back.Serve(admin) }()
 	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr()))
 

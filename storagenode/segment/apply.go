@@ -88,10 +88,12 @@ func (a *applier) commit() error {
 		}
 	}
 	a.s.mu.Lock()
-	seq, seg := a.s.nextSeq, a.s.nextSeg
+	seq, seg, dead := a.s.nextSeq, a.s.nextSeg, a.s.deadTo
 	a.s.mu.Unlock()
 	a.val = binary.LittleEndian.AppendUint64(a.val[:0], seq)
 	a.val = binary.LittleEndian.AppendUint64(a.val, seg)
+	a.val = append(a.val, dead[:]...)
+	a.val = append(a.val, a.s.novelty.newest[:]...)
 	if err := a.b.Set(append(a.key[:0], keyState), a.val, nil); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
@@ -138,14 +140,17 @@ func (a *applier) supersedes(seq, curSeq uint64, cur, from place, moved bool) bo
 // epoch, so that a drop, which is refused below the fence, covers all records
 // before it. Otherwise one of a higher epoch, replaced by one of a lower, could
 // come back when the latter is dropped.
-func (a *applier) shard(h *header, at place, size int64, from place, moved bool) error {
+func (a *applier) shard(h *header, at place, size int64, from place, moved bool) (err error) {
 	id := h.shardID()
 	a.key = appendShardKey(a.key[:0], id)
 	var cur entry
-	known, err := lookup(a.b, a.key, &cur)
-	if err != nil {
-		return err
+	known := false
+	if a.replay || !a.s.novelty.isNew(h.blob) {
+		if known, err = lookup(a.b, a.key, &cur); err != nil {
+			return err
+		}
 	}
+	a.s.novelty.add(h.blob)
 	switch {
 	case known && cur.place == at && cur.seq == h.seq:
 		return nil
@@ -202,6 +207,9 @@ func (a *applier) mark(m mark, size int64, from place, moved bool) (stored bool,
 }
 
 func (a *applier) tombstone(h *header, at place, size int64, from place, moved bool) error {
+	a.s.mu.Lock()
+	a.s.deadTo = later(a.s.deadTo, h.blob)
+	a.s.mu.Unlock()
 	a.key = appendTombKey(a.key[:0], h.pg, h.slot, h.blob)
 	stored, err := a.mark(mark{place: at, seq: h.seq, value: uint64(h.timeMS)}, size, from, moved)
 	if err != nil || !stored || moved {

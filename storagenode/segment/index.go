@@ -26,7 +26,8 @@ import (
 //	e pg slot                  a slot's fence
 //	g time pg slot blob        a deleted blob whose grace runs from time
 //	m segment                  meta of a segment
-//	S                          next seq, next segment
+//	S                          next seq, next segment, the greatest blob id with
+//	                           a tombstone, the greatest blob id
 const (
 	keyBlob  = 'b'
 	keyDrop  = 'd'

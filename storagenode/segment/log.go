@@ -32,6 +32,9 @@ type reservation struct {
 	off    int64
 }
 
+// notLooked stands for deadGen where the caller did not look for a tombstone.
+const notLooked = ^uint64(0)
+
 // Bounds of what may be accepted and not durable.
 const (
 	maxQueue      = 32 << 10
@@ -40,6 +43,7 @@ const (
 
 var (
 	errRetry     = errors.New("look again")
+	errLook      = errors.New("look for a tombstone first")
 	errBehind    = errors.New("too much is not yet durable")
 	errSameFence = errors.New("the fence is already there")
 )
@@ -111,8 +115,13 @@ func (s *Store) refusal(h *header, gen uint64, moved bool) error {
 			return fmt.Errorf("epoch %d, fence %d: %w", h.epoch, fence, storagenode.ErrStaleEpoch)
 		case s.dying[blobKey{slot, h.blob}] > 0:
 			return storagenode.ErrDeleted
+		case gen == notLooked && h.blob.Compare(s.deadTo) > 0: // no tombstone is of so young a blob
+		case gen == notLooked:
+			return errLook
 		case gen != s.deadGen.Load():
 			return errRetry
+		}
+		switch {
 		case s.readOnly.Load():
 			return storagenode.ErrReadOnly
 		case len(s.queue) >= maxQueue || s.bytes >= maxQueueBytes:
@@ -141,6 +150,7 @@ func (s *Store) note(h *header, moved bool) {
 	switch recordType(h.typ) {
 	case typeTombstone:
 		s.dying[blobKey{slotKeyOf(h.pg, h.slot), h.blob}]++
+		s.deadTo = later(s.deadTo, h.blob)
 	case typeSlotEpoch:
 		s.fences[slotKeyOf(h.pg, h.slot)] = h.epoch
 		delete(s.unsaved, slotKeyOf(h.pg, h.slot))

@@ -81,6 +81,10 @@ func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Toke
 }
 
 func (s *Store) putOnce(h *header, w *writer, payload []byte) (uint64, error) {
+	ticket, err := s.append(h, w, payload, notLooked, nil)
+	if !errors.Is(err, errLook) {
+		return ticket, err
+	}
 	gen := s.deadGen.Load()
 	if deleted, err := s.isDeleted(h, w); err != nil {
 		return 0, err

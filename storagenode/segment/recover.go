@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"kintsugi/storagenode"
 	"kintsugi/storagenode/vfs"
 )
 
@@ -222,11 +223,13 @@ func (s *Store) loadFrom(x *index) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	if len(p) != 16 {
+	if len(p) != 48 {
 		return errIndexValue
 	}
 	s.nextSeq = max(s.nextSeq, binary.LittleEndian.Uint64(p))
 	s.nextSeg = max(s.nextSeg, binary.LittleEndian.Uint64(p[8:]))
+	s.deadTo = later(s.deadTo, storagenode.BlobID(p[16:32]))
+	s.novelty.forgetTo(storagenode.BlobID(p[32:48]))
 	return nil
 }
 

@@ -83,17 +83,20 @@ type Store struct {
 	fences   map[slotKey]uint32
 	unsaved  map[slotKey]bool // fences whose record could not be written
 	dying    map[blobKey]int  // tombstones reserved, not yet in the index
-	queue    []pending        // reservations not yet durable, in order
-	base     uint64           // the ticket of queue[0]
-	bytes    int64            // of queue
-	want     uint64           // the highest ticket someone waits for
-	next     *group           // joined by those that come now
-	running  *group           // its fdatasync runs, nil: none
-	runTo    uint64           // the last ticket running covers
-	spaceAt  time.Time
-	usage    vfs.Usage
+	// deadTo is the greatest blob id that ever got a tombstone.
+	deadTo  storagenode.BlobID
+	queue   []pending // reservations not yet durable, in order
+	base    uint64    // the ticket of queue[0]
+	bytes   int64     // of queue
+	want    uint64    // the highest ticket someone waits for
+	next    *group    // joined by those that come now
+	running *group    // its fdatasync runs, nil: none
+	runTo   uint64    // the last ticket running covers
+	spaceAt time.Time
+	usage   vfs.Usage
 
 	applyMu   sync.Mutex
+	novelty   *novelty
 	target    *index // appliers write here while the index is rebuilt, nil: to idx
 	logged    int64  // bytes of log applied since the last checkpoint
 	checkAt   time.Time
@@ -129,6 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		fences:   map[slotKey]uint32{},
 		unsaved:  map[slotKey]bool{},
 		dying:    map[blobKey]int{},
+		novelty:  newNovelty(),
 		base:     1,
 		next:     newGroup(),
 		kick:     make(chan struct{}, 1),
