@@ -86,6 +86,10 @@ func (s *server) launch() {
 	if s.log, err = os.Create(filepath.Join(s.root, "log")); err != nil {
 		s.t.Fatal(err)
 	}
+	// Version 1 of the CLI presigns by Signature V2 if it is not told otherwise.
+	if err := os.WriteFile(filepath.Join(s.root, "aws-config"), []byte("[default]\ns3 =\n  signature_version = s3v4\n"), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
 	s.t.Cleanup(func() {
 		s.stop()
 		if s.t.Failed() {
@@ -226,7 +230,7 @@ func (s *server) env() []string {
 		"KINTSUGI_ROOT_ACCESS_KEY="+accessKey, "KINTSUGI_ROOT_SECRET_KEY="+secretKey,
 		"KINTSUGI_ADMIN_URL=http://"+s.adminAddress(),
 		"AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey, "AWS_DEFAULT_REGION=us-east-1",
-		"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
+		"AWS_CONFIG_FILE="+filepath.Join(s.root, "aws-config"), "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
 		"AWS_ENDPOINT_URL="+s.url(),
 		"HOME="+s.root,
 	)
