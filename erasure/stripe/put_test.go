@@ -170,8 +170,7 @@ func TestWriteQuorum(t *testing.T) {
 			{"3+0", 1 << 20, 1, false, 0},
 		} {
 			t.Run(fmt.Sprintf("%s %s %d bytes %d bad", name, c.scheme, c.size, c.bad), func(t *testing.T) {
-				t.Parallel()
-				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = slack * 50 * time.Millisecond })
+				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = slack * 30 * time.Millisecond })
 				r.t = t
 				for i := range c.bad {
 					fail(r, i)
@@ -230,7 +229,7 @@ func TestAllSlowIsWaitedFor(t *testing.T) {
 // then sees.
 func TestStragglerKeepsItsBuffer(t *testing.T) {
 	for _, n := range []int{5000, 1 << 20, 5 << 20} {
-		r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 50 * time.Millisecond })
+		r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 30 * time.Millisecond })
 		st := &stubborn{ShardStore: r.mem[0], gate: make(chan struct{}), seen: make(chan []byte, 100)}
 		data := noise(n, 3)
 		r.setStore(r.group.Slots[0].Drive, st)
