@@ -199,6 +199,7 @@ func (c *committer) applyGroup(payload []byte, commit, chain uint64) {
 			c.s.applied.Store(commit)
 			return
 		}
+		c.state.behind.Store(true)
 		c.state.fail(fmt.Errorf("apply commit %d: %w", commit, err))
 	}
 	c.rebuildState()

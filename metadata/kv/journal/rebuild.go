@@ -23,15 +23,16 @@ func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 		if c.replay(st, log) == nil {
 			return nil
 		}
+		st.behind.Store(true)
 		st.fail(errState)
 	}
-	c.dropState()
+	old := c.keepReadable()
 	for _, d := range c.drives {
 		name := ""
 		if names, err := d.stateNames(); err == nil && len(names) > 0 {
 			name = names[len(names)-1]
 		}
-		if name == "" || !d.usable || d.failure != nil || c.state != nil {
+		if name == "" || !d.usable || d.failure != nil || c.state != old {
 			continue
 		}
 		st, err := openState(c.cfg, d, name, c.s.wake)
@@ -45,7 +46,7 @@ func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 		}
 		c.cfg.Logger.Warn("state not used", "drive", d.id.String(), "err", err)
 	}
-	if c.state != nil {
+	if c.state != old {
 		c.cleanStates()
 		return nil
 	}
@@ -58,7 +59,7 @@ func (c *committer) rebuildState() {
 	if c.state != nil {
 		c.cfg.Logger.Warn("state lost", "drive", c.state.drive.id.String(), "err", c.state.cause)
 	}
-	c.dropState()
+	c.keepReadable()
 	c.publish()
 	var logs []*memberLog
 	for _, m := range c.members {
@@ -71,6 +72,15 @@ func (c *committer) rebuildState() {
 	}
 }
 
+// keepReadable drops the state, unless reads can go on in it until setState
+// puts another one in its place.
+func (c *committer) keepReadable() *state {
+	if c.state != nil && !c.state.readable() {
+		c.dropState()
+	}
+	return c.state
+}
+
 func (c *committer) dropState() {
 	st := c.state
 	c.s.setState(nil)
@@ -81,8 +91,12 @@ func (c *committer) dropState() {
 }
 
 func (c *committer) setState(st *state) {
+	old := c.state
 	c.state = st
 	c.s.setState(st)
+	if old != nil {
+		old.drop()
+	}
 }
 
 // buildState makes a new state of the first of the logs that is whole. A log

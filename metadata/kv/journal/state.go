@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -57,6 +58,8 @@ type state struct {
 	once   sync.Once
 	cause  error // set before failed is closed
 	onFail func()
+	// behind is set when a durable commit is missing in it.
+	behind atomic.Bool
 
 	applies chan *pebble.Batch
 	applied chan error
@@ -145,6 +148,13 @@ func (st *state) hasFailed() bool {
 	default:
 		return false
 	}
+}
+
+// readable says whether the state may be read: it has not failed, or only for
+// want of space, which leaves all that was applied in place. So reads go on
+// where every drive is full and no other state can be built.
+func (st *state) readable() bool {
+	return !st.hasFailed() || errors.Is(st.cause, syscall.ENOSPC) && !st.behind.Load()
 }
 
 // acquire keeps db open until release; false when it is being closed.
@@ -270,20 +280,24 @@ func (st *state) checkpoint(limit <-chan time.Time) {
 // snapshot pins the newest state. The caller, who holds st, closes it first.
 func (st *state) snapshot() (*pebble.Snapshot, error) {
 	made := make(chan *pebble.Snapshot)
+	failed := st.failed
+	if st.readable() && st.hasFailed() {
+		failed = nil
+	}
 	st.refs.Add(1)
 	go func() {
 		defer st.release()
 		v := st.db.NewSnapshot()
 		select {
 		case made <- v:
-		case <-st.failed:
+		case <-failed:
 			_ = v.Close()
 		}
 	}()
 	select {
 	case v := <-made:
 		return v, nil
-	case <-st.failed:
+	case <-failed:
 		return nil, st.cause
 	}
 }

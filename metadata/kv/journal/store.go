@@ -151,7 +151,7 @@ func (s *Store) setState(st *state) {
 func (s *Store) acquire(ctx context.Context) (*state, error) {
 	for range 1000 {
 		if st := s.state.Load(); st != nil && st.acquire() {
-			if !st.hasFailed() {
+			if st.readable() {
 				return st, nil
 			}
 			st.release()
