@@ -112,6 +112,8 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	c := crash{rng: rng, next: next, copies: map[*inode]*inode{}}
 	next.root = c.copyOf(m.root)
 	next.root.links = 1
+	// Whoever holds on to the dead file system shall not hold its contents.
+	m.root, m.renames = m.newInode(true), nil
 	return next
 }
 
@@ -172,6 +174,7 @@ func (c *crash) copyOf(n *inode) *inode {
 	if len(n.pending) > 0 {
 		d.tear(c.rng, n.pending)
 	}
+	n.pages, n.pending = nil, nil
 	for i := range d.pages {
 		pg := &d.pages[i]
 		pg.alloc |= blockMask(0, int64(len(pg.data)))
