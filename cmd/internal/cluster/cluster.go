@@ -215,17 +215,18 @@ func (c *Cluster) read(ctx context.Context, o *metadata.Object) ([]byte, error) 
 }
 
 // Whole repairs until an independent recount says that every blob has all its
-// shards, for as long as ctx lets it.
+// shards, and the journal all its members, for as long as ctx lets it.
 func (c *Cluster) Whole(ctx context.Context) error {
 	why := ""
 	for {
 		rep, err := c.Repairer.RepairNow(ctx, func(p repair.Progress) { why = p.Why })
-		if err == nil && rep.Whole {
+		lacks := c.Journal.Status().Degraded
+		if err == nil && rep.Whole && lacks == "" {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not whole: %d of %d blobs full, %d unreached, %d unreadable; %s: %w", rep.Full, rep.Blobs, rep.Unreached, rep.Unreadable, why, errors.Join(err, ctx.Err()))
+			return fmt.Errorf("not whole: %d of %d blobs full, %d unreached, %d unreadable; journal: %q; %s: %w", rep.Full, rep.Blobs, rep.Unreached, rep.Unreadable, lacks, why, errors.Join(err, ctx.Err()))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -169,6 +169,9 @@ func (r *crashRun) generation(gen int, last bool) error {
 	case <-c.begun:
 		time.Sleep(time.Duration(r.rng.IntN(3)) * time.Millisecond)
 	}
+	if store := r.store.Load(); store != nil && store.Journal.Status().Degraded != "" {
+		r.healed = false // the journal lacks members
+	}
 	crashed := r.mem.Crash(r.rng)
 	r.logger().Info("power cut", "changes", changes, "err", err)
 	ended := c.hasBegun()

@@ -149,6 +149,7 @@ func (r *rig) healed() {
 // TestFlippedBits flips one bit in each field of a record, on drives of a
 // running store and of a stopped one.
 func TestFlippedBits(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"found by reading", "found by scrub", "found by verify", "while stopped", "while stopped, index lost"} {
 		t.Run(kind, func(t *testing.T) {
 			seed := rand.Uint64()
@@ -257,6 +258,7 @@ func (r *rig) files(dir string) []string {
 // running store and of a stopped one: index, journal, the metadata's state,
 // identity, segments at large.
 func TestFlippedFiles(t *testing.T) {
+	t.Parallel()
 	for _, folder := range []string{"index", "state", "journal", "segments", "."} {
 		for _, stopped := range []bool{false, true} {
 			if folder == "." && !stopped {

@@ -13,6 +13,7 @@ import (
 // patience lasts: the rest serves on in bounded time, the drive is noticed,
 // and once it answers it gets what it missed.
 func TestHungDrive(t *testing.T) {
+	t.Parallel()
 	const reads = vfs.OpOpen | vfs.OpRead | vfs.OpStat | vfs.OpList
 	kinds := []struct {
 		name string

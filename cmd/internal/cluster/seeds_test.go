@@ -57,7 +57,7 @@ func (s *story) Write(p []byte) (int, error) {
 }
 
 func (s *story) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewTextHandler(s, nil))
 }
 
 // tell wraps err with the end of the story; where KINTSUGI_LOG names a

@@ -22,7 +22,7 @@ import (
 // more drives at once than may be lost. After each round the store gets whole
 // by itself; at the end the whole history is linearizable.
 func TestTortured(t *testing.T) {
-	forSeeds(t, brief(2, 10), tortured)
+	forSeeds(t, brief(2, 8), tortured)
 }
 
 // torture is one seed's run.
@@ -106,6 +106,7 @@ func (r *torture) whole() error {
 // round hurts up to two drives at once, ends that, and waits for redundancy to
 // return by itself.
 func (r *torture) round() error {
+	pause(r.rng, 400)
 	dirs := shuffled(r.rng, Six("/data"))[:1+r.rng.IntN(2)]
 	var ends sync.WaitGroup
 	errs := make(chan error, len(dirs))
@@ -159,7 +160,11 @@ func fails(name string, rule vfs.Rule) harm {
 			rule.Skip = rng.IntN(20)
 		}
 		i := r.fault.Inject(rule)
-		pause(rng, 600)
+		if rng.IntN(4) == 0 {
+			pause(rng, 4000) // beyond the patience of writers and journal
+		} else {
+			pause(rng, 600)
+		}
 		i.Release()
 		return nil
 	}}
