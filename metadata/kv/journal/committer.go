@@ -18,7 +18,9 @@ type committer struct {
 	s       *Store
 	cfg     Config
 	drives  []*drive
-	rec     membership // in force
+	rec     membership // in force, or tried last
+	inForce uint64     // the newest generation known to be in force
+	tried   uint64     // the newest generation written anywhere
 	members []*member
 	joiner  *member // takes part in appends, counts for nothing
 	joining *drive  // being prepared, or joiner's
@@ -33,9 +35,10 @@ type committer struct {
 	snapshotting  bool
 	checkpointing bool
 
-	lastTick, lastProbe, lastCheckpoint, lastRecover time.Time
-	checkpointed                                     uint64
-	downErr                                          error
+	lastTick, lastProbe, lastCheckpoint, lastRecover, lastSalvage time.Time
+
+	checkpointed uint64
+	downErr      error
 
 	records  sync.Pool
 	work     []waiting

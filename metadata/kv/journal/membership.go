@@ -183,6 +183,8 @@ type drive struct {
 	// recover could read one, maybe an older.
 	record uint64
 	known  bool
+	// unwritten is why it is not the newest, where it should be.
+	unwritten error
 	// writing is held while a record is written; tried is the newest of those.
 	writing sync.Mutex
 	tried   uint64

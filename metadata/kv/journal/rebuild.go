@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"kintsugi/metadata/kv"
 )
@@ -14,7 +15,10 @@ const statePrefix = "db-"
 // loadBatch is the size of the batches a state is built with.
 const loadBatch = 1 << 20
 
-var errState = errors.New("the state is of another log")
+var (
+	errState  = errors.New("the state is of another log")
+	errEnough = errors.New("what follows was never readable")
+)
 
 // recoverState finds a state that belongs to the log, or builds one, and
 // brings it up to the log's end.
@@ -72,6 +76,36 @@ func (c *committer) rebuildState() {
 	}
 }
 
+// salvageState builds a state to read from while nothing can be committed: of
+// any drive whose log has all that was readable, member or not, which its chain
+// proves. What goes beyond may not be durable and is left out.
+func (c *committer) salvageState(now time.Time) {
+	if c.inForce == 0 || !c.lastSalvage.IsZero() && now.Sub(c.lastSalvage) < 10*c.cfg.Tick {
+		return
+	}
+	if c.state != nil {
+		c.cfg.Logger.Warn("state lost", "drive", c.state.drive.id.String(), "err", c.state.cause)
+	}
+	c.keepReadable()
+	var members, others []*memberLog
+	for _, d := range c.drives {
+		switch l := (&memberLog{drive: d}); {
+		case !d.usable || d.fs.isStuck() || d.there() != nil:
+		case slices.Contains(c.rec.Members, d.id):
+			members = append(members, l)
+		default:
+			others = append(others, l)
+		}
+	}
+	if err := c.buildState(append(members, others...), nil); err != nil {
+		c.cfg.Logger.Warn("nothing can be read", "err", err)
+	} else {
+		c.s.applied.Store(c.commit)
+	}
+	c.lastSalvage = c.cfg.Clock.Now()
+	c.publish()
+}
+
 // keepReadable drops the state, unless reads can go on in it until setState
 // puts another one in its place.
 func (c *committer) keepReadable() *state {
@@ -107,8 +141,8 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 		if log.chains == nil {
 			log = readLog(log.drive, c.cfg.Cluster)
 		}
-		if log.err == nil && log.last() < c.commit {
-			log.err = fmt.Errorf("%w: it ends at commit %d of %d", errLog, log.last(), c.commit)
+		if log.err == nil && !c.hasServed(log) {
+			log.err = fmt.Errorf("%w: it ends at commit %d, or diverges, of %d", errLog, log.last(), c.commit)
 		}
 		if log.err != nil {
 			errs = append(errs, log.err)
@@ -143,7 +177,7 @@ func (c *committer) stateDrives() []*drive {
 		if u, err := d.fs.Usage(d.dir); err != nil || u.Free < 2*c.snapSize+c.cfg.LogSize {
 			continue
 		}
-		if c.isMember(d) {
+		if slices.Contains(c.rec.Members, d.id) {
 			members = append(members, d)
 		} else {
 			free = append(free, d)
@@ -210,7 +244,7 @@ func (c *committer) load(st *state, log *memberLog) error {
 	return flush()
 }
 
-// replay brings a state that belongs to the log up to its end.
+// replay brings a state that belongs to the log up to c.commit.
 func (c *committer) replay(st *state, log *memberLog) error {
 	commit, chain, err := covered(st.db)
 	if err != nil {
@@ -219,13 +253,20 @@ func (c *committer) replay(st *state, log *memberLog) error {
 	if want, ok := log.chain(commit); !ok || want != chain {
 		return fmt.Errorf("%w: it covers commit %d, the log %d to %d", errState, commit, log.before, log.last())
 	}
-	return log.each(c.cfg.Cluster, commit, func(g group, _ []byte) error {
+	err = log.each(c.cfg.Cluster, commit, func(g group, _ []byte) error {
+		if g.commit > c.commit {
+			return errEnough
+		}
 		b, err := st.batch(g.payload, g.commit, g.chain)
 		if err != nil {
 			return err
 		}
 		return st.apply(b)
 	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
 }
 
 // cleanStates removes all states but the one in use. Names are never used

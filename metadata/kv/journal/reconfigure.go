@@ -112,7 +112,8 @@ func (c *committer) writeGeneration() error {
 				return err
 			}
 		}
-		c.rec.Generation++
+		c.rec.Generation = max(c.rec.Generation, c.tried) + 1
+		c.tried = c.rec.Generation
 		c.rec.Format, c.rec.Cluster = membershipFormat, c.cfg.Cluster
 		c.rec.Commit = c.commit
 		c.rec.Created = c.cfg.Clock.Now().UTC()
@@ -134,13 +135,14 @@ func (c *committer) writeGeneration() error {
 			if n := needed(len(c.drives), c.cfg.Tolerance); wrote < n {
 				return fmt.Errorf("%w: the membership is on %d of %d drives", errNoDrives, wrote, n)
 			}
+			c.inForce = c.rec.Generation
 			c.cfg.Logger.Info("journal members", "generation", c.rec.Generation, "members", len(ok))
 			c.publish()
 			return nil
 		}
 		for _, m := range c.members {
 			if m.d.record != c.rec.Generation {
-				c.exclude(m.d, errors.New("the membership could not be written"))
+				c.exclude(m.d, fmt.Errorf("the membership could not be written: %w", m.d.unwritten))
 				m.stop()
 			}
 		}
@@ -163,6 +165,7 @@ func (c *committer) spread() (int, error) {
 	done := make(chan wrote, len(c.drives))
 	n, generation := 0, c.rec.Generation
 	for _, d := range c.drives {
+		d.unwritten = errHung
 		if d.usable && !d.fs.isStuck() {
 			n++
 			go func() { done <- wrote{d, d.writeMembership(generation, b)} }()
@@ -177,6 +180,7 @@ func (c *committer) spread() (int, error) {
 				w.d.record, w.d.known = c.rec.Generation, true
 				have++
 			} else {
+				w.d.unwritten = w.err
 				c.cfg.Logger.Warn("membership not written", "drive", w.d.id.String(), "err", w.err)
 			}
 			continue

@@ -40,12 +40,14 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 		c.stopMembers()
 		return err
 	}
+	served, servedChain := c.commit, c.chain
 	c.commit = best.last()
 	c.chain, _ = best.chain(c.commit)
 	c.snapSize = best.snap.size
 	c.logBytes = 0
 	if err := c.settleMembership(top); err != nil {
 		c.stopMembers()
+		c.commit, c.chain = served, servedChain // more must not be read yet
 		return err
 	}
 	c.s.window.reset(c.commit)
@@ -117,11 +119,21 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 	if format && blank > 0 && blank+readable == len(c.drives) && created == 0 && c.neverUsed() {
 		return membership{}, nil
 	}
-	if readable < len(c.drives)-c.cfg.Tolerance || readable == 0 {
+	if !c.sureOf(top, readable) {
 		return top, fmt.Errorf("%w: the journal's membership can be read on %d of %d drives, all but %d are needed; missing: %s",
 			kv.ErrUnavailable, readable, len(c.drives), c.cfg.Tolerance, strings.Join(missing, "; "))
 	}
 	return top, nil
+}
+
+// sureOf says that no generation newer than top was ever in force: so many
+// records were read that it would have been among them, or top is as new as the
+// last one this process put in force, and nobody else could.
+func (c *committer) sureOf(top membership, readable int) bool {
+	if c.inForce > 0 && top.Generation >= c.inForce && readable >= needed(len(c.drives), c.cfg.Tolerance) {
+		return true
+	}
+	return readable > 0 && readable >= len(c.drives)-c.cfg.Tolerance
 }
 
 // errAway hides fs.ErrNotExist: a drive that is away is not a blank one.
@@ -221,6 +233,8 @@ func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog
 		case l.err != nil:
 		case l.last() < top.Commit:
 			l.err = fmt.Errorf("%w: it ends at commit %d, before its membership's %d", errLog, l.last(), top.Commit)
+		case c.inForce > 0 && !c.hasServed(l):
+			l.err = fmt.Errorf("%w: it lacks commit %d, which was readable", errLog, c.commit)
 		case best == nil || l.last() > best.last():
 			best = l
 		}
@@ -234,6 +248,12 @@ func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog
 			kv.ErrUnavailable, top.Generation, strings.Join(missing, "; "))
 	}
 	return logs, best, nil
+}
+
+// hasServed says whether the log has all that was readable in this process.
+func (c *committer) hasServed(l *memberLog) bool {
+	chain, ok := l.chain(c.commit)
+	return ok && chain == c.chain
 }
 
 // recoverMembers starts the members and brings those that lack the end up to
@@ -295,7 +315,8 @@ func (l *memberLog) syncTail() error {
 }
 
 // settleMembership puts a new generation in force where the members differ
-// from the record, the record is on too few drives, or the namespace is new.
+// from the record, the record is on too few drives, a later one was tried, which
+// may be on drives that are away, or the namespace is new.
 func (c *committer) settleMembership(top membership) error {
 	var ids []storagenode.DriveID
 	for _, m := range c.members {
@@ -307,7 +328,9 @@ func (c *committer) settleMembership(top membership) error {
 			have++
 		}
 	}
-	if !top.Creating && slices.Equal(ids, top.Members) && have >= needed(len(c.drives), c.cfg.Tolerance) {
+	if !top.Creating && slices.Equal(ids, top.Members) && c.tried <= top.Generation &&
+		have >= needed(len(c.drives), c.cfg.Tolerance) {
+		c.inForce = top.Generation
 		c.publish()
 		return nil
 	}

@@ -13,6 +13,9 @@ func (c *committer) upkeep() {
 		if now.Sub(c.lastRecover) >= 10*c.cfg.Tick {
 			c.revive(now)
 		}
+		if c.downErr != nil && (c.state == nil || c.state.hasFailed()) {
+			c.salvageState(now)
+		}
 		return
 	}
 	if c.state == nil || c.state.hasFailed() {
