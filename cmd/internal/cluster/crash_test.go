@@ -164,9 +164,11 @@ func (r *crashRun) generation(gen int, last bool) error {
 	r.store.Store(nil)
 	go func() { worked <- r.life(ctx, fault, c, gen, last) }()
 	var err error
+	ended := false // by the cut, not by itself
 	select {
 	case err = <-worked:
 	case <-c.begun:
+		ended = true
 		time.Sleep(time.Duration(r.rng.IntN(3)) * time.Millisecond)
 	}
 	if store := r.store.Load(); store != nil && store.Journal.Status().Degraded != "" {
@@ -174,7 +176,6 @@ func (r *crashRun) generation(gen int, last bool) error {
 	}
 	crashed := r.mem.Crash(r.rng)
 	r.logger().Info("power cut", "changes", changes, "err", err)
-	ended := c.hasBegun()
 	cancel()
 	close(c.over)
 	c.done.Wait()
