@@ -155,6 +155,7 @@ func pause(rng *rand.Rand, ms int) { time.Sleep(time.Duration(ms/4+rng.IntN(ms))
 // fails injects a fault for a while.
 func fails(name string, rule vfs.Rule) harm {
 	return harm{name, func(r *torture, dir string, rng *rand.Rand) error {
+		rule := rule // two drives may suffer the same at once
 		rule.Path = dir + "/"
 		if rule.Times > 0 {
 			rule.Skip = rng.IntN(20)
