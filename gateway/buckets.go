@@ -29,6 +29,9 @@ func (x *exchange) listBuckets() error {
 	if err != nil {
 		return err
 	}
+	if region := x.param("bucket-region"); region != "" && region != x.g.region {
+		list, more = nil, false // every bucket is in the one region
+	}
 	o := x.g.takeXML()
 	defer x.g.giveXML(o)
 	o.root("ListAllMyBucketsResult").owner("Owner", x.identity.AccessKey).open("Buckets")

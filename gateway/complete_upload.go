@@ -179,7 +179,8 @@ func (w *wholeObject) seal(named []metadata.CompletedPart) func([]metadata.Part)
 			}
 		}
 		if w.size >= 0 && w.size != size {
-			return "", none, errInvalidRequest.saying("The provided 'x-amz-mp-object-size' header does not match what was computed.")
+			return "", none, errInvalidRequest.saying("The provided 'x-amz-mp-object-size' header value " +
+				strconv.FormatInt(w.size, 10) + " does not match what was computed: " + strconv.FormatInt(size, 10))
 		}
 		sum, err := w.combine(parts)
 		if err != nil {
@@ -195,15 +196,19 @@ func (w *wholeObject) seal(named []metadata.CompletedPart) func([]metadata.Part)
 func (w *wholeObject) combine(parts []metadata.Part) (sum checksum.Sum, err error) {
 	asked := w.upload.Checksum
 	a := algorithmOf(asked.Algorithm)
+	if w.kind != checksum.Unspecified && (a == checksum.None || (w.kind == checksum.Composite) != asked.Composite) {
+		mode := checksumType(asked)
+		if mode == "" {
+			mode = "null" // as S3 puts it
+		}
+		return sum, errInvalidRequest.saying("The upload was created using the " + mode +
+			" checksum mode. The complete request must use the same checksum mode.")
+	}
 	if a == checksum.None {
 		if !w.sum.Sum.IsZero() {
 			return sum, errInvalidRequest.saying("The upload was created without a checksum algorithm, so a checksum of the object cannot be checked.")
 		}
 		return sum, nil
-	}
-	if w.kind != checksum.Unspecified && (w.kind == checksum.Composite) != asked.Composite {
-		return sum, errInvalidRequest.saying("The upload was created using the " + checksumType(asked) +
-			" checksum mode. The complete request must use the same checksum mode.")
 	}
 	list := make([]checksum.Part, len(parts))
 	for i := range parts {

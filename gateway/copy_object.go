@@ -108,7 +108,8 @@ func (x *exchange) copyObject() error {
 		return err
 	case src.Size > maxObject:
 		return errInvalidRequest.saying("The specified copy source is larger than the maximum allowable size for a copy source: 5368709120")
-	case from.ID == x.bucket.ID && src.Key == x.key && !replace:
+	case from.ID == x.bucket.ID && src.Key == x.key && !replace && x.header("X-Amz-Storage-Class") == "":
+		// A storage class that is named counts as a change, also to the same.
 		return errInvalidRequest.saying("This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.")
 	}
 	if err := x.foresee(cond); err != nil {

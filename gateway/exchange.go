@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -131,6 +132,9 @@ func (x *exchange) serve() error {
 		return errAccessForbidden
 	}
 	if err := x.authenticate(); err != nil {
+		if errors.Is(err, sigv4.ErrAnonymous) && x.op != nil && x.op.name == "PostObject" {
+			return errOperationNotBuilt // a form is signed inside its body
+		}
 		return err
 	}
 	if x.op == nil {

@@ -277,6 +277,11 @@ func TestBuckets(t *testing.T) {
 	if names = append(names, elements(a.body, "Name")...); strings.Join(names, " ") != "bkt0 bkt1 bkt2 bkt3 bkt4" {
 		t.Errorf("%q", names)
 	}
+	for region, want := range map[string]int{"us-east-1": 5, "eu-west-1": 0} {
+		if a = s.must(call{method: "GET", target: "/?bucket-region=" + region}); len(elements(a.body, "Name")) != want {
+			t.Errorf("buckets of %s: %s", region, a.body)
+		}
+	}
 	s.must(call{method: "PUT", target: "/located", body: "<CreateBucketConfiguration><LocationConstraint>us-east-1</LocationConstraint></CreateBucketConfiguration>"})
 	if a = s.must(call{method: "GET", target: "/located?location"}); !strings.Contains(a.body, "/\"></LocationConstraint>") {
 		t.Errorf("%s", a.body)
@@ -284,7 +289,7 @@ func TestBuckets(t *testing.T) {
 	if a = s.must(call{method: "HEAD", target: "/located"}); a.header.Get("X-Amz-Bucket-Region") != "us-east-1" {
 		t.Errorf("%v", a.header)
 	}
-	for _, q := range []string{"versioning", "acl", "notification", "logging", "accelerate", "requestPayment"} {
+	for _, q := range []string{"versioning", "acl", "notification", "logging", "accelerate", "requestPayment", "ownershipControls"} {
 		s.must(call{method: "GET", target: "/located?" + q})
 	}
 	s.put("/located/k", "x")

@@ -62,6 +62,18 @@ func (x *exchange) current() (*metadata.Object, error) {
 	return x.g.objects.Object(x.r.Context(), x.bucket.ID, x.key)
 }
 
+// unencrypted refuses a read that names the encryption of its object: there is
+// none.
+func (x *exchange) unencrypted() error {
+	switch {
+	case x.header("X-Amz-Server-Side-Encryption-Customer-Algorithm") != "":
+		return errInvalidRequest.saying("The encryption parameters are not applicable to this object.")
+	case x.header("X-Amz-Server-Side-Encryption") != "":
+		return errInvalidArgument.saying("x-amz-server-side-encryption header is not supported for this operation.")
+	}
+	return nil
+}
+
 // section is the part of an object that is to be sent.
 type section struct {
 	off, n int64
@@ -70,6 +82,9 @@ type section struct {
 
 // describe judges the conditions, finds the section, and sets every header.
 func (x *exchange) describe(o *metadata.Object) (section, error) {
+	if err := x.unencrypted(); err != nil {
+		return section{}, err
+	}
 	c := x.readConditions()
 	if c != (readConditions{}) {
 		if err := c.judge(o); err != nil {
@@ -101,7 +116,9 @@ func (x *exchange) describe(o *metadata.Object) (section, error) {
 		}
 		if follow {
 			s = section{off, n, http.StatusPartialContent}
-			sum = metadata.Checksum{}
+			if n < o.Size {
+				sum = metadata.Checksum{} // it is of the whole
+			}
 		}
 	}
 	x.showObject(o)
@@ -152,6 +169,7 @@ func (x *exchange) partSection(o *metadata.Object, text string) (section, metada
 			return s, none, errInvalidPartNumber
 		}
 		s.off, s.n, sum = parts[0].Offset, parts[0].Size, parts[0].Checksum
+		sum.Composite = o.Checksum.Composite // the type is the object's
 		x.w.Header()["X-Amz-Mp-Parts-Count"] = []string{strconv.Itoa(o.PartCount)}
 	}
 	if s.n == 0 {

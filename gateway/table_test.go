@@ -154,6 +154,8 @@ func TestBadInput(t *testing.T) {
 		{"tags", call{method: put, target: "/bkt/k", body: "x", header: headers("x-amz-tagging", "a=b")}, 501, "NotImplemented"},
 		{"encryption", call{method: put, target: "/bkt/k", body: "x", header: headers("x-amz-server-side-encryption", "AES256")}, 501, "NotImplemented"},
 		{"customer key", call{method: put, target: "/bkt/k", body: "x", header: headers("x-amz-server-side-encryption-customer-algorithm", "AES256")}, 501, "NotImplemented"},
+		{"get with a customer key", call{method: get, target: "/full/there", header: headers("x-amz-server-side-encryption-customer-algorithm", "AES256")}, 400, "InvalidRequest"},
+		{"get with encryption", call{method: get, target: "/full/there", header: headers("x-amz-server-side-encryption", "aws:kms")}, 400, "InvalidArgument"},
 		{"object lock", call{method: put, target: "/bkt/k", body: "x", header: headers("x-amz-object-lock-mode", "GOVERNANCE")}, 501, "NotImplemented"},
 		{"storage class unknown", call{method: put, target: "/bkt/k", body: "x", header: headers("x-amz-storage-class", "GOLD")}, 400, "InvalidStorageClass"},
 		{"encryption of an upload", call{method: "POST", target: "/bkt/k?uploads", header: headers("x-amz-server-side-encryption", "AES256")}, 501, "NotImplemented"},
@@ -209,6 +211,7 @@ func TestBadInput(t *testing.T) {
 		{"complete with part 0", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("0", part)}, 400, "InvalidArgument"},
 		{"complete with a small part", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part, "2", partETag2)}, 400, "EntityTooSmall"},
 		{"complete with a wrong size", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part), header: headers("x-amz-mp-object-size", "3")}, 400, "InvalidRequest"},
+		{"complete with a checksum mode that the upload has not", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part), header: headers("x-amz-checksum-type", "FULL_OBJECT")}, 400, "InvalidRequest"},
 		{"complete where there is one", call{method: "POST", target: "/full/there?uploadId=" + upload, body: complete("1", part)}, 404, "NoSuchUpload"},
 
 		// What is not built, and what a bucket has not.
@@ -221,6 +224,8 @@ func TestBadInput(t *testing.T) {
 		{"torrent", call{method: get, target: "/full/there?torrent"}, 501, "NotImplemented"},
 		{"escaped sub-resource", call{method: put, target: "/full?%61cl"}, 501, "NotImplemented"},
 		{"form upload", call{method: "POST", target: "/full", body: "x"}, 501, "NotImplemented"},
+		{"form upload, signed inside", call{method: "POST", target: "/full", body: "x", anonymous: true}, 501, "NotImplemented"},
+		{"anonymous post with a sub-resource", call{method: "POST", target: "/full?delete", body: "x", anonymous: true}, 403, "AccessDenied"},
 		{"unknown method", call{method: "PATCH", target: "/full/there"}, 405, "MethodNotAllowed"},
 		{"post to an object", call{method: "POST", target: "/full/there"}, 405, "MethodNotAllowed"},
 		{"tags of a bucket", call{method: get, target: "/full?tagging"}, 404, "NoSuchTagSet"},

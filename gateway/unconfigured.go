@@ -36,7 +36,7 @@ func unconfigured() []unconfiguredRead {
 		{"website", "GetBucketWebsite", missing(errNoSuchWebsite)},
 		{"replication", "GetBucketReplication", missing(errReplicationNotFound)},
 		{"publicAccessBlock", "GetPublicAccessBlock", missing(errNoSuchPublicAccessBlock)},
-		{"ownershipControls", "GetBucketOwnershipControls", missing(errOwnershipControlsMissing)},
+		{"ownershipControls", "GetBucketOwnershipControls", document("OwnershipControls", "<Rule><ObjectOwnership>BucketOwnerEnforced</ObjectOwnership></Rule>")},
 		{"notification", "GetBucketNotificationConfiguration", document("NotificationConfiguration", "")},
 		{"logging", "GetBucketLogging", document("BucketLoggingStatus", "")},
 		{"accelerate", "GetBucketAccelerateConfiguration", document("AccelerateConfiguration", "")},

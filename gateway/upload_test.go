@@ -189,7 +189,7 @@ func TestMultipartChecksums(t *testing.T) {
 			t.Errorf("%s: %v", target, r.header)
 		}
 		r = s.must(call{method: "GET", target: target + "?partNumber=2", header: headers("x-amz-checksum-mode", "ENABLED")})
-		if r.header.Get(a.Header()) != values[1] {
+		if r.header.Get(a.Header()) != values[1] || r.header.Get("x-amz-checksum-type") != want.Type().String() {
 			t.Errorf("%s part 2: %v", target, r.header)
 		}
 		r = s.must(call{method: "GET", target: target + "?attributes", header: headers("x-amz-object-attributes", "ObjectParts, Checksum", "x-amz-max-parts", "1")})
@@ -221,6 +221,16 @@ func TestChecksums(t *testing.T) {
 			}
 			if r = s.must(call{method: "GET", target: target, header: headers("x-amz-checksum-mode", "ENABLED")}); r.header.Get(a.Header()) != want {
 				t.Errorf("%s: %v", target, r.header)
+			}
+			// A range has it where it is the whole.
+			for held, shown := range map[string]string{"bytes=0-": want, "bytes=1-": "", "bytes=0-50": ""} {
+				if size == 0 {
+					continue
+				}
+				r = s.must(call{method: "GET", target: target, header: headers("x-amz-checksum-mode", "ENABLED", "Range", held)})
+				if r.status != 206 || r.header.Get(a.Header()) != shown {
+					t.Errorf("%s %s: %d %v", target, held, r.status, r.header)
+				}
 			}
 			// A copy keeps the algorithm.
 			r = s.must(call{method: "PUT", target: target + "c", header: headers("x-amz-copy-source", target)})
@@ -273,6 +283,11 @@ func TestCopy(t *testing.T) {
 		if a.body != body || a.header.Get("Content-Type") != "binary/octet-stream" || a.header.Get("X-Amz-Meta-X") != "" || a.header.Get("X-Amz-Meta-Z") != "w" ||
 			a.header.Get("x-amz-checksum-sha256") != checksum.SHA256.Of([]byte(body)).String() {
 			t.Errorf("%d replaced: %v", size, a.header)
+		}
+		// Naming the storage class makes a copy onto itself legal.
+		s.must(call{method: "PUT", target: "/two/kept", header: headers("x-amz-copy-source", "/two/kept", "x-amz-storage-class", "STANDARD")})
+		if a = s.must(call{method: "GET", target: "/two/kept"}); a.body != body || a.header.Get("X-Amz-Meta-X") != "y" {
+			t.Errorf("%d onto itself: %v", size, a.header)
 		}
 	}
 	if a := s.do(call{method: "PUT", target: "/two/kept", header: headers("x-amz-copy-source", "/one/a+b%20c%3F", "If-None-Match", "*")}); a.status != 412 {

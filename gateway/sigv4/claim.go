@@ -131,13 +131,26 @@ func headerTime(h http.Header, c *claim) (time.Time, error) {
 		c.dateTime = text
 		return at, nil
 	}
-	at, err := http.ParseTime(firstHeader(h, "Date"))
-	if err != nil || at.Year() < 1970 || at.Year() > 9999 {
+	at, ok := parseDate(firstHeader(h, "Date"))
+	if !ok {
 		return time.Time{}, ErrDate
 	}
-	at = at.UTC()
 	c.dateTime = at.Format(dateForm)
 	return at, nil
+}
+
+// parseDate reads a Date header: an HTTP date, one with a numeric zone, as
+// libraries for mail write it, or the form of X-Amz-Date.
+func parseDate(text string) (time.Time, bool) {
+	if at, ok := parseDateTime(text); ok {
+		return at, true
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		at, err = time.Parse(time.RFC1123Z, text)
+	}
+	at = at.UTC()
+	return at, err == nil && at.Year() >= 1970 && at.Year() <= 9999
 }
 
 // parseDateTime reads YYYYMMDDTHHMMSSZ of a time since 1970.

@@ -379,16 +379,27 @@ func TestAnonymousPayload(t *testing.T) {
 }
 
 func TestDateHeader(t *testing.T) {
-	r := received(t, lines("GET /b/k HTTP/1.1", "Host: h", "Date: Fri, 24 May 2013 00:00:00 GMT", "X-Amz-Content-Sha256: "+emptySHA256))
-	c := newClaim(exampleKey, "us-east-1", "s3", exampleTime())
-	c.signedHeaders = "date;host;x-amz-content-sha256"
-	r.Header.Set("Authorization", algorithm+" Credential="+exampleScope+", SignedHeaders="+c.signedHeaders+", Signature="+c.sign(r, exampleSecret, emptySHA256))
-	if _, _, err := exampleVerifier(exampleTime()).Verify(r); err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Date", "yesterday")
-	if _, _, err := exampleVerifier(exampleTime()).Verify(r); !errors.Is(err, ErrDate) {
-		t.Fatal(err)
+	for _, row := range []struct {
+		date string
+		want error
+	}{
+		{"Fri, 24 May 2013 00:00:00 GMT", nil},
+		{"Fri, 24 May 2013 00:00:00 -0000", nil}, // as botocore signs it
+		{"Fri, 24 May 2013 02:00:00 +0200", nil},
+		{"20130524T000000Z", nil},
+		{"Fri, 24 May 2013 02:00:00 +0000", ErrSkewed},
+		{"20130524T020000Z", ErrSkewed},
+		{"yesterday", ErrDate},
+		{"", ErrDate},
+		{"Tue, 07 Jul 1950 21:53:04 GMT", ErrDate},
+	} {
+		r := received(t, lines("GET /b/k HTTP/1.1", "Host: h", "Date: "+row.date, "X-Amz-Content-Sha256: "+emptySHA256))
+		c := newClaim(exampleKey, "us-east-1", "s3", exampleTime())
+		c.signedHeaders = "date;host;x-amz-content-sha256"
+		r.Header.Set("Authorization", algorithm+" Credential="+exampleScope+", SignedHeaders="+c.signedHeaders+", Signature="+c.sign(r, exampleSecret, emptySHA256))
+		if _, _, err := exampleVerifier(exampleTime()).Verify(r); !errors.Is(err, row.want) {
+			t.Errorf("%q: %v, want %v", row.date, err, row.want)
+		}
 	}
 }
 
