@@ -2,10 +2,13 @@ package journal_test
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"kintsugi/metadata/kv"
 	"kintsugi/storagenode/vfs"
 )
 
@@ -60,56 +63,81 @@ func benchCommit(b *testing.B, fs vfs.FS, root string, writers int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 }
 
-// BenchmarkGet reads one of 100,000 keys.
-func BenchmarkGet(b *testing.B) {
-	s := open(b, config(b, vfs.OS(), b.TempDir(), 3, 2))
-	const keys = 100000
-	for i := 0; i < keys; i += 64 {
-		x, err := s.Begin(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
-		for j := i; j < i+64; j++ {
-			x.Put(fmt.Appendf(nil, "k%08d", j), make([]byte, 250))
-		}
-		if err := x.Commit(b.Context()); err != nil {
-			b.Fatal(err)
-		}
+// BenchmarkRead reads from 100,000 keys, or KINTSUGI_KEYS: the same one, any,
+// one that is not there, and pages of 1000 in order.
+func BenchmarkRead(b *testing.B) {
+	keys := 100000
+	if n, err := strconv.Atoi(os.Getenv("KINTSUGI_KEYS")); err == nil {
+		keys = n
 	}
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := range b.N {
-		v, err := s.Get(b.Context(), fmt.Appendf(nil, "k%08d", i*7919%keys))
-		if err != nil || len(v) != 250 {
+	s := open(b, config(b, vfs.OS(), b.TempDir(), 3, 2))
+	fill(b, s, keys)
+	ctx := b.Context()
+	get := func(b *testing.B, key []byte, size int) {
+		if v, err := s.Get(ctx, key); err != nil || len(v) != size {
 			b.Fatal(err, len(v))
 		}
 	}
+	b.Run("hot", func(b *testing.B) {
+		b.ReportAllocs()
+		key := fmt.Appendf(nil, "k%08d", keys/2)
+		for b.Loop() {
+			get(b, key, 250)
+		}
+	})
+	var key []byte
+	for _, c := range []struct {
+		name, format string
+		size         int
+	}{{"any", "k%08d", 250}, {"absent between", "k%08d|", 0}, {"absent after", "x%08d", 0}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i += 7919
+				key = fmt.Appendf(key[:0], c.format, i%keys)
+				get(b, key, c.size)
+			}
+		})
+	}
+	b.Run("page of 1000", func(b *testing.B) {
+		b.ReportAllocs()
+		i := 0
+		for b.Loop() {
+			i += 7919
+			n := 0
+			for _, err := range s.Scan(ctx, fmt.Appendf(nil, "k%08d", i%(keys-1000)), nil) {
+				if err != nil {
+					b.Fatal(err)
+				}
+				if n++; n == 1000 {
+					break
+				}
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/pair")
+	})
 }
 
-// BenchmarkScan gives the pairs a second of a long scan.
-func BenchmarkScan(b *testing.B) {
-	s := open(b, config(b, vfs.OS(), b.TempDir(), 3, 2))
-	for i := 0; i < 20000; i += 50 {
-		x, err := s.Begin(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
-		for j := i; j < i+50; j++ {
-			x.Put(fmt.Appendf(nil, "k%08d", j), make([]byte, 250))
-		}
-		if err := x.Commit(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ResetTimer()
-	for n := 0; n < b.N; {
-		for _, err := range s.Scan(b.Context(), nil, nil) {
-			if err != nil {
-				b.Fatal(err)
+func fill(b *testing.B, s kv.Store, keys int) {
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := w * 64; i < keys; i += 8 * 64 {
+				x, err := s.Begin(b.Context())
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				for j := i; j < i+64; j++ {
+					x.Put(fmt.Appendf(nil, "k%08d", j), make([]byte, 250))
+				}
+				if err := x.Commit(b.Context()); err != nil {
+					b.Error(err)
+					return
+				}
 			}
-			if n++; n >= b.N {
-				break
-			}
-		}
+		})
 	}
+	wg.Wait()
 }

@@ -194,11 +194,15 @@ func (c *committer) round() {
 // built anew from the log, the group included.
 func (c *committer) applyGroup(payload []byte, commit, chain uint64) {
 	if c.state != nil {
+		for _, w := range c.accepted {
+			c.state.values.announce(w.t.hashes)
+		}
 		b, err := c.state.batch(payload, commit, chain)
 		if err == nil {
 			err = c.state.apply(b)
 		}
 		if err == nil {
+			c.state.values.applied(payload)
 			c.s.applied.Store(commit)
 			return
 		}

@@ -37,7 +37,7 @@ type Config struct {
 
 	Clock  clock.Clock   // nil: the system's
 	Logger *slog.Logger  // nil: discard
-	Cache  *pebble.Cache // for the state's blocks; nil: 32 MiB of its own
+	Cache  *pebble.Cache // for the state's blocks; nil: 128 MiB of its own, half of it for memtables
 
 	EvictAfter   time.Duration // a member may be slower than the others by that; 0: 2 s
 	StallAfter   time.Duration // as long all members may be slow together; 0: 10 s

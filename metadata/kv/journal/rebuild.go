@@ -253,6 +253,7 @@ func (c *committer) replay(st *state, log *memberLog) error {
 	if want, ok := log.chain(commit); !ok || want != chain {
 		return fmt.Errorf("%w: it covers commit %d, the log %d to %d", errState, commit, log.before, log.last())
 	}
+	st.values.forget()
 	err = log.each(c.cfg.Cluster, commit, func(g group, _ []byte) error {
 		if g.commit > c.commit {
 			return errEnough
@@ -263,10 +264,11 @@ func (c *committer) replay(st *state, log *memberLog) error {
 		}
 		return st.apply(b)
 	})
-	if errors.Is(err, errEnough) {
-		return nil
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
 	}
-	return err
+	st.values.forget()
+	return nil
 }
 
 // cleanStates removes all states but the one in use. Names are never used

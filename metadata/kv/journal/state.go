@@ -53,6 +53,7 @@ type state struct {
 	guard *guard
 	fs    *pebblefs.FS
 
+	values *values
 	refs   atomic.Int64 // users; at 0 db is closed
 	failed chan struct{}
 	once   sync.Once
@@ -67,15 +68,16 @@ type state struct {
 }
 
 const (
-	stateCache    = 32 << 20
 	stateMemTable = 16 << 20
+	// Pebble takes its memtables off the cache.
+	stateCache = 64<<20 + 4*stateMemTable
 )
 
 // openState opens the database in a subdirectory of the drive's state
 // directory, or makes it. Every new one gets another name, so that nothing a
 // former one left behind can write into it.
 func openState(cfg Config, d *drive, name string, onFail func()) (*state, error) {
-	st := &state{drive: d, name: name, failed: make(chan struct{}), onFail: onFail,
+	st := &state{drive: d, name: name, values: new(values), failed: make(chan struct{}), onFail: onFail,
 		applies: make(chan *pebble.Batch), applied: make(chan error, 1), ended: make(chan struct{})}
 	st.guard = newGuard(cfg.FS, cfg.Clock, cfg.StateTimeout, 5*cfg.StateTimeout, st.fail)
 	st.fs = pebblefs.New(st.guard, st.fail)

@@ -194,7 +194,16 @@ func (s *Store) Get(ctx context.Context, key []byte) ([]byte, error) {
 	if len(key) == 0 {
 		return nil, nil
 	}
+	hash := keyHash(key)
 	for range 3 {
+		hot, turn := s.state.Load(), uint64(0)
+		if hot != nil && hot.readable() {
+			v, t, ok := hot.values.get(hash, key)
+			if ok {
+				return v, nil
+			}
+			turn = t
+		}
 		st, err := s.acquire(ctx)
 		if err != nil {
 			return nil, err
@@ -202,6 +211,9 @@ func (s *Store) Get(ctx context.Context, key []byte) ([]byte, error) {
 		v, err := read(st.db, key)
 		st.release()
 		if err == nil {
+			if st == hot {
+				st.values.offer(hash, key, v, turn)
+			}
 			return v, nil
 		}
 		st.fail(fmt.Errorf("read of the state: %w", err))
