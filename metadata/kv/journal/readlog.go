@@ -184,6 +184,9 @@ func groupWithin(b []byte, cluster storagenode.UUID, commit uint64) bool {
 // lies in the log. Slices are the caller's to keep.
 func (l *memberLog) each(cluster storagenode.UUID, after uint64, f func(g group, raw []byte) error) error {
 	for i, first := range l.files {
+		if first > l.last() {
+			break // no group is in it, and its member may be cutting it just now
+		}
 		if i+1 < len(l.files) && l.files[i+1] <= after+1 {
 			continue
 		}

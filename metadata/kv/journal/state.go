@@ -50,6 +50,7 @@ type state struct {
 	drive *drive
 	name  string // of its directory
 	db    *pebble.DB
+	point *pebble.IterOptions // to read one key
 	guard *guard
 	fs    *pebblefs.FS
 
@@ -77,7 +78,9 @@ const (
 // directory, or makes it. Every new one gets another name, so that nothing a
 // former one left behind can write into it.
 func openState(cfg Config, d *drive, name string, onFail func()) (*state, error) {
-	st := &state{drive: d, name: name, values: new(values), failed: make(chan struct{}), onFail: onFail,
+	st := &state{drive: d, name: name, values: new(values),
+		point:  &pebble.IterOptions{UseL6Filters: true, KeyTypes: pebble.IterKeyTypePointsOnly},
+		failed: make(chan struct{}), onFail: onFail,
 		applies: make(chan *pebble.Batch), applied: make(chan error, 1), ended: make(chan struct{})}
 	st.guard = newGuard(cfg.FS, cfg.Clock, cfg.StateTimeout, 5*cfg.StateTimeout, st.fail)
 	st.fs = pebblefs.New(st.guard, st.fail)
@@ -304,17 +307,20 @@ func (st *state) snapshot() (*pebble.Snapshot, error) {
 	}
 }
 
-// read gets a value as the caller's own.
-func read(r pebble.Reader, key []byte) ([]byte, error) {
-	v, closer, err := r.Get(stored(key))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
+// read gets a value as the caller's own from the state's db or a snapshot of
+// it. It goes by an iterator, since Pebble's Get does not use the last level's
+// filters: with 1,000,000 keys an absent one costs an eighth.
+func (st *state) read(r pebble.Reader, key []byte) (v []byte, err error) {
+	it, err := r.NewIter(st.point)
 	if err != nil {
 		return nil, err
 	}
-	v = bytes.Clone(v)
-	return v, closer.Close()
+	if key = stored(key); it.SeekPrefixGE(key) && bytes.Equal(it.Key(), key) {
+		if v, err = it.ValueAndErr(); err == nil {
+			v = bytes.Clone(v)
+		}
+	}
+	return v, errors.Join(err, it.Close())
 }
 
 // scan yields the pairs of r and returns the error it met, if any.
@@ -358,7 +364,7 @@ func (v *view) Get(ctx context.Context, key []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil || len(key) == 0 {
 		return nil, err
 	}
-	val, err := read(v.snap, key)
+	val, err := v.st.read(v.snap, key)
 	if err != nil {
 		return nil, v.lost(err)
 	}

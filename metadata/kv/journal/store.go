@@ -208,7 +208,7 @@ func (s *Store) Get(ctx context.Context, key []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		v, err := read(st.db, key)
+		v, err := st.read(st.db, key)
 		st.release()
 		if err == nil {
 			if st == hot {
