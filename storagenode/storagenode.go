@@ -95,7 +95,10 @@ type ShardStore interface {
 	// here before).
 	Put(ctx context.Context, s Shard) (Token, error)
 	// Sync returns nil once everything up to t is on the medium and visible.
-	// After any fsync error the store is broken for good: ErrBroken.
+	// After any fsync error the store is broken for good: ErrBroken. Where
+	// something accepted could not be written for want of space, Sync of its
+	// token is ErrReadOnly or ErrUnavailable, and so it is of every token given
+	// before that was found out.
 	Sync(ctx context.Context, t Token) error
 	// ReadAt fills p from the payload at off. Every block touched has been
 	// verified. It returns io.EOF where fewer than len(p) bytes are left,

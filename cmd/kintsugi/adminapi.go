@@ -54,7 +54,9 @@ func (a *adminAPI) routes() []console.Route {
 }
 
 func (a *adminAPI) status(*http.Request) (any, error) {
-	return adminStatus{Version: version(), Status: a.store.Repairer.Status(), Metadata: a.store.Journal.Status()}, nil
+	st := adminStatus{Version: version(), Status: a.store.Repairer.Status(), Metadata: a.store.Journal.Status()}
+	st.Whole = st.Whole && st.Metadata.Degraded == ""
+	return st, nil
 }
 
 func (a *adminAPI) drives(*http.Request) (any, error) {
@@ -107,11 +109,30 @@ func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
 	if err != nil {
 		return err
 	}
-	phase := repair.NotHealed
+	end := repair.Progress{Phase: repair.NotHealed}
 	if rep.Whole {
-		phase = repair.Healed
+		end.Phase = repair.Healed
+		if why := a.awaitJournal(r.Context()); why != "" {
+			rep.Whole = false
+			end = repair.Progress{Phase: repair.NotHealed, Why: "all blobs are whole, but metadata is not: " + why}
+		}
 	}
-	return errors.Join(gone, send(repairLine{Progress: repair.Progress{Phase: phase}, Report: &rep}))
+	return errors.Join(gone, send(repairLine{Progress: end, Report: &rep}))
+}
+
+// awaitJournal gives the metadata journal time to take in drives again, and
+// says what it still lacks.
+func (a *adminAPI) awaitJournal(ctx context.Context) (why string) {
+	for range 600 {
+		if why = a.store.Journal.Status().Degraded; why == "" || ctx.Err() != nil {
+			return why
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return why
 }
 
 func (a *adminAPI) verify(r *http.Request, send func(any) error) error {

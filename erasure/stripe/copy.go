@@ -88,7 +88,7 @@ func (r *copyReader) start(ctx context.Context) (*attempt, error) {
 	a.call.drive = r.set.drives.get(r.group.Slots[slot].Drive)
 	buf.retain(1)
 	r.running = append(r.running, a)
-	go r.read(ctx, a)
+	r.set.callers.run(func() { r.read(ctx, a) })
 	return a, nil
 }
 

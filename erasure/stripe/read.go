@@ -181,7 +181,7 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 		patience = max(patience, c.drive.hedgeAfter(to-from))
 		mem.retain(1)
 		id := storagenode.ShardID{PG: r.group.PG, Slot: uint8(i), Blob: r.blob.ID, Stripe: uint32(win.stripe)}
-		go func() {
+		s.callers.run(func() {
 			err := c.drive.enter(ctx, mem)
 			if err == nil {
 				err = s.readPart(ctx, r.group, id, int64(from-i*size), mem.mem[from-win.from:to-win.from])
@@ -190,7 +190,7 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 			c.done()
 			mem.release()
 			results <- lateResult{i, err}
-		}()
+		})
 	}
 	s.hedges.reads.Add(1)
 	timer := s.cfg.Clock.After(patience)

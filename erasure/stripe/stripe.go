@@ -11,7 +11,7 @@
 // stand on gather.go too. drive.go remembers how fast each drive is and whether
 // it hangs.
 //
-// Every call to a store runs in a goroutine of its own, because a sick disk may
+// Every call to a store runs on another goroutine (callers.go), because a sick disk may
 // hold its caller for as long as it likes; whoever waits, waits for channels
 // and timers. A buffer goes back to its pool only when the last of those
 // goroutines has let go of it.
@@ -83,15 +83,16 @@ type Damage struct {
 // Set reads and writes blobs. One serves a whole process; it is safe for
 // concurrent use.
 type Set struct {
-	cfg    Config
-	memory *memory
-	drives driveTable
-	coders atomic.Pointer[map[erasure.Scheme]*erasure.Coder] // grows by copies
-	adding sync.Mutex                                        // one copy at a time
-	rotors sync.Map                                          // storagenode.PG → *rotor
-	hedges hedges
-	timers realTimers
-	stats  *metrics
+	cfg     Config
+	memory  *memory
+	drives  driveTable
+	coders  atomic.Pointer[map[erasure.Scheme]*erasure.Coder] // grows by copies
+	adding  sync.Mutex                                        // one copy at a time
+	rotors  sync.Map                                          // storagenode.PG → *rotor
+	hedges  hedges
+	timers  realTimers
+	callers callers
+	stats   *metrics
 }
 
 // New makes a Set. It starts nothing.
@@ -111,7 +112,7 @@ func New(cfg Config) *Set {
 	if cfg.ReadWait == 0 {
 		cfg.ReadWait = 10 * time.Second
 	}
-	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes)}
+	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes), callers: newCallers()}
 	s.drives.limit = max(1, cfg.MemoryBytes/roomShare)
 	s.stats = newMetrics(s, cfg.Registerer)
 	return s

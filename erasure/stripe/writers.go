@@ -32,7 +32,7 @@ func (w *writers) start(ctx context.Context, slot int, sh storagenode.Shard) {
 	w.buf.retain(1)
 	w.running = w.running.With(slot)
 	w.calls[slot].drive = w.p.drives[slot]
-	go w.run(ctx, w.p.stores[slot], slot, sh)
+	w.p.set.callers.run(func() { w.run(ctx, w.p.stores[slot], slot, sh) })
 }
 
 func (w *writers) run(ctx context.Context, store storagenode.ShardStore, slot int, sh storagenode.Shard) {

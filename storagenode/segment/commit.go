@@ -19,26 +19,25 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 
 // Sync implements storagenode.ShardStore.
 func (s *Store) Sync(ctx context.Context, t storagenode.Token) error {
-	switch uint64(t) >> ticketBits {
-	case s.incarnation:
-	case 0: // no Open gives such: it covers nothing
-		return s.brokenErr()
-	default:
+	s.mu.Lock()
+	if uint64(t)>>ticketBits != s.incarnation {
+		s.mu.Unlock()
+		if uint64(t)>>ticketBits == 0 { // no incarnation gives such: it covers nothing
+			return s.brokenErr()
+		}
 		return fmt.Errorf("sync: token of another incarnation of the drive: %w", storagenode.ErrUnavailable)
 	}
-	return s.syncTicket(ctx, uint64(t)&ticketMask)
+	return s.await(ctx, uint64(t)&ticketMask)
 }
 
 // syncAll makes all that was accepted durable.
 func (s *Store) syncAll(ctx context.Context) error {
 	s.mu.Lock()
-	last := s.lastTicket()
-	s.mu.Unlock()
-	return s.syncTicket(ctx, last)
+	return s.await(ctx, s.lastTicket())
 }
 
-func (s *Store) syncTicket(ctx context.Context, ticket uint64) error {
-	s.mu.Lock()
+// await waits until all up to a ticket is durable. mu is held, and let go.
+func (s *Store) await(ctx context.Context, ticket uint64) error {
 	switch {
 	case ticket < s.base:
 		s.mu.Unlock()
@@ -128,7 +127,7 @@ func (s *Store) commit(batch []pending) ([]pending, bool) {
 	batch = append(batch, s.queue[:n]...)
 	s.mu.Unlock()
 
-	err := s.makeDurable(batch)
+	refused, err := s.makeDurable(batch)
 	if err == nil {
 		err = s.applyGroup(batch)
 	}
@@ -140,9 +139,15 @@ func (s *Store) commit(batch []pending) ([]pending, bool) {
 	s.running = nil
 	if err == nil {
 		s.retire(batch)
+		if refused != nil { // the tokens of the refused records must not pass for durable
+			s.incarnation = nextIncarnation(s.incarnation)
+		}
 	}
 	s.mu.Unlock()
 	g.err = err
+	if err == nil {
+		g.err = refused
+	}
 	close(g.done)
 	return batch, err == nil
 }
@@ -168,10 +173,17 @@ func (s *Store) retire(batch []pending) {
 	}
 }
 
-// makeDurable syncs the segments of a group.
-func (s *Store) makeDurable(batch []pending) error {
+// makeDurable writes what is staged of a group and syncs its segments. refused
+// is what the callers get where there was no space; err breaks the drive.
+func (s *Store) makeDurable(batch []pending) (refused, err error) {
 	s.gate.begin(placeCommit)
 	defer s.gate.end(placeCommit)
+	if err := s.writeStaged(batch); isNoSpace(err) {
+		s.readOnly.Store(true)
+		refused = fmt.Errorf("%w: %w", storagenode.ErrReadOnly, err)
+	} else if err != nil {
+		return nil, err
+	}
 	for i := range batch {
 		g := batch[i].seg
 		if batch[i].state == stateFailed {
@@ -181,21 +193,21 @@ func (s *Store) makeDurable(batch []pending) error {
 			continue // places are given in order: the last one of a segment will do
 		}
 		if err := g.f.SyncData(); err != nil {
-			return fmt.Errorf("segment %d: %w: %w", g.id, errSync, err)
+			return nil, fmt.Errorf("segment %d: %w: %w", g.id, errSync, err)
 		}
 		st, err := g.f.Stat()
 		if err != nil {
-			return fmt.Errorf("segment %d: %w", g.id, err)
+			return nil, fmt.Errorf("segment %d: %w", g.id, err)
 		}
 		if st.Links == 0 {
 			s.noReads.Store(true)
-			return fmt.Errorf("segment %d was removed from its directory", g.id)
+			return nil, fmt.Errorf("segment %d was removed from its directory", g.id)
 		}
 		s.mu.Lock()
 		g.durable = max(g.durable, batch[i].off+batch[i].size)
 		s.mu.Unlock()
 	}
-	return nil
+	return refused, nil
 }
 
 // applyGroup makes a durable group visible.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"kintsugi/storagenode"
 )
 
 // compactSync is how many bytes of copies are made durable at a time.
@@ -90,8 +92,8 @@ type compaction struct {
 	w       writer
 	started time.Time
 	read    int64
-	last    uint64 // ticket of the last copy
-	copied  int64  // since the last sync
+	last    storagenode.Token // of the last copy
+	copied  int64             // since the last sync
 }
 
 // pass copies the live records of two types, and makes the copies durable.
@@ -166,7 +168,7 @@ func (c *compaction) sync(ctx context.Context) error {
 		return nil
 	}
 	c.copied = 0
-	return c.s.syncTicket(ctx, c.last)
+	return c.s.Sync(ctx, c.last)
 }
 
 // lives says whether the index needs the record at this place. A tombstone or

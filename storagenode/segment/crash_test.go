@@ -63,10 +63,14 @@ type putTry struct {
 	token   storagenode.Token
 }
 
-// settle takes the first n tries for durable.
-func (sh *modelShard) settle(n int) {
-	for _, try := range sh.maybe[:n] {
-		sh.durable, sh.epoch = try.payload, try.epoch
+// settle takes the first n tries for durable, as far as their tokens are of the
+// incarnation: a sync says nothing of others.
+func (sh *modelShard) settle(n int, incarnation uint64) {
+	for n > 0 && uint64(sh.maybe[n-1].token)>>ticketBits != incarnation {
+		n--
+	}
+	if n > 0 {
+		sh.durable, sh.epoch = sh.maybe[n-1].payload, sh.maybe[n-1].epoch
 	}
 	sh.maybe = slices.Clone(sh.maybe[n:])
 }
@@ -188,21 +192,24 @@ func (m *crashModel) put(s *Store) error {
 }
 
 // synced settles all that was accepted.
-func (m *crashModel) synced() {
+func (m *crashModel) synced(s *Store) {
+	s.mu.Lock()
+	now := s.incarnation
+	s.mu.Unlock()
 	for _, sh := range m.shards {
-		sh.settle(len(sh.maybe))
+		sh.settle(len(sh.maybe), now)
 	}
 }
 
 func (m *crashModel) sync(s *Store) error {
 	s.mu.Lock()
-	last := s.lastTicket()
+	last, now := s.lastTicket(), s.incarnation
 	s.mu.Unlock()
-	if err := s.Sync(m.t.Context(), s.token(last)); err != nil {
+	if err := s.Sync(m.t.Context(), reservation{ticket: last, incarnation: now}.token()); err != nil {
 		return m.ended(s, fmt.Errorf("sync: %w", err))
 	}
 	m.logf("synced up to %d", last)
-	m.synced()
+	m.synced(s)
 	return nil
 }
 
@@ -215,7 +222,7 @@ func (m *crashModel) del(s *Store) error {
 	}
 	m.logf("deleted %v", id)
 	m.buried(blob)
-	m.synced()
+	m.synced(s)
 	return nil
 }
 
@@ -242,7 +249,7 @@ func (m *crashModel) setEpoch(s *Store) error {
 	}
 	m.logf("fence of %v: %d", id, e)
 	m.fence[slot] = e
-	m.synced()
+	m.synced(s)
 	return nil
 }
 
@@ -253,11 +260,10 @@ func (m *crashModel) dropSlot(s *Store) error {
 	err := s.DropSlot(m.t.Context(), id.PG, int(id.Slot), e)
 	m.logf("drop of slot of %v up to %d: %v", id, e, err)
 	if err == nil {
-		m.synced()
+		m.synced(s)
 	}
-	if errors.Is(err, storagenode.ErrReadOnly) {
-		return nil
-	}
+	// A drop that was refused for want of space may have been written all the
+	// same: another record of its group was not.
 	for id, sh := range m.shards {
 		if k, _ := keyOf(id); k != slot {
 			continue
@@ -301,14 +307,14 @@ func (m *crashModel) upkeep(s *Store) error {
 // synced2 settles what compaction's syncs made durable on the way.
 func (m *crashModel) synced2(s *Store) {
 	s.mu.Lock()
-	base := s.base
+	base, now := s.base, s.incarnation
 	s.mu.Unlock()
 	for _, sh := range m.shards {
 		n := 0
 		for n < len(sh.maybe) && sh.maybe[n].token != 0 && uint64(sh.maybe[n].token)&ticketMask < base {
 			n++
 		}
-		sh.settle(n)
+		sh.settle(n, now)
 	}
 }
 

@@ -108,10 +108,11 @@ func TestForeignFull(t *testing.T) {
 func TestNoSpaceOnWrite(t *testing.T) {
 	r := newRig(t, nil)
 	r.put(1, 1000)
-	r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Times: 1, Err: syscall.ENOSPC, Short: true})
+	r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Err: syscall.ENOSPC, Short: true})
 	if err := r.tryPut(2, 1000); !errors.Is(err, storagenode.ErrReadOnly) {
 		t.Fatalf("put: %v", err)
 	}
+	r.fault.Clear()
 	r.clock.advance(5 * time.Second)
 	r.put(3, 1000)
 	r.must(r.Health())
@@ -130,7 +131,7 @@ func TestBrokenOnError(t *testing.T) {
 	for _, op := range []vfs.Op{vfs.OpWrite, vfs.OpSync} {
 		r := newRig(t, nil)
 		r.put(1, 1000)
-		r.fault.Inject(vfs.Rule{Ops: op, Path: "/segments/", Times: 1, Err: syscall.EIO})
+		r.fault.Inject(vfs.Rule{Ops: op, Path: "/segments/", Err: syscall.EIO})
 		for n := 2; n < 5; n++ {
 			if err := r.tryPut(n, 1000); !errors.Is(err, storagenode.ErrBroken) {
 				t.Fatalf("op %d: %v", op, err)

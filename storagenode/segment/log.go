@@ -17,19 +17,26 @@ type pending struct {
 	from  place // of the copied record, where moved
 	moved bool
 	state uint8
+	data  []byte // the whole record, where staged
 }
 
 const (
 	stateWriting = iota
+	stateStaged  // in memory: the committer writes it
 	stateWritten
 	stateFailed
 )
 
+func (r reservation) token() storagenode.Token {
+	return storagenode.Token(r.incarnation<<ticketBits | r.ticket&ticketMask)
+}
+
 // reservation is a place in the log for one record.
 type reservation struct {
-	ticket uint64
-	seg    *segFile
-	off    int64
+	ticket      uint64
+	incarnation uint64
+	seg         *segFile
+	off         int64
 }
 
 // notLooked stands for deadGen where the caller did not look for a tombstone.
@@ -93,7 +100,7 @@ func (s *Store) reserve(h *header, size int64, gen uint64, from *place) (reserva
 	g.filled = max(g.filled, g.tail)
 	s.queue = append(s.queue, p)
 	s.bytes += size
-	return reservation{s.lastTicket(), g, p.off}, nil
+	return reservation{s.lastTicket(), s.incarnation, g, p.off}, nil
 }
 
 // refusal says why a record may not be appended now. mu is held.

@@ -12,16 +12,26 @@ import (
 	"kintsugi/storagenode"
 )
 
-// incarnationBits is how many high bits of a token name the Open it is of: a
-// token never outlives the process that could lose what it stands for.
+// The high bits of a token name its incarnation: the Open it is of, so that no
+// token outlives the process that could lose what it stands for, and how many
+// groups were refused since, so that none outlives a staged record that found
+// no space.
 const (
-	incarnationBits = 24
+	openBits        = 16
+	refusalBits     = 8
+	incarnationBits = openBits + refusalBits
 	ticketBits      = 64 - incarnationBits
 	ticketMask      = 1<<ticketBits - 1
 )
 
-func (s *Store) token(ticket uint64) storagenode.Token {
-	return storagenode.Token(s.incarnation<<ticketBits | ticket&ticketMask)
+// firstIncarnation is the incarnation of an Open; never 0.
+func firstIncarnation(nextSeg uint64) uint64 {
+	return max(1, nextSeg&(1<<openBits-1)) << refusalBits
+}
+
+// nextIncarnation is the one after a refused group.
+func nextIncarnation(i uint64) uint64 {
+	return i&^(1<<refusalBits-1) | (i+1)&(1<<refusalBits-1)
 }
 
 // writer is the scratch space of one append.
@@ -34,8 +44,9 @@ type writer struct {
 
 var writers = sync.Pool{New: func() any { return &writer{head: make([]byte, 0, 1024), key: make([]byte, 0, 64)} }}
 
-// Put implements storagenode.ShardStore. It writes into the page cache on the
-// caller's goroutine; a sick drive may hold it there.
+// Put implements storagenode.ShardStore. A small record is staged in memory, a
+// larger one written into the page cache on the caller's goroutine; a sick
+// drive may hold it there.
 func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Token, error) {
 	if err := s.checkShard(&sh); err != nil {
 		return 0, err
@@ -60,10 +71,10 @@ func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Toke
 		return 0, err
 	}
 	for {
-		ticket, err := s.putOnce(&h, w, sh.Payload)
+		token, err := s.putOnce(&h, w, sh.Payload)
 		switch {
 		case err == nil:
-			return s.token(ticket), nil
+			return token, nil
 		case errors.Is(err, errRetry):
 		case errors.Is(err, errBehind):
 			if err := s.syncAll(ctx); err != nil {
@@ -80,10 +91,10 @@ func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Toke
 	}
 }
 
-func (s *Store) putOnce(h *header, w *writer, payload []byte) (uint64, error) {
-	ticket, err := s.append(h, w, payload, notLooked, nil)
+func (s *Store) putOnce(h *header, w *writer, payload []byte) (storagenode.Token, error) {
+	token, err := s.append(h, w, payload, notLooked, nil)
 	if !errors.Is(err, errLook) {
-		return ticket, err
+		return token, err
 	}
 	gen := s.deadGen.Load()
 	if deleted, err := s.isDeleted(h, w); err != nil {
@@ -94,13 +105,16 @@ func (s *Store) putOnce(h *header, w *writer, payload []byte) (uint64, error) {
 	return s.append(h, w, payload, gen, nil)
 }
 
-// append writes a record whose head is filled; it returns its ticket.
-func (s *Store) append(h *header, w *writer, payload []byte, gen uint64, from *place) (uint64, error) {
+// append writes a record whose head is filled; it returns its token.
+func (s *Store) append(h *header, w *writer, payload []byte, gen uint64, from *place) (storagenode.Token, error) {
 	size := h.size()
 	if from == nil {
 		h.timeMS = s.cfg.Clock.Now().UnixMilli()
 	}
 	h.bodyHash = xxhash.Sum64(w.head[headerSize:])
+	if from == nil && size <= stageMax && s.staged.Load() < stageBudget {
+		return s.stage(h, w, payload, gen, size)
+	}
 	r, err := s.reserve(h, size, gen, from)
 	if err != nil {
 		return 0, err
@@ -114,7 +128,7 @@ func (s *Store) append(h *header, w *writer, payload []byte, gen uint64, from *p
 	}
 	_, err = r.seg.f.WriteVAt(w.bufs[:n], r.off)
 	w.bufs = [3][]byte{}
-	return r.ticket, s.wrote(r, size, err)
+	return r.token(), s.wrote(r, size, err)
 }
 
 // fill lays out header space, attributes and sums.

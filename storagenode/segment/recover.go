@@ -52,7 +52,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	s.nextSeq += seqGap
-	s.incarnation = max(1, s.nextSeg&(1<<incarnationBits-1))
+	s.incarnation = firstIncarnation(s.nextSeg)
 	return s.removeOldIndexes()
 }
 

@@ -41,19 +41,19 @@ func (s *Store) state(ctx context.Context, h *header, slot int) error {
 		return fmt.Errorf("slot %d: %w", slot, storagenode.ErrNotFound)
 	}
 	h.slot = uint8(slot)
-	ticket, err := s.appendState(ctx, h)
+	token, err := s.appendState(ctx, h)
 	switch {
-	case errors.Is(err, errSameFence), err == nil && ticket == 0:
+	case errors.Is(err, errSameFence), err == nil && token == 0:
 		// Stated before, but perhaps not durable yet.
 		return s.syncAll(ctx)
 	case err != nil:
 		return err
 	}
-	return s.syncTicket(ctx, ticket)
+	return s.Sync(ctx, token)
 }
 
-// appendState appends the record; ticket 0: a tombstone that is there already.
-func (s *Store) appendState(ctx context.Context, h *header) (uint64, error) {
+// appendState appends the record; token 0: a tombstone that is there already.
+func (s *Store) appendState(ctx context.Context, h *header) (storagenode.Token, error) {
 	i, err := s.gate.enter(ctx)
 	if err != nil {
 		return 0, err

@@ -52,14 +52,14 @@ type Store struct {
 	gate   *gate
 	report OpenReport
 
-	segSize     int64
-	spare       int64
-	incarnation uint64 // of this Open, the high bits of its tokens
+	segSize int64
+	spare   int64
 
 	broken    atomic.Pointer[error]
 	noReads   atomic.Bool // broken in a way that reads must not go on
 	readErrs  atomic.Int32
 	readOnly  atomic.Bool
+	staged    atomic.Int64 // bytes of records that the committer is to write
 	deadBytes atomic.Int64 // as of the last look of compaction
 
 	segs  atomic.Pointer[segMap]  // replaced as a whole, under mu
@@ -84,16 +84,17 @@ type Store struct {
 	unsaved  map[slotKey]bool // fences whose record could not be written
 	dying    map[blobKey]int  // tombstones reserved, not yet in the index
 	// deadTo is the greatest blob id that ever got a tombstone.
-	deadTo  storagenode.BlobID
-	queue   []pending // reservations not yet durable, in order
-	base    uint64    // the ticket of queue[0]
-	bytes   int64     // of queue
-	want    uint64    // the highest ticket someone waits for
-	next    *group    // joined by those that come now
-	running *group    // its fdatasync runs, nil: none
-	runTo   uint64    // the last ticket running covers
-	spaceAt time.Time
-	usage   vfs.Usage
+	deadTo      storagenode.BlobID
+	incarnation uint64    // the high bits of tokens given now
+	queue       []pending // reservations not yet durable, in order
+	base        uint64    // the ticket of queue[0]
+	bytes       int64     // of queue
+	want        uint64    // the highest ticket someone waits for
+	next        *group    // joined by those that come now
+	running     *group    // its fdatasync runs, nil: none
+	runTo       uint64    // the last ticket running covers
+	spaceAt     time.Time
+	usage       vfs.Usage
 
 	applyMu   sync.Mutex
 	novelty   *novelty
@@ -191,11 +192,10 @@ func (s *Store) Close() error {
 		s.mu.Unlock()
 		return nil
 	}
-	last := s.lastTicket()
 	s.mu.Unlock()
 
 	done := make(chan error, 1)
-	go func() { done <- s.shutdown(last) }()
+	go func() { done <- s.shutdown() }()
 	select {
 	case err := <-done:
 		return err
@@ -204,9 +204,9 @@ func (s *Store) Close() error {
 	}
 }
 
-func (s *Store) shutdown(last uint64) error {
+func (s *Store) shutdown() error {
 	s.stop()
-	err := s.syncTicket(context.Background(), last)
+	err := s.syncAll(context.Background())
 	s.wg.Wait()
 	s.mu.Lock()
 	s.closed = true
