@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"kintsugi/storagenode"
@@ -98,14 +99,28 @@ func readLog(d *drive, cluster storagenode.UUID) *memberLog {
 		snaps = snaps[:len(snaps)-1]
 	}
 	// What the snapshot made superfluous may be there in part, where a trim was
-	// cut short.
-	for len(l.files) > 1 && l.files[1] <= l.snap.commit+1 {
+	// cut short. But the file before a last one without a header, where the power
+	// went before it was written, is the log's end.
+	for len(l.files) > 1 && l.files[1] <= l.snap.commit+1 && (len(l.files) > 2 || l.headed(cluster, l.files[1])) {
 		l.files = l.files[1:]
 	}
 	if l.err = l.walk(cluster); l.err == nil {
 		l.err = l.checkSnapshot(cluster)
 	}
 	return l
+}
+
+// headed says whether a file has a header.
+func (l *memberLog) headed(cluster storagenode.UUID, first uint64) bool {
+	f, err := l.drive.fs.OpenFile(l.drive.path(numberedName(logPrefix, first)), os.O_RDONLY)
+	if err != nil {
+		return true // walk says what is wrong
+	}
+	h, err := readRange(f, 0, groupAlign)
+	if err == nil {
+		_, _, err = parseLogHeader(h, cluster)
+	}
+	return f.Close() == nil && err == nil
 }
 
 // checkSnapshot: log and snapshot must meet.
