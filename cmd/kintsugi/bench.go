@@ -20,6 +20,7 @@ func newBench() *cobra.Command {
 	size, ranged := sizeFlag(4<<10), sizeFlag(0)
 	var endpoint, ops string
 	var floor, asJSON bool
+	var rounds int
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Put load on an S3 endpoint and measure it",
@@ -31,7 +32,8 @@ KINTSUGI_ROOT_SECRET_KEY (or …_FILE), or --access-key and --secret-key.
 --floor runs the same load against a handler inside this process that checks
 nothing and stores nothing: the most that client and HTTP allow here. What a
 server reaches, divided by the floor measured in the same minutes, is a figure
-that can be compared between machines.`,
+that can be compared between machines: --share N measures both in turn, N times,
+and prints the medians.`,
 		Example: `  kintsugi bench --op put,get,stat --size 4KiB --concurrency 16
   kintsugi bench --op get --size 16MiB --range 1MiB --concurrency 8
   kintsugi bench --op put --size 1MiB --concurrency 8 --floor --json`,
@@ -47,6 +49,10 @@ that can be compared between machines.`,
 				cfg.Endpoint, cfg.Secure, cfg.AccessKey, cfg.SecretKey = f.Address(), false, "floor", "floor-floor"
 			} else if err := benchTarget(&cfg, endpoint); err != nil {
 				return err
+			}
+			if rounds > 0 && !floor {
+				cfg.Progress = benchProgress(c.ErrOrStderr())
+				return runShares(c, cfg, ops, rounds, asJSON)
 			}
 			return runBench(c, cfg, ops, asJSON)
 		},
@@ -65,6 +71,7 @@ that can be compared between machines.`,
 	f.DurationVarP(&cfg.Duration, "duration", "d", 10*time.Second, "time to measure for each operation")
 	f.BoolVar(&cfg.Keep, "keep", false, "leave the objects in the bucket")
 	f.BoolVar(&floor, "floor", false, "measure a handler that does nothing instead of an endpoint")
+	f.IntVar(&rounds, "share", 0, "measure endpoint and floor in turn, this many times, and print the share")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
