@@ -37,6 +37,7 @@ var (
 	errAuthHeaderMalformed     = &fault{"AuthorizationHeaderMalformed", 400, "The authorization header you provided is invalid."}
 	errAuthQueryParameters     = &fault{"AuthorizationQueryParametersError", 400, "The query string authentication parameters you provided are invalid."}
 	errBadDigest               = &fault{"BadDigest", 400, "The Content-MD5 you specified did not match what we received."}
+	errBadRequest              = &fault{"BadRequest", 400, "Bad Request"}
 	errBucketAlreadyExists     = &fault{"BucketAlreadyExists", 409, "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."}
 	errBucketAlreadyOwnedByYou = &fault{"BucketAlreadyOwnedByYou", 409, "Your previous request to create the named bucket succeeded and you already own it."}
 	errBucketNotEmpty          = &fault{"BucketNotEmpty", 409, "The bucket you tried to delete is not empty"}

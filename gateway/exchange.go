@@ -129,7 +129,7 @@ func (x *exchange) serve() error {
 		x.op, _ = x.match.Handler.(*operation)
 	}
 	if x.r.Method == http.MethodOptions {
-		return errAccessForbidden
+		return x.preflight()
 	}
 	if err := x.authenticate(); err != nil {
 		if errors.Is(err, sigv4.ErrAnonymous) && x.op != nil && x.op.name == "PostObject" {
@@ -153,6 +153,18 @@ func (x *exchange) serve() error {
 	}
 	x.match.Handler.ServeHTTP(x, x.r)
 	return x.err
+}
+
+// preflight refuses what a browser asks before it calls from another site: no
+// bucket has a CORS configuration.
+func (x *exchange) preflight() error {
+	if x.header("Origin") == "" {
+		return errBadRequest.saying("Insufficient information. Origin request header needed.")
+	}
+	if x.header("Access-Control-Request-Method") == "" {
+		return errBadRequest.saying("Invalid Access-Control-Request-Method: null")
+	}
+	return errAccessForbidden
 }
 
 // authenticate verifies the signature. For now whoever has valid credentials

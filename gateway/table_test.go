@@ -72,7 +72,9 @@ func TestBadInput(t *testing.T) {
 		{"presigned too long", call{method: get, target: "/full/there", presign: 8 * 24 * time.Hour}, 400, "AuthorizationQueryParametersError"},
 		{"presigned with a header added", call{method: get, target: "/full/there", presign: time.Minute, mangle: func(r string) string { return strings.Replace(r, "\r\n\r\n", "\r\nx-amz-acl: private\r\n\r\n", 1) }}, 403, "AccessDenied"},
 		{"wrong owner", call{method: get, target: "/full/there", header: headers("x-amz-expected-bucket-owner", "123456789012")}, 403, "AccessDenied"},
-		{"preflight", call{method: "OPTIONS", target: "/full/there", anonymous: true}, 403, "AccessForbidden"},
+		{"preflight", call{method: "OPTIONS", target: "/full/there", anonymous: true, header: headers("Origin", "http://x", "Access-Control-Request-Method", "PUT")}, 403, "AccessForbidden"},
+		{"preflight of nobody", call{method: "OPTIONS", target: "/full/there", anonymous: true}, 400, "BadRequest"},
+		{"preflight for nothing", call{method: "OPTIONS", target: "/full/there", anonymous: true, header: headers("Origin", "http://x")}, 400, "BadRequest"},
 
 		// The body.
 		{"hash does not match", call{method: put, target: "/bkt/k", body: "x", payload: sha256Hex("y")}, 400, "XAmzContentSHA256Mismatch"},
