@@ -69,16 +69,16 @@ func (r *reader) window(pos int64) window {
 	base := int64(stripe) * erasure.StripeSize
 	n := stripeLen(r.blob.Size, stripe)
 	w := window{stripe, n, int(pos - base), int(min(int64(n), r.end-base))}
-	if w.to-w.from > stepBytes && r.quick() {
+	if w.to-w.from > stepBytes && r.quick(stepBytes) {
 		w.to = w.from + stepBytes
 	}
 	return w
 }
 
-// quick says that the drives' large reads come from memory.
-func (r *reader) quick() bool {
+// quick says that the drives' reads of n bytes come from memory.
+func (r *reader) quick(n int) bool {
 	for i := range int(r.group.Scheme.K) {
-		p95 := r.set.drives.get(r.group.Slots[i].Drive).large.p95()
+		p95 := r.set.drives.get(r.group.Slots[i].Drive).latency(n).p95()
 		if p95 == 0 || p95 > fromMemory {
 			return false
 		}
@@ -191,6 +191,52 @@ func (r *reader) direct(win window) bool {
 	return true
 }
 
+// ask has the data shards' runs of a window read into mem, one call each, and
+// says when they are late. Drives that answer from memory are asked one after
+// another, which costs less than they would be waited for.
+func (r *reader) ask(ctx context.Context, win window, mem *buffer, calls []call, results chan<- lateResult) time.Duration {
+	s := r.set
+	size := r.group.Scheme.ShardSize(win.n)
+	first := win.from / size
+	run := func(i int) (from, to int) { return max(win.from, i*size), min(win.to, (i+1)*size) }
+	patience := hedgeMin
+	for i := range calls {
+		from, to := run(first + i)
+		calls[i].drive = s.drives.get(r.group.Slots[first+i].Drive)
+		patience = max(patience, calls[i].drive.hedgeAfter(to-from))
+	}
+	mem.retain(len(calls))
+	one := func(i int) {
+		from, to := run(first + i)
+		c, slot := &calls[i], first+i
+		id := storagenode.ShardID{PG: r.group.PG, Slot: uint8(slot), Blob: r.blob.ID, Stripe: uint32(win.stripe)}
+		err := c.drive.enter(ctx, mem)
+		if err == nil {
+			err = s.readPart(ctx, r.group, id, int64(from-slot*size), mem.mem[from-win.from:to-win.from])
+			c.drive.leave(mem)
+		}
+		c.done()
+		mem.release()
+		results <- lateResult{slot, err}
+	}
+	if !r.quick(size) {
+		for i := range calls {
+			s.callers.run(func() { one(i) })
+		}
+		return patience
+	}
+	for i := range calls[1:] {
+		calls[1+i].state.Store(callWaits)
+	}
+	s.callers.run(func() {
+		for i := range calls {
+			calls[i].state.CompareAndSwap(callWaits, callRuns)
+			one(i)
+		}
+	})
+	return patience
+}
+
 // straight reads the data shards' runs of a window side by side into mem, which
 // it owns. A shard that is late gets a hedge: the whole stripe by other slots.
 // Nil where a shard is lost: gather.
@@ -202,25 +248,7 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 	first, last := win.from/size, (win.to-1)/size
 	results := make(chan lateResult, last-first+1)
 	calls := make([]call, last-first+1)
-	patience := hedgeMin
-	for i := first; i <= last; i++ {
-		from, to := max(win.from, i*size), min(win.to, (i+1)*size)
-		c := &calls[i-first]
-		c.drive = s.drives.get(r.group.Slots[i].Drive)
-		patience = max(patience, c.drive.hedgeAfter(to-from))
-		mem.retain(1)
-		id := storagenode.ShardID{PG: r.group.PG, Slot: uint8(i), Blob: r.blob.ID, Stripe: uint32(win.stripe)}
-		s.callers.run(func() {
-			err := c.drive.enter(ctx, mem)
-			if err == nil {
-				err = s.readPart(ctx, r.group, id, int64(from-i*size), mem.mem[from-win.from:to-win.from])
-				c.drive.leave(mem)
-			}
-			c.done()
-			mem.release()
-			results <- lateResult{i, err}
-		})
-	}
+	patience := r.ask(ctx, win, mem, calls, results)
 	s.hedges.reads.Add(1)
 	timer := s.cfg.Clock.After(patience)
 	var hedge chan *decoded
