@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -165,6 +166,9 @@ func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "DRIVE\tSTATE\tUSED\tFREE\tDIRECTORY\tNOTE")
 	for _, d := range drives {
+		if d.State == storagenode.DriveRetired {
+			continue // gone for good; --json has them
+		}
 		note := d.Reason
 		if d.Space.ReadOnly {
 			note = strings.TrimPrefix(note+"; full: read-only", "; ")
@@ -209,7 +213,7 @@ mount point of a disk that is not mounted, so it takes this command.`,
 				return err
 			}
 			var answer json.RawMessage
-			if err := client.call(c.Context(), "POST", "/admin/v1/drives/replace", url.Values{"dir": args}, &answer); err != nil {
+			if err := client.call(c.Context(), "POST", "/admin/v1/drives/replace", url.Values{"dir": absolute(args)}, &answer); err != nil {
 				return err
 			}
 			if f.asJSON {
@@ -220,6 +224,21 @@ mount point of a disk that is not mounted, so it takes this command.`,
 		},
 	})
 	return c
+}
+
+// absolute makes directories absolute, as the server knows them; ids stay.
+func absolute(names []string) []string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = name
+		if _, err := storagenode.ParseUUID(name); err == nil {
+			continue
+		}
+		if path, err := filepath.Abs(name); err == nil {
+			out[i] = path
+		}
+	}
+	return out
 }
 
 func newAdminWhatIf(f *adminFlags) *cobra.Command {
@@ -234,7 +253,7 @@ func newAdminWhatIf(f *adminFlags) *cobra.Command {
 				return err
 			}
 			var d repair.Durability
-			if err := client.call(c.Context(), "GET", "/admin/v1/what-if", url.Values{"drive": args}, &d); err != nil {
+			if err := client.call(c.Context(), "GET", "/admin/v1/what-if", url.Values{"drive": absolute(args)}, &d); err != nil {
 				return err
 			}
 			if f.asJSON {
