@@ -125,6 +125,35 @@ func TestNoSpaceOnWrite(t *testing.T) {
 	r.holds(3, 1000)
 }
 
+// TestRebuildAfterNoSpace: a segment that ends in records which found no space
+// does not keep the index from being rebuilt.
+func TestRebuildAfterNoSpace(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 1000)
+	r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Err: syscall.ENOSPC})
+	for n := 2; n < 40; n++ { // beyond what was filled ahead
+		if err := r.tryPut(n, 60_000); !errors.Is(err, storagenode.ErrReadOnly) {
+			t.Fatalf("put: %v", err)
+		}
+		r.clock.advance(5 * time.Second)
+	}
+	r.applyMu.Lock()
+	err := r.rebuild(r.Context())
+	r.applyMu.Unlock()
+	r.must(err)
+	r.fault.Clear()
+	r.clock.advance(5 * time.Second)
+	r.put(100, 1000)
+	for _, reopen := range []bool{false, true} {
+		if reopen {
+			r.reopen(nil)
+		}
+		r.holds(1, 1000)
+		r.fails(2, storagenode.ErrNotFound)
+		r.holds(100, 1000)
+	}
+}
+
 // TestBrokenOnError: an error of write or fsync is final; nothing is
 // acknowledged after it, and reads go on.
 func TestBrokenOnError(t *testing.T) {

@@ -295,6 +295,17 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 		size = g.durable
 	}
 	s.mu.Unlock()
+	beyond := int64(0)
+	if live {
+		// Writes that found no space may end the segment: nothing is there.
+		st, err := g.f.Stat()
+		if err != nil {
+			return fmt.Errorf("segment %d: %w", g.id, err)
+		}
+		if st.Size < size {
+			size, beyond = st.Size, size
+		}
+	}
 	if !live {
 		// What a failed fsync left in the cache is not on the medium.
 		_ = g.f.DontNeed(0, 0)
@@ -318,7 +329,7 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 	if err != io.EOF {
 		return err
 	}
-	g.pos = max(g.pos, end)
+	g.pos = max(g.pos, end, beyond)
 	if !live {
 		g.tail = end
 		g.durable, g.filled, g.allocated = g.tail, g.tail, g.tail
