@@ -8,11 +8,14 @@
 // segments when it is lost or damaged.
 //
 // How a write travels. Put reserves a place, a sequence number and a ticket
-// under a short lock and writes the record into the page cache outside of it
-// (put.go). Sync joins a group; one committer goroutine makes the group durable
+// under a short lock. A small record is staged in memory (stage.go), a larger one
+// written into the page cache outside of the lock (put.go). Sync joins a group;
+// one committer goroutine writes what is staged of it, makes the group durable
 // with one fdatasync, applies its records to the index in one batch and wakes
 // the group (commit.go). The batching window is the fdatasync that runs: there
-// are no timers. Nothing is visible before it is durable.
+// are no timers. Nothing is visible before it is durable. Where staged records
+// find no space, their group is refused and the incarnation in tokens changes,
+// so that no token of a refused record ever passes for durable.
 //
 // How a read travels. Reads run on the caller's goroutine: look the shard up,
 // read header and touched blocks, verify all of it, copy it out (read.go). Each
