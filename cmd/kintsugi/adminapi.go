@@ -104,7 +104,9 @@ func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
 	a.look(r.Context())
 	gone := error(nil)
 	rep, err := a.store.Repairer.RepairNow(r.Context(), func(p repair.Progress) {
-		gone = errors.Join(gone, send(repairLine{Progress: p}))
+		if p.Phase != repair.Healed { // not said before the journal is whole too
+			gone = errors.Join(gone, send(repairLine{Progress: p}))
+		}
 	})
 	if err != nil {
 		return err
