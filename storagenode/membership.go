@@ -1,0 +1,31 @@
+package storagenode
+
+import "context"
+
+// Announcement is what a node tells the repairers of itself at start and every
+// few seconds from then on.
+type Announcement struct {
+	// Cluster is the cluster that the node's drives are formatted for; zero:
+	// none is formatted yet, and the node asks which one it is to join.
+	Cluster UUID          `json:"cluster"`
+	Name    string        `json:"name"`    // unique in the cluster
+	Zone    string        `json:"zone"`    // failure domain above the node; may be empty
+	Address string        `json:"address"` // base URL where it serves its drives
+	Version string        `json:"version"` // of the program
+	Drives  []DriveReport `json:"drives"`
+}
+
+// Welcome answers an Announcement.
+type Welcome struct {
+	// Cluster is the cluster the repairer works for.
+	Cluster UUID `json:"cluster"`
+	// Leads says that the answering repairer leads, so that what was announced
+	// counts.
+	Leads bool `json:"leads"`
+}
+
+// Membership takes announcements; the repairer implements it. It refuses a
+// node of another cluster, and a name that another living node bears.
+type Membership interface {
+	Announce(ctx context.Context, a Announcement) (Welcome, error)
+}
