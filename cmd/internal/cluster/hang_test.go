@@ -48,13 +48,13 @@ func hungDrive(t *testing.T, ops vfs.Op, of func(victims) string) {
 	victim := of(r.victims())
 	began := time.Now()
 	hang := r.fault.Inject(vfs.Rule{Ops: ops, Path: victim + "/", Hang: true})
-	// What comes first may wait for a slot (2 s), for the journal to leave a
-	// member behind (2 s), or for its state to be found hung (2 s) and built
-	// anew on another drive.
+	// An operation may wait for a slot (2 s), for the journal to leave a member
+	// behind (2 s), or for its state to be found hung (2 s) and built anew on
+	// another drive; the last whenever a read first misses the state's caches.
 	r.fill("first", 1, 8*time.Second)
-	r.readAll(8 * time.Second)
+	r.readAll(5 * time.Second)
 	for i := 0; time.Since(began) < 8*time.Second; i++ {
-		r.readAll(3 * time.Second)
+		r.readAll(5 * time.Second)
 		r.fill("during", 8, 5*time.Second)
 	}
 	if hang.Hits() == 0 {

@@ -190,6 +190,13 @@ type drive struct {
 	tried   uint64
 	marker  string  // path of a file every formatted drive has; "": not checked
 	member  *member // the last one on this drive, maybe still stuck in a call
+	state   *guard  // of the last state on this drive, maybe still stuck as well
+}
+
+// hangs says that a call to the drive, for its log or for a state on it, has not
+// come back: asking it again would only cost a read's limit.
+func (d *drive) hangs() bool {
+	return d.fs.isStuck() || d.state != nil && d.state.isStuck()
 }
 
 // there checks that the drive is what it was: an emptied or unmounted

@@ -90,7 +90,7 @@ func (c *committer) salvageState(now time.Time) {
 	var members, others []*memberLog
 	for _, d := range c.drives {
 		switch l := (&memberLog{drive: d}); {
-		case !d.usable || d.fs.isStuck() || d.there() != nil:
+		case !d.usable || d.hangs() || d.there() != nil:
 		case slices.Contains(c.rec.Members, d.id):
 			members = append(members, l)
 		default:
@@ -171,7 +171,7 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 func (c *committer) stateDrives() []*drive {
 	var free, members []*drive
 	for _, d := range c.drives {
-		if !d.usable || d.failure != nil || d.fs.isStuck() || d.there() != nil {
+		if !d.usable || d.failure != nil || d.hangs() || d.there() != nil {
 			continue
 		}
 		if u, err := d.fs.Usage(d.dir); err != nil || u.Free < 2*c.snapSize+c.cfg.LogSize {
@@ -277,7 +277,7 @@ func (c *committer) cleanStates() {
 	st := c.state
 	var open []*drive
 	for _, d := range c.drives {
-		if d.usable && !d.fs.isStuck() {
+		if d.usable && !d.hangs() {
 			open = append(open, d)
 		}
 	}

@@ -83,6 +83,7 @@ func openState(cfg Config, d *drive, name string, onFail func()) (*state, error)
 		failed: make(chan struct{}), onFail: onFail,
 		applies: make(chan *pebble.Batch), applied: make(chan error, 1), ended: make(chan struct{})}
 	st.guard = newGuard(cfg.FS, cfg.Clock, cfg.StateTimeout, 5*cfg.StateTimeout, st.fail)
+	d.state = st.guard
 	st.fs = pebblefs.New(st.guard, st.fail)
 	cache := cfg.Cache
 	if cache == nil {

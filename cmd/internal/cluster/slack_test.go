@@ -1,0 +1,6 @@
+//go:build !race
+
+package cluster
+
+// slack stretches the limits of time: a machine may be busy.
+const slack = 2

@@ -1,0 +1,6 @@
+//go:build race
+
+package cluster
+
+// slack stretches the limits of time under the race detector.
+const slack = 6
