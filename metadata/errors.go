@@ -20,6 +20,10 @@ var (
 	ErrStalePlacement = errors.New("placement changed")
 	// ErrNoPlacement: too few drives can be written to.
 	ErrNoPlacement = errors.New("too few writable drives")
+	// ErrNotLeader: another process leads.
+	ErrNotLeader = errors.New("another process leads")
+	// ErrStaleTerm: the term that a mutation acts under has ended.
+	ErrStaleTerm = errors.New("term of leadership has ended")
 	// ErrUnavailable: the metadata engine cannot answer now.
 	ErrUnavailable = errors.New("metadata unavailable")
 )

@@ -318,7 +318,7 @@ type GroupRecord struct {
 }
 
 // Groups keeps the PGs. Remap and MarkClean are done under a leader's term
-// where there are several repairers.
+// (UnderTerm) where there are several repairers.
 type Groups interface {
 	ListGroups(ctx context.Context) ([]GroupRecord, error)
 	// Remap maps a slot to another drive under the next epoch, state
@@ -347,7 +347,10 @@ type DriveRecord struct {
 // DriveRecords keeps the drives.
 type DriveRecords interface {
 	ListDrives(ctx context.Context) ([]DriveRecord, error)
-	PutDrive(ctx context.Context, d DriveRecord) error
+	// EditDrive changes one record in a transaction: edit gets it as it is now
+	// (only ID set where there is none) and says whether to store what it made
+	// of it. It may run several times.
+	EditDrive(ctx context.Context, id storagenode.DriveID, edit func(d *DriveRecord) bool) error
 }
 
 // Horizon guards the orphan pass.

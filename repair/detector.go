@@ -166,16 +166,30 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 	return drives, order, nil
 }
 
+// store keeps what follows from a look, unless the record was changed since it
+// was read – a command of an operator, through whatever process –, which the
+// next look then starts from.
 func (d *detector) store(ctx context.Context, v *drive, was metadata.DriveRecord, now time.Time) error {
-	if v.record.Added.IsZero() {
-		v.record.Added = now.UTC()
+	next, overtaken := v.record, false
+	err := d.cfg.Records.EditDrive(ctx, next.ID, func(r *metadata.DriveRecord) bool {
+		overtaken = !r.Added.IsZero() && (r.State != was.State || was.Added.IsZero())
+		if overtaken {
+			next = *r
+			return false
+		}
+		if next.Added.IsZero() {
+			next.Added = now.UTC()
+		}
+		*r = next
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("store state of drive %s: %w", next.ID, err)
 	}
-	if err := d.cfg.Records.PutDrive(ctx, v.record); err != nil {
-		return fmt.Errorf("store state of drive %s: %w", v.record.ID, err)
-	}
-	if v.record.State != was.State {
-		d.cfg.Logger.Info("drive changed state", "drive", v.record.ID.String(), "from", was.State.String(),
-			"to", v.record.State.String(), "reason", v.report.Reason)
+	v.record = next
+	if next.State != was.State && !overtaken {
+		d.cfg.Logger.Info("drive changed state", "drive", next.ID.String(), "from", was.State.String(),
+			"to", next.State.String(), "reason", v.report.Reason)
 	}
 	return nil
 }

@@ -204,8 +204,11 @@ func (p *planner) drained(ctx context.Context, drives []drive, load map[storagen
 			return err
 		}
 		if !inUse(groups, d.record.ID) {
-			d.record.State = storagenode.DriveDrained
-			errs = append(errs, p.cfg.Records.PutDrive(ctx, d.record))
+			errs = append(errs, p.cfg.Records.EditDrive(ctx, d.record.ID, func(r *metadata.DriveRecord) bool {
+				was := r.State
+				r.State = storagenode.DriveDrained
+				return was == storagenode.DriveDraining
+			}))
 		}
 	}
 	return errors.Join(errs...)

@@ -454,15 +454,16 @@ func TestDraining(t *testing.T) {
 	objects := r.some(8)
 	r.must(r.rep.detectAndPlan(r.ctx))
 	id := r.group(objects[0].pg).Slots[0].Drive
-	d, _ := r.rep.fleet.drive(id)
-	d.record.State = storagenode.DriveDraining
-	r.must(r.cat.PutDrive(r.ctx, d.record))
+	r.must(r.cat.EditDrive(r.ctx, id, func(d *metadata.DriveRecord) bool {
+		d.State = storagenode.DriveDraining
+		return true
+	}))
 	for range 3 {
 		r.heal()
 		r.round()
 	}
 	r.whole(objects...)
-	if d, _ = r.rep.fleet.drive(id); d.record.State != storagenode.DriveDrained {
+	if d, _ := r.rep.fleet.drive(id); d.record.State != storagenode.DriveDrained {
 		t.Fatalf("drive is %s", d.record.State)
 	}
 	for _, k := range r.drives.disks {

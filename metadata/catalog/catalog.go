@@ -57,6 +57,9 @@ type Catalog struct {
 	*Blobs
 	*DriveRecords
 	*HorizonMark
+	*NodeRecords
+	*Leases
+	*Foundation
 	e *engine
 }
 
@@ -69,6 +72,9 @@ var (
 	_ metadata.Groups       = (*Catalog)(nil)
 	_ metadata.DriveRecords = (*Catalog)(nil)
 	_ metadata.Horizon      = (*Catalog)(nil)
+	_ metadata.Nodes        = (*Catalog)(nil)
+	_ metadata.Leaders      = (*Catalog)(nil)
+	_ metadata.Foundation   = (*Catalog)(nil)
 )
 
 // Open reads the groups and makes a Catalog. It writes nothing.
@@ -101,6 +107,9 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		Blobs:        blobs,
 		DriveRecords: &DriveRecords{e: e},
 		HorizonMark:  &HorizonMark{e: e},
+		NodeRecords:  &NodeRecords{e: e},
+		Leases:       &Leases{e: e},
+		Foundation:   &Foundation{e: e},
 		e:            e,
 	}
 	c.Objects.buckets = c.Buckets
@@ -174,12 +183,24 @@ type txn struct {
 	maybe bool
 }
 
+// begin starts a transaction. Whatever it does is done under the term that ctx
+// carries: what was read of the lease is asserted with everything else.
 func (e *engine) begin(ctx context.Context) (*txn, error) {
-	t, err := e.kv.Begin(ctx)
+	inner, err := e.kv.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &txn{Txn: t}, nil
+	t := &txn{Txn: inner}
+	if term, ok := metadata.TermOf(ctx); ok {
+		v, err := t.Get(ctx, t.leaseKey(famLease, term.Role))
+		if err != nil {
+			return nil, err
+		}
+		if err := checkTerm(term, v); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // update runs f until it commits. f may run several times, also after a

@@ -47,6 +47,9 @@ func records() map[string][]byte {
 		"group":          encodeGroup(nil, &metadata.GroupRecord{Sealed: true, Group: erasure.Group{Scheme: erasure.Scheme{K: 1, M: 1}, Slots: []storagenode.Slot{{Drive: drive, Epoch: 300}, {Drive: drive, Epoch: 1, State: storagenode.SlotRebuilding, From: drive}}}}),
 		"fill":           encodeFill(nil, 300, 1<<40),
 		"drive":          encodeDrive(nil, &metadata.DriveRecord{Node: "n", Zone: "z", Address: "/d", State: storagenode.DriveOut, Replaces: drive, Added: at}),
+		"node":           encodeNode(nil, &metadata.NodeRecord{Zone: "z", Address: "http://n:1", Version: "v1", Added: at, Changed: at}),
+		"lease":          encodeLease(nil, &metadata.Lease{Term: 300, Holder: "h", Address: "http://a", Since: at}),
+		"cluster":        encodeCluster(nil, drive),
 		"number":         encodeNumber(nil, 300),
 		"horizon":        encodeHorizon(nil, id),
 		"key-bucket":     a.bucketKey("name"),
@@ -61,6 +64,12 @@ func records() map[string][]byte {
 		"key-owed-list":  a.owedUploadKey(owedList, "up"),
 		"key-owed-parts": a.owedUploadKey(owedParts, "up"),
 		"key-horizon":    a.formatKey(fmtHorizon),
+		"key-cluster":    a.formatKey(fmtCluster),
+		"key-drive":      a.driveKey(drive),
+		"key-node":       a.nodeKey("name"),
+		"key-lease":      a.leaseKey(famLease, "role"),
+		"key-beat":       a.leaseKey(famBeat, "role"),
+		"key-fill":       a.fillKey(7),
 	}
 }
 
@@ -179,6 +188,9 @@ func decodeAll(v []byte) {
 	_, _ = decodeGroup(1, v)
 	_, _, _ = decodeFill(v)
 	_, _ = decodeDrive(storagenode.DriveID{}, v)
+	_, _ = decodeNode("n", v)
+	_, _ = decodeLease("r", v)
+	_, _ = decodeCluster(v)
 	_, _ = decodeNumber(v)
 	_, _ = decodeHorizon(v)
 	_ = new(listBuffer).add([]byte("k"), v)

@@ -31,10 +31,23 @@ func (s *DriveRecords) ListDrives(ctx context.Context) ([]metadata.DriveRecord, 
 	return list, nil
 }
 
-// PutDrive implements metadata.DriveRecords.
-func (s *DriveRecords) PutDrive(ctx context.Context, d metadata.DriveRecord) error {
-	return s.e.update(ctx, "put drive", func(t *txn) error {
-		t.Put(t.driveKey(d.ID), encodeDrive(nil, &d))
+// EditDrive implements metadata.DriveRecords.
+func (s *DriveRecords) EditDrive(ctx context.Context, id storagenode.DriveID, edit func(*metadata.DriveRecord) bool) error {
+	return s.e.update(ctx, "edit drive", func(t *txn) error {
+		key := t.driveKey(id)
+		v, err := t.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		r := metadata.DriveRecord{ID: id}
+		if v != nil {
+			if r, err = decodeDrive(id, v); err != nil {
+				return fmt.Errorf("drive %s: %w", id, err)
+			}
+		}
+		if edit(&r) {
+			t.Put(key, encodeDrive(nil, &r))
+		}
 		return nil
 	})
 }

@@ -205,8 +205,21 @@ func TestDriveRecords(t *testing.T) {
 		{ID: storagenode.DriveID{2}, Replaces: storagenode.DriveID{1}},
 	}
 	for _, i := range []int{1, 0} {
-		wantErr(t, f.PutDrive(t.Context(), want[i]), nil)
+		wantErr(t, f.EditDrive(t.Context(), want[i].ID, func(d *metadata.DriveRecord) bool {
+			if *d != (metadata.DriveRecord{ID: want[i].ID}) {
+				t.Errorf("a new record begins as %+v", d)
+			}
+			*d = want[i]
+			return true
+		}), nil)
 	}
+	wantErr(t, f.EditDrive(t.Context(), want[0].ID, func(d *metadata.DriveRecord) bool {
+		if *d != want[0] {
+			t.Errorf("%+v", d)
+		}
+		d.Node = "lost"
+		return false
+	}), nil)
 	got, err := f.ListDrives(t.Context())
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v %v", got, err)

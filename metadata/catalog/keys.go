@@ -21,6 +21,9 @@ const (
 	famGroup   = 'G' // pg4                          a placement group
 	famFill    = 'g' // pg4                          what a group holds, roughly
 	famDrive   = 'D' // drive16                      a drive
+	famNode    = 'N' // name                         a node
+	famLease   = 'L' // role                         who leads, and the term
+	famBeat    = 'l' // role                         that the leader lives
 	famBlob    = 'b' // pg4 blob16                   what the slots should hold
 	famDamage  = 'm' // margin1 pg4 blob16           known damage, worst first
 	famOwed    = 'x' // 'b' blob16 pg4               deletes owed, by age of the blob
@@ -31,6 +34,7 @@ const (
 	fmtBuckets = 'b' // the last bucket id given away
 	fmtGroups  = 'g' // the last PG given away
 	fmtHorizon = 'h' // the least blob id that may still be committed
+	fmtCluster = 'c' // the cluster's UUID
 )
 
 // maxUploadID bounds the length of an upload id: it is stored with one byte
@@ -154,6 +158,15 @@ func (a *arena) fillKey(pg storagenode.PG) []byte {
 
 func (a *arena) driveKey(id storagenode.DriveID) []byte {
 	return append(append(a.room(17), famDrive), id[:]...)
+}
+
+func (a *arena) nodeKey(name string) []byte {
+	return append(append(a.room(1+len(name)), famNode), name...)
+}
+
+// leaseKey is of family famLease or famBeat.
+func (a *arena) leaseKey(family byte, role string) []byte {
+	return append(append(a.room(1+len(role)), family), role...)
 }
 
 func (a *arena) blobKey(pg storagenode.PG, id storagenode.BlobID) []byte {

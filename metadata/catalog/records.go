@@ -411,6 +411,42 @@ func decodeDrive(id storagenode.DriveID, value []byte) (r metadata.DriveRecord, 
 	return r, d.err()
 }
 
+func encodeNode(dst []byte, n *metadata.NodeRecord) []byte {
+	e := encoder{append(dst, recordV1)}
+	e.string(n.Zone)
+	e.string(n.Address)
+	e.string(n.Version)
+	e.time(n.Added)
+	e.time(n.Changed)
+	return e.p
+}
+
+func decodeNode(name string, value []byte) (n metadata.NodeRecord, err error) {
+	d := newDecoder(value)
+	n = metadata.NodeRecord{Name: name, Zone: d.string(), Address: d.string(), Version: d.string(), Added: d.time(), Changed: d.time()}
+	return n, d.err()
+}
+
+func encodeLease(dst []byte, l *metadata.Lease) []byte {
+	e := encoder{append(dst, recordV1)}
+	e.uvarint(l.Term)
+	e.string(l.Holder)
+	e.string(l.Address)
+	e.time(l.Since)
+	return e.p
+}
+
+// decodeLease reads all but the beat; nil is a lease that nobody ever held.
+func decodeLease(role string, value []byte) (l metadata.Lease, err error) {
+	l.Role = role
+	if value == nil {
+		return l, nil
+	}
+	d := newDecoder(value)
+	l.Term, l.Holder, l.Address, l.Since = d.uvarint(), d.string(), d.string(), d.time()
+	return l, d.err()
+}
+
 func encodeNumber(dst []byte, n uint64) []byte {
 	e := encoder{append(dst, recordV1)}
 	e.uvarint(n)
@@ -425,6 +461,20 @@ func decodeNumber(value []byte) (uint64, error) {
 	d := newDecoder(value)
 	n := d.uvarint()
 	return n, d.err()
+}
+
+func encodeCluster(dst []byte, id storagenode.UUID) []byte {
+	return append(append(dst, recordV1), id[:]...)
+}
+
+// decodeCluster reads the cluster's UUID; zero where there is none yet.
+func decodeCluster(value []byte) (id storagenode.UUID, err error) {
+	if value == nil {
+		return id, nil
+	}
+	d := newDecoder(value)
+	id = d.uuid()
+	return id, d.err()
 }
 
 func encodeHorizon(dst []byte, h storagenode.BlobID) []byte {
