@@ -71,8 +71,8 @@ func (c credentials) validate() error {
 	return nil
 }
 
-// loadCredentials reads the file, or makes random credentials and writes them
-// there, readable by the owner alone. made says that they are new.
+// loadCredentials reads the file, or makes random credentials where there is
+// none; keep writes those there. made says that they are new.
 func loadCredentials(path string) (c credentials, made bool, err error) {
 	text, err := os.ReadFile(path)
 	if err == nil {
@@ -87,12 +87,20 @@ func loadCredentials(path string) (c credentials, made bool, err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return c, false, fmt.Errorf("credentials file: %w", err)
 	}
-	c = credentials{AccessKey: "KI" + randomText(18), SecretKey: randomText(40)}
-	text, _ = json.MarshalIndent(c, "", "  ") // two strings: cannot fail
-	if err := writeSecret(path, append(text, '\n')); err != nil {
-		return c, false, fmt.Errorf("credentials file: %w; or set %s and %s", err, envAccessKey, envSecretKey)
+	return credentials{AccessKey: "KI" + randomText(18), SecretKey: randomText(40)}, true, nil
+}
+
+// keep writes the credentials to a new file that its owner alone can read.
+func (c credentials) keep(path string) error {
+	text, _ := json.MarshalIndent(c, "", "  ") // two strings: cannot fail
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = writeSecret(path, append(text, '\n'))
 	}
-	return c, true, nil
+	if err != nil {
+		return fmt.Errorf("credentials file: %w; or set %s and %s", err, envAccessKey, envSecretKey)
+	}
+	return nil
 }
 
 // writeSecret writes a new file 0600 that is whole or absent.

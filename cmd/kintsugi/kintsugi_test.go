@@ -41,6 +41,12 @@ func TestCredentialsFileIsMadeOnceAndPrivate(t *testing.T) {
 	if err != nil || !made {
 		t.Fatalf("made %v, %v", made, err)
 	}
+	if _, err := os.Stat(path); err == nil {
+		t.Fatal("a start that may yet be refused left a file")
+	}
+	if err := first.keep(path); err != nil {
+		t.Fatal(err)
+	}
 	st, err := os.Stat(path)
 	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Fatalf("%v, %v", st, err)

@@ -56,6 +56,11 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if cfg.credentialsMade { // not before: a start that is refused leaves nothing behind
+		if err := cfg.credentials.keep(cfg.credentialsFile); err != nil {
+			return errors.Join(err, store.Close())
+		}
+	}
 	front := &http.Server{Handler: store.Handler}
 	gateway.Configure(front)
 	back := &http.Server{Handler: newAdminAPI(cfg, store, registry), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}

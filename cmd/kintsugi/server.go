@@ -135,9 +135,6 @@ func (cfg *serverConfig) findCredentials() (err error) {
 		}
 		cfg.credentialsFile = filepath.Join(filepath.Dir(first), credentialsName)
 	}
-	if err := os.MkdirAll(filepath.Dir(cfg.credentialsFile), 0o755); err != nil {
-		return fmt.Errorf("directory of the credentials: %w", err)
-	}
 	cfg.credentials, cfg.credentialsMade, err = loadCredentials(cfg.credentialsFile)
 	return err
 }
