@@ -24,6 +24,7 @@ type deletes struct {
 	cfg    *Config
 	fleet  *fleet
 	paused func() bool
+	prove  func(context.Context) error // that this process leads
 
 	running sync.Mutex // one pass at a time
 	mu      sync.Mutex
@@ -93,6 +94,9 @@ func (d *deletes) pass(ctx context.Context) error {
 // carryOut sends the tombstones of a batch to all drives at once, and returns
 // how many deletes are still owed after it.
 func (d *deletes) carryOut(ctx context.Context, b *batch, failed map[storagenode.DriveID]bool) (int64, error) {
+	if err := d.prove(ctx); err != nil {
+		return int64(len(b.owed)), err
+	}
 	type target struct{ index, slot int }
 	byDrive := map[storagenode.DriveID][]target{}
 	for i, o := range b.owed {

@@ -74,8 +74,9 @@ type detector struct {
 }
 
 // look takes the reports and returns the drives that came back, or that this
-// process sees for the first time: their slots deserve an inventory.
-func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord) ([]storagenode.DriveID, error) {
+// process sees for the first time: their slots deserve an inventory. Changes
+// are stored only where that is asked for.
+func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord, store bool) ([]storagenode.DriveID, error) {
 	drives, order, err := d.gather(ctx, groups)
 	if err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord) ([]s
 		} else {
 			v.met = false
 		}
-		if v.record != was || was.Added.IsZero() {
+		if store && (v.record != was || was.Added.IsZero()) {
 			if err := d.store(ctx, &v, was, now); err != nil {
 				return nil, err
 			}

@@ -24,6 +24,7 @@ type inventory struct {
 	worker   *worker
 	progress *progress
 	paused   func() bool
+	prove    func(context.Context) error // that this process leads, right before something is destroyed
 
 	all     atomic.Bool // the next pass is for every drive
 	running sync.Mutex  // one pass at a time
@@ -237,6 +238,9 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	s := g.Slots[slot]
 	if s.Drive == id || s.State != storagenode.SlotClean || v.paused() {
 		return nil
+	}
+	if err := v.prove(ctx); err != nil {
+		return err
 	}
 	opCtx, cancel := context.WithTimeout(ctx, v.cfg.OpTimeout)
 	defer cancel()

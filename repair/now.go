@@ -80,8 +80,14 @@ func (h *herald) add(n int64) {
 // all damage that can be repaired, and counts everything afresh. tell, which
 // may be nil, is told of its progress, one call at a time; the last has the
 // phase Healed, said only after the recount found every blob with all its
-// shards, or NotHealed and why. It works beside Run and without it.
+// shards, or NotHealed and why. It works beside Run, and without it where the
+// process is the sole one. ErrNotLeader.
 func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, error) {
+	ctx, done, err := r.leader.enter(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	defer done()
 	h := &herald{r: r, tell: tell}
 	var rep Report
 	var trouble error
@@ -122,7 +128,7 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 		}
 	}
 	h.phase(NotHealed, 0, r.obstacle(rep, trouble))
-	return rep, ctx.Err()
+	return rep, context.Cause(ctx)
 }
 
 // repairAll repeats until nothing is left or nothing moves any more; it gives

@@ -239,6 +239,9 @@ func (o *orphans) collect(ctx context.Context, g erasure.Group, c candidate, bel
 	if store == nil {
 		return nil
 	}
+	if err := o.inventory.prove(ctx); err != nil {
+		return err
+	}
 	opCtx, cancel := context.WithTimeout(ctx, o.cfg.OpTimeout)
 	defer cancel()
 	if err := store.Delete(opCtx, c.pg, int(c.slot), c.blob); err != nil {

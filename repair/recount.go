@@ -50,8 +50,13 @@ type recounter struct {
 
 // Recount walks all groups, their blobs, and what every slot's drive lists of
 // them, and says how many blobs have their full redundancy. Absent shards that
-// nobody knew of are marked for repair.
+// nobody knew of are marked for repair. ErrNotLeader.
 func (r *Repairer) Recount(ctx context.Context) (Report, error) {
+	ctx, done, err := r.leader.enter(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	defer done()
 	began := r.cfg.Clock.Now()
 	groups, err := r.cfg.Groups.ListGroups(ctx)
 	if err != nil {

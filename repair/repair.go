@@ -4,6 +4,8 @@
 //
 // Start at Repairer.Run, which drives these parts, one file each:
 //
+//	leader      who of several repairers does all this, under which term
+//	membership  nodes announce themselves; the cluster is founded
 //	detector    what each drive's state is, from what nodes report
 //	planner     slots of dead drives are mapped to healthy ones
 //	worker      blobs are rebuilt, worst margin first (queue: who goes first)
@@ -17,7 +19,10 @@
 // Two rules hold everywhere. Unreachable is not absent: only a drive's own
 // answer that it does not have a shard counts. And nothing is destroyed but on
 // proof taken from metadata at that moment. Any number of repairers may run at
-// once; slot epochs, asserted by drives and metadata alike, keep them harmless.
+// once: one leads, the others only look. Whatever a pass changes it changes
+// under the term that its context carries (leader), so that work which comes
+// late is refused; slot epochs, asserted by drives and metadata alike, do the
+// same at the drives.
 package repair
 
 import (
@@ -60,8 +65,20 @@ type Config struct {
 	Lookup  GroupLookup
 	Records metadata.DriveRecords
 	Horizon metadata.Horizon
+	Leaders metadata.Leaders
 	Stripes Stripes
 	Drives  storagenode.Reporter
+
+	// Sole says that no other process can have the metadata open, for an engine
+	// that locks it: a lease that is found is of this process's former life and
+	// taken at once, and none is renewed.
+	Sole bool
+	// Lease is how long the leader goes on without a renewal; 10 s. Another
+	// takes over after a quarter more and a fifth, the time between its looks.
+	Lease time.Duration
+	// AdminAddress is where this process's admin API answers, for others to
+	// find the leader; may be empty.
+	AdminAddress string
 
 	Clock      clock.Clock           // the system's
 	Logger     *slog.Logger          // discards
@@ -101,6 +118,7 @@ func (c *Config) setDefaults() {
 	}
 	for d, v := range map[*time.Duration]time.Duration{
 		&c.Tick:              3 * time.Second,
+		&c.Lease:             10 * time.Second,
 		&c.OutAfter:          10 * time.Minute,
 		&c.OpTimeout:         30 * time.Second,
 		&c.ScrubInterval:     14 * 24 * time.Hour,
@@ -121,6 +139,7 @@ type Repairer struct {
 	cfg       *Config
 	fleet     *fleet
 	progress  *progress
+	leader    *leadership
 	detector  *detector
 	planner   *planner
 	worker    *worker
@@ -143,7 +162,7 @@ type Repairer struct {
 // New makes a Repairer; nothing runs before Run.
 func New(cfg Config) (*Repairer, error) {
 	if cfg.Blobs == nil || cfg.Groups == nil || cfg.Lookup == nil || cfg.Records == nil ||
-		cfg.Horizon == nil || cfg.Stripes == nil || cfg.Drives == nil {
+		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Stripes == nil || cfg.Drives == nil {
 		return nil, errors.New("repair: an interface of Config is not set")
 	}
 	cfg.setDefaults()
@@ -151,14 +170,15 @@ func New(cfg Config) (*Repairer, error) {
 	for _, k := range kinds {
 		r.kicks[k] = make(chan struct{}, 1)
 	}
+	r.leader = newLeadership(r.cfg)
 	r.detector = &detector{cfg: r.cfg, fleet: r.fleet}
 	r.planner = &planner{cfg: r.cfg, fleet: r.fleet}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
-	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load}
+	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load, prove: r.leader.prove}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
-	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load}
+	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.leader.prove}
 	r.census = &census{cfg: r.cfg, fleet: r.fleet}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
@@ -235,10 +255,38 @@ func (r *Repairer) Notify(d stripe.Damage) {
 // where a slot would lose more than 1%.
 func (r *Repairer) AgreeToOrphans() { r.orphans.agree() }
 
-// Run detects, plans, repairs and collects until ctx ends.
+// Run waits until this repairer leads, then detects, plans, repairs and
+// collects while it does, until ctx ends.
 func (r *Repairer) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		t, err := r.leader.try(ctx)
+		switch {
+		case t != nil:
+			r.lead(ctx, t)
+			continue
+		case err != nil && ctx.Err() == nil:
+			r.cfg.Logger.Warn("who leads the repairers is not known", "err", err)
+		}
+		if err := r.observe(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Warn("look at the drives failed", "err", err)
+		}
+		_ = r.cfg.Clock.Sleep(ctx, min(r.leader.beat(), r.cfg.Tick))
+	}
+	return context.Cause(ctx)
+}
+
+// lead runs every pass under a term, until it or ctx ends.
+func (r *Repairer) lead(ctx context.Context, t *tenure) {
+	defer r.leader.resign(ctx, t)
+	ctx, done := bind(ctx, t)
+	defer done()
 	var all sync.WaitGroup
 	defer all.Wait()
+	if !r.cfg.Sole {
+		all.Go(func() { r.leader.tend(ctx, t) })
+	}
+	// What former leaders had begun is not known: every slot is looked at.
+	r.inventory.all.Store(true)
 	if _, err := r.look(ctx); err != nil {
 		r.cfg.Logger.Warn("first look at the drives failed", "err", err)
 	}
@@ -253,7 +301,6 @@ func (r *Repairer) Run(ctx context.Context) error {
 	all.Go(func() { r.loop(ctx, Census, r.cfg.CensusInterval, r.census.pass) })
 	all.Go(func() { r.reader.run(ctx) })
 	<-ctx.Done()
-	return context.Cause(ctx)
 }
 
 // loop runs pass at once, then at every interval and whenever it is kicked. A
@@ -266,6 +313,10 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 		began := r.cfg.Clock.Now()
 		err := pass(ctx)
 		next := interval
+		if errors.Is(err, metadata.ErrStaleTerm) {
+			r.leader.overtaken(ctx, err)
+			return
+		}
 		if err != nil && ctx.Err() == nil {
 			r.cfg.Logger.Warn("repair pass did not complete", "kind", string(k), "err", err)
 			next = min(wait, interval)
@@ -308,7 +359,7 @@ func (r *Repairer) look(ctx context.Context) ([]metadata.GroupRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	back, err := r.detector.look(ctx, groups)
+	back, err := r.detector.look(ctx, groups, true)
 	if err != nil {
 		return nil, err
 	}
@@ -320,6 +371,17 @@ func (r *Repairer) look(ctx context.Context) ([]metadata.GroupRecord, error) {
 		r.kick(Rebuild)
 	}
 	return groups, nil
+}
+
+// observe is a look at the drives that stores nothing: what a repairer does
+// that waits, so that it knows for how long drives are away when it takes over.
+func (r *Repairer) observe(ctx context.Context) error {
+	groups, err := r.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = r.detector.look(ctx, groups, false)
+	return err
 }
 
 // damagePass repairs what is marked. When that leaves nothing, it is time for

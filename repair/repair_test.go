@@ -378,7 +378,7 @@ func TestDeletesAreDischarged(t *testing.T) {
 	r.delete(objects[7].key)
 	groups, err := r.cat.ListGroups(r.ctx)
 	r.must(err)
-	_, err = r.rep.detector.look(r.ctx, groups)
+	_, err = r.rep.detector.look(r.ctx, groups, true)
 	r.must(err)
 	r.must(r.rep.deletes.pass(r.ctx))
 	if s := r.rep.Status().Deletes; s.Owed != 0 {
@@ -483,9 +483,9 @@ func TestStaleRemapIsRefused(t *testing.T) {
 	r.state(0, storagenode.DriveBroken)
 	groups, err := r.cat.ListGroups(r.ctx)
 	r.must(err)
-	_, err = r.rep.detector.look(r.ctx, groups)
+	_, err = r.rep.detector.look(r.ctx, groups, true)
 	r.must(err)
-	_, err = other.detector.look(r.ctx, groups)
+	_, err = other.detector.look(r.ctx, groups, true)
 	r.must(err)
 	// Both plan from the same state; the second finds every slot moved.
 	n, err := r.rep.planner.plan(r.ctx, groups)

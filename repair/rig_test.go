@@ -16,6 +16,7 @@ import (
 	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
 	"kintsugi/metadata/catalog"
+	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/memory"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/storetest"
@@ -127,6 +128,7 @@ type rig struct {
 	t      testing.TB
 	ctx    context.Context
 	clock  *fakeClock
+	kv     kv.Store
 	cat    *catalog.Catalog
 	set    *stripe.Set
 	drives *drives
@@ -154,12 +156,13 @@ func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	}
 	s, err := erasure.ParseScheme(scheme)
 	r.must(err)
-	r.cat, err = catalog.Open(ctx, catalog.Config{KV: memory.New(), Drives: r.drives, Scheme: s, Clock: r.clock, OpenGroups: 2})
+	r.kv = memory.New()
+	r.cat, err = catalog.Open(ctx, catalog.Config{KV: r.kv, Drives: r.drives, Scheme: s, Clock: r.clock, OpenGroups: 2})
 	r.must(err)
 	r.bucket, err = r.cat.CreateBucket(ctx, metadata.Bucket{Name: "b"})
 	r.must(err)
 	r.cfg = Config{
-		Blobs: r.cat, Groups: r.cat, Lookup: r.cat, Records: r.cat, Horizon: r.cat, Stripes: r, Drives: r.drives,
+		Blobs: r.cat, Groups: r.cat, Lookup: r.cat, Records: r.cat, Horizon: r.cat, Leaders: r.cat, Sole: true, Stripes: r, Drives: r.drives,
 		Clock: r.clock, OpTimeout: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	for _, e := range edit {
@@ -168,6 +171,23 @@ func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	r.rep, err = New(r.cfg)
 	r.must(err)
 	return r
+}
+
+// repairer is one of another process: with a catalog of its own over store,
+// which is the rig's or stands before it.
+func (r *rig) repairer(store kv.Store, edit ...func(*Config)) *Repairer {
+	r.t.Helper()
+	cfg := r.cfg
+	cat, err := catalog.Open(r.ctx, catalog.Config{KV: store, Drives: r.drives, Scheme: erasure.Scheme{K: 2, M: 1}, Clock: cfg.Clock, OpenGroups: 2})
+	r.must(err)
+	cfg.Blobs, cfg.Groups, cfg.Lookup, cfg.Records, cfg.Horizon, cfg.Leaders = cat, cat, cat, cat, cat, cat
+	cfg.Registerer = nil
+	for _, e := range edit {
+		e(&cfg)
+	}
+	rep, err := New(cfg)
+	r.must(err)
+	return rep
 }
 
 func (r *rig) must(err error) {

@@ -41,8 +41,9 @@ type DeleteStatus struct {
 
 // Status is how things stand.
 type Status struct {
-	At     time.Time `json:"at"`
-	Paused bool      `json:"paused"`
+	At     time.Time    `json:"at"`
+	Leader LeaderStatus `json:"leader"`
+	Paused bool         `json:"paused"`
 	// Whole: an independent recount found every blob with all its shards, and
 	// nothing that is known since says otherwise.
 	Whole      bool           `json:"whole"`
@@ -60,7 +61,7 @@ type Status struct {
 // Status gives a snapshot. It reads memory only.
 func (r *Repairer) Status() Status {
 	s := Status{
-		At: r.cfg.Clock.Now(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},
+		At: r.cfg.Clock.Now(), Leader: r.leader.status(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},
 		Tasks: r.progress.list(), Waiting: r.planner.list(), Orphans: r.orphans.status(),
 	}
 	for _, d := range r.fleet.all() {

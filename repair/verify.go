@@ -37,8 +37,13 @@ type VerifyReport struct {
 
 // VerifyAll reads every shard of the blobs that the filter chooses and
 // verifies every byte. What is bad is marked for repair. seen, which may be
-// nil, gets the counts so far after every blob; calls do not overlap.
+// nil, gets the counts so far after every blob; calls do not overlap. ErrNotLeader.
 func (r *Repairer) VerifyAll(ctx context.Context, f Filter, seen func(VerifyReport)) (VerifyReport, error) {
+	ctx, done, err := r.leader.enter(ctx)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	defer done()
 	groups, err := r.cfg.Groups.ListGroups(ctx)
 	if err != nil {
 		return VerifyReport{}, err

@@ -158,7 +158,7 @@ func mutations(f *fixture) map[string]func(context.Context) error {
 			return err
 		},
 		"MarkClean": func(ctx context.Context) error { return f.MarkClean(ctx, pg, 1, 2) },
-		"Seal": func(ctx context.Context) error { return f.Seal(ctx, pg) },
+		"Seal":      func(ctx context.Context) error { return f.Seal(ctx, pg) },
 		"EditDrive": func(ctx context.Context) error {
 			return f.EditDrive(ctx, storagenode.DriveID{1}, func(d *metadata.DriveRecord) bool { d.Node = "x"; return true })
 		},
