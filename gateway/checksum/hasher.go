@@ -4,19 +4,19 @@ import (
 	"crypto/md5"
 	"hash"
 	"sync"
+
+	"kintsugi/gateway/checksum/lanes"
 )
 
 // Hashers makes Hashers and reuses what they need. The zero value is ready.
 //
-// MD5 is crypto/md5. md5-simd, which hashes many streams side by side, was
-// measured with BenchmarkMD5Streams on two AVX-512 cores in processor time per
-// MiB: 1.15 ms for crypto/md5 however many streams; for md5-simd 2.1–5.2 ms
-// with one stream, 0.9–1.6 ms with four and 0.7–0.8 ms with eight that never
-// pause. Its gain needs more busy streams than two cores feed, so it stays out.
+// MD5s of larger bodies that are under way at the same time are computed side
+// by side: see package lanes.
 //
 // Safe for concurrent use.
 type Hashers struct {
-	idle [SHA256 + 1]sync.Pool // *Hasher, by algorithm
+	idle    [SHA256 + 1]sync.Pool // *Hasher, by algorithm
+	streams lanes.Group
 }
 
 // Hasher computes the MD5 of a stream, which is its ETag, and one additional
@@ -39,7 +39,7 @@ func (hs *Hashers) New(a Algorithm) *Hasher {
 	if h, ok := hs.idle[a].Get().(*Hasher); ok {
 		return h
 	}
-	return &Hasher{algorithm: a, md5: md5.New(), sum: a.New(), home: hs}
+	return &Hasher{algorithm: a, md5: hs.streams.New(), sum: a.New(), home: hs}
 }
 
 // Close gives the Hasher back; it waits for what Start began. The Hasher must

@@ -37,7 +37,7 @@ var may = map[string][]string{
 	"metadata/catalog":      {"metadata", "metadata/kv", "erasure", "storagenode", "storagenode/clock"},
 	"gateway":               {"metadata", "erasure", "erasure/stripe", "storagenode", "storagenode/clock", "gateway/sigv4", "gateway/checksum"},
 	"gateway/sigv4":         {},
-	"gateway/checksum":      {},
+	"gateway/checksum":      {"gateway/checksum/lanes"},
 	"gateway/console":       {"gateway/sigv4"},
 	"repair":                {"metadata", "erasure", "erasure/stripe", "storagenode", "storagenode/clock"},
 	"cmd":                   {"*"},
