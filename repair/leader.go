@@ -11,8 +11,8 @@ import (
 	"kintsugi/storagenode"
 )
 
-// leaderRole is what the repairers of a cluster compete for.
-const leaderRole = "repair"
+// Role is what the repairers of a cluster compete for.
+const Role = "repair"
 
 // errLapsed: the lease could not be renewed in time.
 var errLapsed = fmt.Errorf("lease was not renewed in time: %w", metadata.ErrStaleTerm)
@@ -67,7 +67,7 @@ func (l *leadership) try(ctx context.Context) (*tenure, error) {
 		return t, nil
 	}
 	began := l.cfg.Clock.Now()
-	lease, err := l.cfg.Leaders.Lease(ctx, leaderRole)
+	lease, err := l.cfg.Leaders.Lease(ctx, Role)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (l *leadership) try(ctx context.Context) (*tenure, error) {
 	defer l.mu.Unlock()
 	l.held, l.until = held, began.Add(l.cfg.Lease)
 	l.seen, l.seenAt = held, l.cfg.Clock.Now()
-	l.now = &tenure{term: metadata.Term{Role: leaderRole, Number: held.Term}, ended: make(chan struct{})}
+	l.now = &tenure{term: metadata.Term{Role: Role, Number: held.Term}, ended: make(chan struct{})}
 	l.cfg.Logger.Info("leads the repairers", "term", held.Term)
 	return l.now, nil
 }

@@ -232,7 +232,7 @@ func TestSuccession(t *testing.T) {
 	r.whole(objects...)
 	term := b.Status().Leader.Term
 	stopB() // gives the lease back
-	if l, err := r.cat.Lease(r.ctx, leaderRole); err != nil || l.Term == term {
+	if l, err := r.cat.Lease(r.ctx, Role); err != nil || l.Term == term {
 		t.Fatalf("the lease was kept: %+v %v", l, err)
 	}
 	await("the first leads again", leads(a))
