@@ -1,7 +1,7 @@
 // Package kv is the contract of the metadata engines: an ordered key-value
 // store with optimistic transactions whose outcome is committed, conflict or
 // unknown. Package kvtest is its conformance suite, kv/journal the embedded
-// engine.
+// engine, kv/etcd the one of a cluster.
 //
 // Keys are 1 to MaxKey bytes, values 1 to MaxValue bytes: an empty value is
 // refused, since not every engine can tell it from an absent one.

@@ -34,6 +34,7 @@ var may = map[string][]string{
 	"metadata/kv/kvtest":    {"metadata/kv"},
 	"metadata/kv/memory":    {"metadata/kv"},
 	"metadata/kv/journal":   {"metadata/kv", "storagenode", "storagenode/clock", "storagenode/vfs", "storagenode/vfs/pebblefs"},
+	"metadata/kv/etcd":      {"metadata/kv"},
 	"metadata/catalog":      {"metadata", "metadata/kv", "erasure", "storagenode", "storagenode/clock"},
 	"gateway":               {"metadata", "erasure", "erasure/stripe", "storagenode", "storagenode/clock", "gateway/sigv4", "gateway/checksum"},
 	"gateway/sigv4":         {},

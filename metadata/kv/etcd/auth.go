@@ -1,0 +1,55 @@
+package etcd
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+// login keeps the token that etcd's authentication gives. Many requests may be
+// refused at once when a token ends; one of them fetches the next.
+type login struct {
+	user, password string
+	token          atomic.Pointer[string]
+	turn           sync.Mutex
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if t := l.token.Load(); t != nil && *t != "" {
+		return map[string]string{rpctypes.TokenFieldNameGRPC: *t}, nil
+	}
+	return nil, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials. Without
+// TLS the token is readable on the wire, as is everything else.
+func (l *login) RequireTransportSecurity() bool { return false }
+
+// renew fetches a token, unless another request did so meanwhile.
+func (l *login) renew(ctx context.Context, s *Store) error {
+	had := l.token.Load()
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.token.Load() != had {
+		return nil
+	}
+	if l.user == "" {
+		return nil // a certificate's name is the user: nothing to fetch
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	r, err := s.authRPC.Authenticate(ctx, &pb.AuthenticateRequest{Name: l.user, Password: l.password})
+	token := ""
+	switch {
+	case err == nil:
+		token = r.Token
+	case rpctypes.Error(err) != rpctypes.ErrAuthNotEnabled:
+		return err
+	}
+	l.token.Store(&token)
+	return nil
+}

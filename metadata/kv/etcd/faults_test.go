@@ -1,0 +1,212 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/metadata/kv"
+	"kintsugi/metadata/kv/etcd"
+)
+
+func through(p *proxy, timeout time.Duration) func(*etcd.Config) {
+	return func(c *etcd.Config) { c.Endpoints, c.Timeout = []string{p.address()}, timeout }
+}
+
+// retried repeats a write that must end, whatever its own outcomes were.
+func retried(t *testing.T, within time.Duration, s kv.Store, key, value string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(within); time.Now().Before(end); {
+		if err = put(t, s, key, value); err == nil {
+			return
+		}
+		if !errors.Is(err, kv.ErrUnknown) && !errors.Is(err, kv.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("no commit within %v, the last: %v", within, err)
+}
+
+// An answer that is lost must not come back as a conflict with ourselves.
+func TestCutAfterDelivery(t *testing.T) {
+	s := start(t, 1)
+	p := newProxy(t, s.clients[0])
+	st, direct := s.open("/x/", through(p, 20*time.Second)), s.open("/x/")
+	lost := 0
+	for i := range 20 {
+		key := fmt.Sprint("k", i)
+		x, err := st.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantGetTxn(t, x, key, "")
+		x.Put([]byte(key), []byte("once"))
+		p.set(func(p *proxy) { p.cutOnAnswer = true })
+		err = x.Commit(t.Context())
+		p.set(func(p *proxy) { p.cutOnAnswer = false })
+		switch {
+		case errors.Is(err, kv.ErrUnknown):
+			lost++
+		case errors.Is(err, kv.ErrUnavailable): // the cut came before it was sent
+			wantGet(t, direct, key, "")
+		default:
+			t.Fatalf("commit %d whose answer was cut: %v", i, err)
+		}
+		// A later commit decides it, and was not held up by the earlier one.
+		mustPut(t, st, key+"/after", "1")
+		if v, err := direct.Get(t.Context(), []byte(key)); err != nil || v != nil && string(v) != "once" {
+			t.Fatalf("%q, %v", v, err)
+		}
+	}
+	if lost < 5 {
+		t.Fatalf("only %d answers were lost", lost)
+	}
+}
+
+func wantGetTxn(t *testing.T, x kv.Txn, key, want string) {
+	t.Helper()
+	v, err := x.Get(t.Context(), []byte(key))
+	if err != nil || string(v) != want {
+		t.Fatalf("Get(%q) = %q, %v; want %q", key, v, err, want)
+	}
+}
+
+// A request that is delivered late must not take place after a later commit
+// wrote its key.
+func TestLateRequestIsFenced(t *testing.T) {
+	s := start(t, 1)
+	p := newProxy(t, s.clients[0])
+	st := s.open("/x/", through(p, 3*time.Second))
+	mustPut(t, st, "key", "first")
+	p.set(func(p *proxy) { p.holdUp = true })
+	done := make(chan error, 1)
+	go func() { done <- put(t, st, "key", "late") }()
+	late, n := p.heldBack()
+	if err := <-done; !errors.Is(err, kv.ErrUnknown) {
+		t.Fatalf("a commit without an answer: %v", err)
+	}
+	p.set(func(p *proxy) { p.holdUp = false })
+	retried(t, time.Minute, st, "key", "second")
+	p.release(late, n)
+	for range 10 {
+		wantGet(t, st, "key", "second")
+		time.Sleep(20 * time.Millisecond)
+	}
+	mustPut(t, st, "key", "third")
+	wantGet(t, st, "key", "third")
+}
+
+// A member that accepts and says nothing costs reads a bounded time, and few of
+// them.
+func TestSilentMember(t *testing.T) {
+	s := start(t, 3)
+	leader := s.leader()
+	p := newProxy(t, s.clients[(leader+1)%3])
+	st := s.open("/x/", func(c *etcd.Config) {
+		c.Endpoints = []string{s.clients[leader], p.address(), s.clients[(leader+2)%3]}
+		c.Timeout = 20 * time.Second
+	})
+	mustPut(t, st, "a", "1")
+	p.set(func(p *proxy) { p.holdUp, p.holdDown = true, true })
+	slow := 0
+	for range 60 {
+		begun := time.Now()
+		wantGet(t, st, "a", "1")
+		if time.Since(begun) > 900*time.Millisecond {
+			slow++
+		}
+	}
+	if slow > 20 {
+		t.Fatalf("%d of 60 reads waited for a silent member", slow)
+	}
+	p.set(func(p *proxy) { p.holdUp, p.holdDown = false, false })
+	p.cut()
+	retried(t, time.Minute, st, "a", "2")
+}
+
+func TestLostMemberAndKilledLeader(t *testing.T) {
+	s := start(t, 3)
+	st := s.open("/x/", func(c *etcd.Config) { c.Timeout = 5 * time.Second })
+	mustPut(t, st, "a", "1")
+	leader := s.leader()
+	other := (leader + 1) % 3
+	s.stop(other)
+	for i := range 20 {
+		retried(t, time.Minute, st, "a", fmt.Sprint("lost ", i))
+	}
+	wantGet(t, st, "a", "lost 19")
+	s.run(other)
+	leader = s.leader()
+	s.stop(leader)
+	begun := time.Now()
+	retried(t, time.Minute, st, "a", "resumed")
+	took := time.Since(begun)
+	t.Logf("writes resumed %v after the leader was gone", took)
+	if took > 10*time.Second {
+		t.Fatalf("writes resumed only after %v", took)
+	}
+	wantGet(t, st, "a", "resumed")
+	s.run(leader)
+	retried(t, time.Minute, st, "a", "whole")
+	wantGet(t, st, "a", "whole")
+}
+
+func TestNoMajority(t *testing.T) {
+	s := start(t, 3)
+	st := s.open("/x/", func(c *etcd.Config) { c.Timeout = 2 * time.Second })
+	retried(t, time.Minute, st, "a", "1")
+	leader := s.leader()
+	s.stop((leader + 1) % 3)
+	s.stop((leader + 2) % 3)
+	begun := time.Now()
+	if _, err := st.Get(t.Context(), []byte("a")); !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("a read without a majority: %v", err)
+	}
+	outcomes := map[bool]int{}
+	for range 3 {
+		err := put(t, st, "a", "2")
+		if !errors.Is(err, kv.ErrUnknown) && !errors.Is(err, kv.ErrUnavailable) {
+			t.Fatalf("a commit without a majority: %v", err)
+		}
+		outcomes[errors.Is(err, kv.ErrUnknown)]++
+	}
+	if _, err := st.Snapshot(t.Context()); !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("a snapshot without a majority: %v", err)
+	}
+	if took := time.Since(begun); took > 40*time.Second {
+		t.Fatalf("five requests took %v", took)
+	}
+	if outcomes[true] > 1 {
+		t.Fatalf("%d commits of unknown outcome: the fence lets requests out", outcomes[true])
+	}
+	s.run((leader+1)%3, (leader+2)%3)
+	retried(t, time.Minute, st, "b", "3")
+	v, err := st.Get(t.Context(), []byte("a"))
+	if err != nil || string(v) != "1" && string(v) != "2" {
+		t.Fatalf("%q, %v", v, err)
+	}
+}
+
+func TestRefusesAndEnds(t *testing.T) {
+	begun := time.Now()
+	_, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{freeAddress(t)}, Timeout: time.Second})
+	if !errors.Is(err, kv.ErrUnavailable) || time.Since(begun) > 30*time.Second {
+		t.Fatalf("open without a member: %v after %v", err, time.Since(begun))
+	}
+	if _, err := etcd.Open(t.Context(), etcd.Config{}); err == nil {
+		t.Fatal("open without endpoints")
+	}
+	long := strings.Repeat("p", 257)
+	if _, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{"127.0.0.1:1"}, Prefix: long}); err == nil {
+		t.Fatal("open with a prefix that is too long")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{freeAddress(t)}}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("open with an ended context: %v", err)
+	}
+}

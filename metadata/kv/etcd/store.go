@@ -1,0 +1,163 @@
+package etcd
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"kintsugi/metadata/kv"
+)
+
+// Store is the engine. It implements kv.Store.
+type Store struct {
+	cfg     Config
+	client  *clientv3.Client
+	rpc     pb.KVClient
+	authRPC pb.AuthClient
+	auth    *login
+	fence   fence
+	density density
+	data    []byte // what all keys of pairs start with
+	end     []byte // the least key above them
+	closed  atomic.Bool
+}
+
+var _ kv.Store = (*Store)(nil)
+
+// Open connects to the members and reads once, so that a wrong address, user
+// or certificate is told at once. Where no majority answers within the
+// timeout, the error wraps kv.ErrUnavailable.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	cfg = cfg.withDefaults()
+	if len(cfg.Endpoints) == 0 {
+		return nil, errors.New("etcd: no endpoints")
+	}
+	if len(cfg.Prefix) > maxPrefix {
+		return nil, fmt.Errorf("etcd: prefix of %d bytes, at most %d", len(cfg.Prefix), maxPrefix)
+	}
+	s := &Store{
+		cfg: cfg, auth: &login{user: cfg.User, password: cfg.Password},
+		data: []byte(cfg.Prefix + "k/"), end: []byte(cfg.Prefix + "k0"),
+	}
+	s.fence.init(append([]byte(cfg.Prefix+"f/"), rand.Text()...))
+	scheme := "http://"
+	if cfg.TLS != nil {
+		scheme = "https://"
+	}
+	var endpoints []string
+	for _, e := range cfg.Endpoints {
+		endpoints = append(endpoints, scheme+e)
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints, TLS: cfg.TLS, Context: context.WithoutCancel(ctx),
+		DialKeepAliveTime: keepaliveTime, DialKeepAliveTimeout: keepaliveTimeout,
+		MaxUnaryRetries: 1, // this package repeats what may be repeated, and nothing else
+		Logger:          zap.NewNop(),
+		DialOptions: []grpc.DialOption{
+			grpc.WithContextDialer(dial), grpc.WithPerRPCCredentials(s.auth), grpc.WithDisableRetry(),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	s.client, s.rpc, s.authRPC = client, clientv3.RetryKVClient(client), clientv3.RetryAuthClient(client)
+	if _, err := s.revision(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("etcd %v: %w", cfg.Endpoints, err), s.Close())
+	}
+	return s, nil
+}
+
+// Close ends the engine: what follows fails with kv.ErrUnavailable.
+func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// key gives a pair's key as etcd knows it.
+func (s *Store) key(key []byte) []byte {
+	return append(append(make([]byte, 0, len(s.data)+len(key)), s.data...), key...)
+}
+
+// Get implements kv.Reader.
+func (s *Store) Get(ctx context.Context, key []byte) ([]byte, error) {
+	if len(key) == 0 {
+		return nil, s.usable(ctx)
+	}
+	resp, err := s.ask(ctx, s.cfg.Timeout, &pb.RangeRequest{Key: s.key(key)})
+	if err != nil || len(resp.Kvs) == 0 {
+		return nil, err
+	}
+	return resp.Kvs[0].Value, nil
+}
+
+// revision is the newest: every write acknowledged before, by any process, is
+// in it.
+func (s *Store) revision(ctx context.Context) (int64, error) {
+	resp, err := s.ask(ctx, s.cfg.Timeout, &pb.RangeRequest{Key: s.fence.key, KeysOnly: true})
+	if err != nil {
+		return 0, err
+	}
+	return resp.Header.Revision, nil
+}
+
+// Snapshot implements kv.Store. It holds nothing at the members: it ends when
+// they compact the history of its revision away (`kintsugi metadata` keeps ten
+// minutes), with kv.ErrUnavailable.
+func (s *Store) Snapshot(ctx context.Context) (kv.Snapshot, error) {
+	rev, err := s.revision(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot{s, rev}, nil
+}
+
+type snapshot struct {
+	s   *Store
+	rev int64
+}
+
+// Get implements kv.Reader.
+func (v *snapshot) Get(ctx context.Context, key []byte) ([]byte, error) {
+	if len(key) == 0 {
+		return nil, v.s.usable(ctx)
+	}
+	resp, err := v.s.ask(ctx, v.s.cfg.Timeout, &pb.RangeRequest{Key: v.s.key(key), Revision: v.rev, Serializable: true})
+	if err != nil {
+		return nil, ended(err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, nil
+	}
+	return resp.Kvs[0].Value, nil
+}
+
+// Close implements kv.Snapshot.
+func (v *snapshot) Close() {}
+
+// ended gives an error of a read at a fixed revision its meaning.
+func ended(err error) error {
+	if err == errCompacted || err == errFuture {
+		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	}
+	return err
+}
+
+// Begin implements kv.Store. It asks nobody: the first Get chooses the state.
+func (s *Store) Begin(ctx context.Context) (kv.Txn, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	return &txn{s: s}, nil
+}
