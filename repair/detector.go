@@ -69,8 +69,9 @@ func (f *fleet) set(drives map[storagenode.DriveID]drive, order []storagenode.Dr
 // detector turns what nodes report and what metadata remembers into states,
 // and stores those that changed. One look at a time.
 type detector struct {
-	cfg   *Config
-	fleet *fleet
+	cfg       *Config
+	fleet     *fleet
+	announced func() []storagenode.DriveReport // by nodes that may not be reached
 }
 
 // look takes the reports and returns the drives that came back, or that this
@@ -138,7 +139,7 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 		drives[r.ID] = v
 		order = append(order, r.ID)
 	}
-	for _, rep := range d.cfg.Drives.Reports() {
+	for _, rep := range d.reports() {
 		v, known := drives[rep.ID]
 		if !known {
 			v.record = metadata.DriveRecord{ID: rep.ID, State: rep.State}
@@ -165,6 +166,36 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 		}
 	}
 	return drives, order, nil
+}
+
+// reports are of the drives that are known to be there, one of each. A drive
+// that only its node's announcement speaks of cannot be asked: it is DOWN. Where
+// two speak of one – a disk was moved – the one that has it in use counts.
+func (d *detector) reports() []storagenode.DriveReport {
+	all := d.cfg.Drives.Reports()
+	at := make(map[storagenode.DriveID]int, len(all))
+	once := all[:0:0]
+	for _, rep := range all {
+		i, twice := at[rep.ID]
+		switch {
+		case !twice:
+			at[rep.ID] = len(once)
+			once = append(once, rep)
+		case rep.State.Readable() && !once[i].State.Readable():
+			once[i] = rep
+		}
+	}
+	for _, rep := range d.announced() {
+		if _, known := at[rep.ID]; known {
+			continue
+		}
+		if rep.State.Readable() {
+			rep.State, rep.Reason = storagenode.DriveDown, "announced, but not reached"
+		}
+		at[rep.ID] = len(once)
+		once = append(once, rep)
+	}
+	return once
 }
 
 // store keeps what follows from a look, unless the record was changed since it

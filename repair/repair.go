@@ -28,6 +28,7 @@ package repair
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -66,8 +67,14 @@ type Config struct {
 	Records metadata.DriveRecords
 	Horizon metadata.Horizon
 	Leaders metadata.Leaders
+	Nodes   metadata.Nodes
 	Stripes Stripes
 	Drives  storagenode.Reporter
+	// Foundation keeps the cluster's UUID. The first leader founds the cluster.
+	Foundation metadata.Foundation
+	// Cluster is the UUID that the drives have, where they are this process's;
+	// zero: it is the metadata's, and made when the cluster is founded.
+	Cluster storagenode.UUID
 
 	// Sole says that no other process can have the metadata open, for an engine
 	// that locks it: a lease that is found is of this process's former life and
@@ -88,6 +95,8 @@ type Config struct {
 	OutAfter time.Duration // unreachable for so long: OUT; 10 min
 	// OpTimeout is how long one drive may be silent within one operation; 30 s.
 	OpTimeout time.Duration
+	// NodeTimeout is how long a node that fell silent keeps its name; 30 s.
+	NodeTimeout time.Duration
 	// Concurrency is the number of blobs repaired at once; 8.
 	Concurrency int
 	// BytesPerSecond bounds what repair writes to one drive; 0: no limit. A
@@ -119,6 +128,7 @@ func (c *Config) setDefaults() {
 	for d, v := range map[*time.Duration]time.Duration{
 		&c.Tick:              3 * time.Second,
 		&c.Lease:             10 * time.Second,
+		&c.NodeTimeout:       30 * time.Second,
 		&c.OutAfter:          10 * time.Minute,
 		&c.OpTimeout:         30 * time.Second,
 		&c.ScrubInterval:     14 * 24 * time.Hour,
@@ -140,6 +150,7 @@ type Repairer struct {
 	fleet     *fleet
 	progress  *progress
 	leader    *leadership
+	members   *membership
 	detector  *detector
 	planner   *planner
 	worker    *worker
@@ -162,7 +173,7 @@ type Repairer struct {
 // New makes a Repairer; nothing runs before Run.
 func New(cfg Config) (*Repairer, error) {
 	if cfg.Blobs == nil || cfg.Groups == nil || cfg.Lookup == nil || cfg.Records == nil ||
-		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Stripes == nil || cfg.Drives == nil {
+		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Nodes == nil || cfg.Foundation == nil || cfg.Stripes == nil || cfg.Drives == nil {
 		return nil, errors.New("repair: an interface of Config is not set")
 	}
 	cfg.setDefaults()
@@ -171,7 +182,8 @@ func New(cfg Config) (*Repairer, error) {
 		r.kicks[k] = make(chan struct{}, 1)
 	}
 	r.leader = newLeadership(r.cfg)
-	r.detector = &detector{cfg: r.cfg, fleet: r.fleet}
+	r.members = newMembership(r.cfg, r.leader)
+	r.detector = &detector{cfg: r.cfg, fleet: r.fleet, announced: r.members.announced}
 	r.planner = &planner{cfg: r.cfg, fleet: r.fleet}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
 	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load, prove: r.leader.prove}
@@ -341,6 +353,12 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 func (r *Repairer) detectAndPlan(ctx context.Context) error {
 	r.round.Lock()
 	defer r.round.Unlock()
+	if _, err := r.members.found(ctx); err != nil {
+		return fmt.Errorf("found cluster: %w", err)
+	}
+	if err := r.members.load(ctx); err != nil {
+		return err
+	}
 	groups, err := r.look(ctx)
 	if err != nil {
 		return err

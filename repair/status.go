@@ -47,6 +47,7 @@ type Status struct {
 	// Whole: an independent recount found every blob with all its shards, and
 	// nothing that is known since says otherwise.
 	Whole      bool           `json:"whole"`
+	Nodes      []NodeStatus   `json:"nodes,omitempty"` // that announced themselves
 	Drives     []DriveStatus  `json:"drives"`
 	States     map[string]int `json:"states"` // drives by state
 	Durability Durability     `json:"durability"`
@@ -61,7 +62,7 @@ type Status struct {
 // Status gives a snapshot. It reads memory only.
 func (r *Repairer) Status() Status {
 	s := Status{
-		At: r.cfg.Clock.Now(), Leader: r.leader.status(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},
+		At: r.cfg.Clock.Now(), Leader: r.leader.status(), Nodes: r.members.status(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},
 		Tasks: r.progress.list(), Waiting: r.planner.list(), Orphans: r.orphans.status(),
 	}
 	for _, d := range r.fleet.all() {

@@ -1,6 +1,16 @@
 package storagenode
 
-import "context"
+import (
+	"context"
+	"errors"
+)
+
+// What a Membership refuses an announcement with, wrapped with who stands in
+// the way.
+var (
+	ErrOtherCluster = errors.New("of another cluster")
+	ErrNameTaken    = errors.New("name of another living node")
+)
 
 // Announcement is what a node tells the repairers of itself at start and every
 // few seconds from then on.
@@ -25,7 +35,8 @@ type Welcome struct {
 }
 
 // Membership takes announcements; the repairer implements it. It refuses a
-// node of another cluster, and a name that another living node bears.
+// node of another cluster (ErrOtherCluster), and a name that another living
+// node bears (ErrNameTaken).
 type Membership interface {
 	Announce(ctx context.Context, a Announcement) (Welcome, error)
 }

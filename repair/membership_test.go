@@ -1,0 +1,239 @@
+package repair
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"kintsugi/metadata"
+	"kintsugi/metadata/kv"
+	"kintsugi/storagenode"
+)
+
+// nodes gives the nodes as metadata has them, by name.
+func (r *rig) nodes() map[string]metadata.NodeRecord {
+	r.t.Helper()
+	list, err := r.cat.ListNodes(r.ctx)
+	r.must(err)
+	all := map[string]metadata.NodeRecord{}
+	for _, n := range list {
+		all[n.Name] = n
+	}
+	return all
+}
+
+func waiting(c *Config) { c.Sole = false }
+
+func node(name, address string) storagenode.Announcement {
+	return storagenode.Announcement{Name: name, Zone: "z", Address: address, Version: "1"}
+}
+
+// TestAnnounce: the first leader founds the cluster; nodes are taken in, and
+// only changes are stored.
+func TestAnnounce(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	s := &seam{Store: r.kv}
+	commits := 0
+	s.commit = func(_, writes [][]byte, commit func() error) error {
+		if len(writes) > 0 {
+			commits++
+		}
+		return commit()
+	}
+	waits := r.repairer(r.kv, waiting)
+	// Before a leader was there, there is no cluster to join.
+	if w, err := waits.Announce(r.ctx, node("n1", "http://n1")); err != nil || w != (storagenode.Welcome{}) {
+		t.Fatalf("%+v %v", w, err)
+	}
+	a := r.repairer(s)
+	r.term(a)
+	w, err := a.Announce(r.ctx, node("n1", "http://n1"))
+	if err != nil || !w.Leads || w.Cluster.IsZero() {
+		t.Fatalf("%+v %v", w, err)
+	}
+	cluster := w.Cluster
+	if w, err = waits.Announce(r.ctx, node("n1", "http://n1")); err != nil || w.Leads || w.Cluster != cluster {
+		t.Fatalf("%+v %v", w, err)
+	}
+	first := r.nodes()["n1"]
+	if first.Address != "http://n1" || first.Zone != "z" || first.Version != "1" || first.Added.IsZero() {
+		t.Fatalf("%+v", first)
+	}
+	before := commits
+	for range 5 {
+		r.clock.advance(3 * time.Second)
+		again := node("n1", "http://n1")
+		again.Cluster = cluster
+		if _, err := a.Announce(r.ctx, again); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if commits != before {
+		t.Errorf("%d commits of what is known", commits-before)
+	}
+	next := node("n1", "http://n1")
+	next.Version, next.Zone = "2", "y"
+	_, err = a.Announce(r.ctx, next)
+	r.must(err)
+	if now := r.nodes()["n1"]; now.Version != "2" || now.Zone != "y" || !now.Added.Equal(first.Added) || !now.Changed.After(first.Changed) {
+		t.Fatalf("%+v", now)
+	}
+	// Another leader finds the same cluster.
+	b := r.repairer(r.kv)
+	r.term(b)
+	if w, err = b.Announce(r.ctx, node("n2", "http://n2")); err != nil || !w.Leads || w.Cluster != cluster {
+		t.Fatalf("%+v %v", w, err)
+	}
+	// The first finds out, and leads no longer.
+	if w, err = a.Announce(r.ctx, node("n3", "http://n3")); err != nil || w.Leads {
+		t.Fatalf("%+v %v", w, err)
+	}
+	if _, stored := r.nodes()["n3"]; stored {
+		t.Error("stored under a term that had ended")
+	}
+}
+
+func TestAnnouncementsThatAreRefused(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	other := node("n1", "http://n1")
+	other.Cluster = storagenode.NewUUID()
+	if _, err := r.rep.Announce(r.ctx, other); !errors.Is(err, storagenode.ErrOtherCluster) {
+		t.Errorf("a node of another cluster: %v", err)
+	}
+	_, err := r.rep.Announce(r.ctx, node("n1", "http://n1"))
+	r.must(err)
+	_, err = r.rep.Announce(r.ctx, node("n1", "http://n9"))
+	if !errors.Is(err, storagenode.ErrNameTaken) || !strings.Contains(err.Error(), "http://n1") || !strings.Contains(err.Error(), "http://n9") {
+		t.Errorf("a name that is taken: %v", err)
+	}
+	if now := r.nodes(); len(now) != 1 || now["n1"].Address != "http://n1" {
+		t.Errorf("stored %+v", now)
+	}
+	for _, a := range []storagenode.Announcement{
+		{Name: "x"}, {Address: "http://x"}, node("a\nb", "http://x"), node(strings.Repeat("x", 256), "http://x"),
+		{Name: "x", Address: "http://x", Drives: make([]storagenode.DriveReport, maxNodeDrives+1)},
+	} {
+		if _, err := r.rep.Announce(r.ctx, a); err == nil {
+			t.Errorf("taken in: %.40q", fmt.Sprint(a))
+		}
+	}
+	// Once it fell silent, the name is free: the node moved.
+	r.clock.advance(31 * time.Second)
+	_, err = r.rep.Announce(r.ctx, node("n1", "http://n9"))
+	r.must(err)
+	if now := r.nodes()["n1"]; now.Address != "http://n9" {
+		t.Errorf("stored %+v", now)
+	}
+	if n := r.rep.Status().Nodes; len(n) != 1 || n[0].Address != "http://n9" || !n[0].Living {
+		t.Errorf("status %+v", n)
+	}
+}
+
+// TestNamesSurviveTheLeader: a new leader that heard of nobody yet does not
+// give a name away that the former leader's node bears, nor one that a node
+// which was refused claims.
+func TestNamesSurviveTheLeader(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	_, err := r.rep.Announce(r.ctx, node("n1", "http://n1"))
+	r.must(err)
+	b := r.repairer(r.kv, waiting)
+	if _, err := b.Announce(r.ctx, node("n1", "http://thief")); err != nil {
+		t.Fatal(err) // it knows no better, and stores nothing
+	}
+	b.cfg.Sole = true
+	r.term(b)
+	if _, err := b.Announce(r.ctx, node("n1", "http://thief")); !errors.Is(err, storagenode.ErrNameTaken) {
+		t.Fatalf("the name was given away: %v", err)
+	}
+	_, err = b.Announce(r.ctx, node("n1", "http://n1"))
+	r.must(err)
+}
+
+// TestOneFounder: of many repairers that begin at once one founds the cluster.
+func TestOneFounder(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	var mu sync.Mutex
+	seen := map[storagenode.UUID]int{}
+	var all sync.WaitGroup
+	for i := range 6 {
+		rep := r.repairer(r.kv)
+		all.Go(func() {
+			for range 20 {
+				w, err := rep.Announce(r.ctx, node(fmt.Sprint(i), "http://"+fmt.Sprint(i)))
+				if err != nil && !errors.Is(err, metadata.ErrStaleTerm) {
+					t.Error(err)
+				}
+				if !w.Cluster.IsZero() {
+					mu.Lock()
+					seen[w.Cluster]++
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	all.Wait()
+	if len(seen) != 1 {
+		t.Fatalf("%d clusters were founded: %v", len(seen), seen)
+	}
+}
+
+// TestMetadataOfAnotherCluster: a repairer whose drives are of one cluster does
+// nothing on the metadata of another.
+func TestMetadataOfAnotherCluster(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	b := r.repairer(r.kv, func(c *Config) { c.Cluster = storagenode.NewUUID() })
+	if err := b.detectAndPlan(r.ctx); !errors.Is(err, storagenode.ErrOtherCluster) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// TestAnnouncedDrives: a drive that only its node's announcement speaks of is
+// stored with where it is, DOWN, and ACTIVE once it can be asked.
+func TestAnnouncedDrives(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	d := r.addDrive("n7", "z7", storagenode.DriveID{})
+	d.gone = true
+	a := node("n7", "http://n7")
+	a.Zone = "z7"
+	rep := d.report
+	rep.Node, rep.Zone, rep.Dir = "", "", "/data"
+	a.Drives = []storagenode.DriveReport{rep}
+	_, err := r.rep.Announce(r.ctx, a)
+	r.must(err)
+	record := func() metadata.DriveRecord {
+		t.Helper()
+		r.must(r.rep.detectAndPlan(r.ctx))
+		list, err := r.cat.ListDrives(r.ctx)
+		r.must(err)
+		for _, rec := range list {
+			if rec.ID == rep.ID {
+				return rec
+			}
+		}
+		t.Fatal("the drive is not stored")
+		return metadata.DriveRecord{}
+	}
+	if rec := record(); rec.Node != "n7" || rec.Zone != "z7" || rec.Address != "/data" || rec.State != storagenode.DriveDown {
+		t.Fatalf("%+v", rec)
+	}
+	d.gone = false
+	if rec := record(); rec.State != storagenode.DriveActive {
+		t.Fatalf("%+v", rec)
+	}
+}
+
+// TestAnnounceWithoutMetadata: an engine that cannot be reached is an error,
+// not a welcome.
+func TestAnnounceWithoutMetadata(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	s := &seam{Store: r.kv}
+	a := r.repairer(s)
+	s.cut.Store(true)
+	if w, err := a.Announce(r.ctx, node("n", "http://n")); !errors.Is(err, kv.ErrUnavailable) || w.Leads {
+		t.Fatalf("%+v %v", w, err)
+	}
+}
