@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kintsugi/erasure"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/clock"
 )
@@ -59,9 +61,17 @@ func TestRunHealsByItself(t *testing.T) {
 	objects := r.some(16)
 	defer r.run(r.rep)()
 	r.await("whole", func(s Status) bool { return s.Whole && s.Durability.Blobs == 16 })
+	var filled atomic.Int64
+	r.onFill = func(int, erasure.Blob) { // as long as something is lacking
+		if filled.Add(1); r.rep.Status().Whole {
+			t.Error("said to be whole while it is rebuilt")
+		}
+	}
 	r.wipe(4)
-	r.await("notices", func(s Status) bool { return !s.Whole })
 	r.await("whole again", func(s Status) bool { return s.Whole && s.States["RETIRED"] == 1 })
+	if filled.Load() == 0 {
+		t.Error("nothing was rebuilt")
+	}
 	r.whole(objects...)
 	r.delete(objects[0].key)
 	r.rep.Kick()
