@@ -26,6 +26,8 @@ var may = map[string][]string{
 	"storagenode/vfs":       {},
 	"storagenode/segment":   {"storagenode", "storagenode/clock", "storagenode/vfs", "storagenode/vfs/pebblefs"},
 	"storagenode/node":      {"storagenode", "storagenode/clock", "storagenode/vfs"},
+	"storagenode/rpc":       {"storagenode", "storagenode/clock", "storagenode/rpc/auth"},
+	"storagenode/rpc/auth":  {"storagenode/clock"},
 	"storagenode/storetest": {"storagenode"},
 	"erasure":               {"storagenode"},
 	"erasure/stripe":        {"storagenode", "storagenode/clock", "erasure"},

@@ -1,0 +1,186 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
+	"kintsugi/storagenode/rpc/auth"
+)
+
+// Config is what a Client needs. Address and Transport must be set.
+type Config struct {
+	// Address is the node's base URL, such as http://10.0.0.5:9100.
+	Address string
+	// Transport signs and verifies; one for all clients of a process.
+	Transport *auth.Transport
+	Clock     clock.Clock // nil: the system's
+	// OpTime bounds each call, whatever its context says. 0: 30 s.
+	OpTime time.Duration
+	// Calls bounds those under way to one drive; more wait. 0: 128.
+	Calls int
+}
+
+// Client speaks to one node. Safe for concurrent use.
+type Client struct {
+	cfg     Config
+	base    *url.URL
+	buffers buffers
+	watch   watch
+}
+
+// watch is told how calls end; the Fleet's breakers live on it. All nil for a
+// client of its own.
+type watch struct {
+	allow     func() error // asked before a call: why it need not be tried
+	answered  func()       // by the node itself, whatever it said
+	failed    func(error)  // the connection, or what came over it
+	silent    func()       // no answer for long
+	otherLife func(*Drive) // the drive was opened anew
+}
+
+// silence is how long a call must have waited in vain to say something of the
+// node when its caller gives up.
+const silence = time.Second
+
+// NewClient makes a client; nothing is sent.
+func NewClient(cfg Config) (*Client, error) {
+	base, err := parseAddress(cfg.Address)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Clock = systemClock(cfg.Clock)
+	if cfg.OpTime <= 0 {
+		cfg.OpTime = 30 * time.Second
+	}
+	if cfg.Calls <= 0 {
+		cfg.Calls = 128
+	}
+	return &Client{cfg: cfg, base: base}, nil
+}
+
+func parseAddress(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("address %q: want a URL such as http://10.0.0.5:9100", address)
+	}
+	if u.Path == "" {
+		u.Path = "/" // JoinPath would make a relative one
+	}
+	return u, nil
+}
+
+// NodeReports is what a node says of itself and of its drives.
+type NodeReports struct {
+	Cluster storagenode.UUID
+	Name    string
+	Drives  []storagenode.DriveReport
+	// Lives are those of the drives that are open.
+	Lives map[storagenode.DriveID]uint64
+}
+
+// maxReports bounds what a node may say of its drives, in bytes.
+const maxReports = 1 << 20
+
+// Reports asks the node for its drives.
+func (c *Client) Reports(ctx context.Context) (NodeReports, error) {
+	out := NodeReports{Lives: map[storagenode.DriveID]uint64{}}
+	err := c.exchange(ctx, http.MethodGet, c.base.JoinPath("/v1/reports"), auth.NewBody(nil, nil), func(a *auth.Answer) error {
+		text, err := io.ReadAll(io.LimitReader(a, maxReports))
+		if err != nil {
+			return err
+		}
+		var all wireReports
+		if err := json.Unmarshal(text, &all); err != nil {
+			return fmt.Errorf("reports: %w", err)
+		}
+		out.Cluster, out.Name = all.Cluster, all.Name
+		for _, r := range all.Drives {
+			r.DriveReport.Replaces = r.Replaces
+			out.Drives = append(out.Drives, r.DriveReport)
+			if r.Life != 0 {
+				out.Lives[r.ID] = r.Life
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// exchange sends a request and has its answer used. Every error of the way is
+// ErrUnavailable, but for the context's own.
+func (c *Client) exchange(ctx context.Context, method string, u *url.URL, body *auth.Body, use func(*auth.Answer) error) error {
+	timed, cancel := context.WithTimeout(ctx, c.cfg.OpTime)
+	defer cancel()
+	return c.send(ctx, timed, method, u, body, use)
+}
+
+// send is exchange within a bound of the caller's; ctx is whose end is not the
+// node's fault.
+func (c *Client) send(ctx, timed context.Context, method string, u *url.URL, body *auth.Body, use func(*auth.Answer) error) error {
+	began := c.cfg.Clock.Now()
+	r := &http.Request{
+		Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: body,
+	}
+	resp, err := c.cfg.Transport.RoundTrip(r.WithContext(timed))
+	defer body.Release() // the transport may still be sending
+	if err != nil {
+		return c.ended(ctx, timed, began, err)
+	}
+	a := resp.Body.(*auth.Answer)
+	defer a.Close()
+	if resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("answer %d to %s %s: %w", resp.StatusCode, method, u.Path, storagenode.ErrUnavailable)
+	} else {
+		err = use(a)
+	}
+	var said *remoteError
+	if err == nil || err == io.EOF || errors.As(err, &said) {
+		if c.watch.answered != nil {
+			c.watch.answered()
+		}
+		return err
+	}
+	return c.ended(ctx, timed, began, err)
+}
+
+// ended says what a call that got no whole answer means, and tells the watch.
+func (c *Client) ended(ctx, timed context.Context, began time.Time, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		if c.watch.silent != nil && c.cfg.Clock.Now().Sub(began) >= silence {
+			c.watch.silent()
+		}
+		return fmt.Errorf("node %s: %w", c.base.Host, ctx.Err())
+	case timed.Err() != nil:
+		if c.watch.silent != nil {
+			c.watch.silent()
+		}
+		return fmt.Errorf("node %s: no answer for %s: %w", c.base.Host, c.cfg.OpTime, storagenode.ErrUnavailable)
+	}
+	if c.watch.failed != nil && !errors.Is(err, auth.ErrBusy) {
+		c.watch.failed(err)
+	}
+	return fmt.Errorf("node %s: %w: %w", c.base.Host, storagenode.ErrUnavailable, err)
+}
+
+// Drive gives a drive of the node, bound to a life of it, as Reports told it.
+// Its tokens are good for Sync on this very Drive.
+func (c *Client) Drive(id storagenode.DriveID, life uint64) *Drive {
+	d := &Drive{client: c, id: id, life: life, places: make(chan struct{}, c.cfg.Calls), urls: map[string]*url.URL{}}
+	for _, op := range []string{"put", "sync", "read", "stat", "list", "delete", "epoch", "drop", "scrub"} {
+		d.urls[op] = c.base.JoinPath("/v1/drives", id.String(), op)
+	}
+	return d
+}
+
+// String names the node in messages.
+func (c *Client) String() string { return strings.TrimSuffix(c.base.String(), "/") }
