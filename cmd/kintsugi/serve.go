@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -33,6 +34,7 @@ const (
 // serve runs the store until ctx ends, then stops within stopTime.
 func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	tuneGarbageCollector(cfg.memory)
+	tuneScheduler(len(cfg.dirs))
 	s3, err := net.Listen("tcp", cfg.address)
 	if err != nil {
 		return fmt.Errorf("--address: %w", err)
@@ -102,6 +104,15 @@ func tuneGarbageCollector(transfers int64) {
 	}
 	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) == math.MaxInt64 {
 		debug.SetMemoryLimit(transfers + 512<<20)
+	}
+}
+
+// tuneScheduler keeps drives from holding up the processors. The runtime counts
+// a goroutine in an fdatasync as one that runs, until its monitor finds out, and
+// with as few processors as a small machine has, nothing else runs meanwhile.
+func tuneScheduler(drives int) {
+	if n := runtime.GOMAXPROCS(0); os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(n + min(n, drives))
 	}
 }
 
