@@ -93,7 +93,6 @@ const (
 	callRuns = iota
 	callLate
 	callDone
-	callWaits // for another drive's: its own is not late
 )
 
 // late marks the drive late until the operation returns.

@@ -3,42 +3,175 @@ package stripe
 import (
 	"bytes"
 	"context"
+	"errors"
+	"math/rand/v2"
 	"testing"
 	"time"
 
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
 	"kintsugi/storagenode/storetest"
 )
 
+// quickRig has drives that answered from memory so far.
+func quickRig(t *testing.T, change ...func(*Config)) *rig {
+	r := newRig(t, "4+2", change...)
+	for i := range r.group.Slots {
+		d := r.set.drives.get(r.group.Slots[i].Drive)
+		d.small.high.Store(int64(fromMemory / 2))
+		d.large.high.Store(int64(fromMemory / 2))
+	}
+	return r
+}
+
 // TestOneHungDriveOfAQuickRead: where drives are asked one after another, the
-// one that hangs is blamed, and not those that wait behind it.
+// one that hangs is blamed, and not those that wait behind it. It is so also
+// where no read may be hedged.
 func TestOneHungDriveOfAQuickRead(t *testing.T) {
-	r := newRig(t, "4+2")
-	want := noise(1<<20, 1)
-	b := r.put(want)
-	read := func() error {
-		var out bytes.Buffer
-		err := r.set.Read(context.Background(), r.group, b, 0, b.Size, &out)
-		if err == nil && !bytes.Equal(out.Bytes(), want) {
-			t.Fatal("wrong bytes")
+	for _, hedged := range []int64{0, 1 << 30} {
+		r := quickRig(t)
+		r.set.hedges.hedged.Store(hedged)
+		want := noise(9<<20, 1)
+		b := r.put(want)
+		r.faulty[1].Inject(storetest.Fault{Ops: storetest.OpRead, Hang: true})
+		began := time.Now()
+		for range 3 {
+			r.want(b, want, 0, b.Size)
+			r.want(b, want, 100_000, 5<<20)
 		}
-		return err
-	}
-	for i := range r.group.Slots { // as after many reads from memory
-		r.set.drives.get(r.group.Slots[i].Drive).large.high.Store(int64(fromMemory / 2))
-	}
-	r.faulty[0].Inject(storetest.Fault{Ops: storetest.OpRead, Hang: true})
-	began := time.Now()
-	for range 3 {
-		if err := read(); err != nil {
-			t.Fatal(err)
+		if took := time.Since(began); took > slack*5*time.Second {
+			t.Errorf("reads beside a hung drive take %s", took)
 		}
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("three reads beside a hung drive take %s", took)
-	}
-	for i, slot := range r.group.Slots[1:] {
-		if d := r.set.drives.get(slot.Drive); d.hung(time.Now) || d.late.Load() > 0 {
-			t.Errorf("slot %d is blamed", i+1)
+		for i, slot := range r.group.Slots {
+			if d := r.set.drives.get(slot.Drive); i != 1 && (d.hung(time.Now) || d.late.Load() > 0) {
+				t.Errorf("slot %d is blamed", i)
+			}
+		}
+		if d := r.taken(); len(d) > 0 {
+			t.Errorf("a hang was called damage: %v", d)
 		}
 	}
+}
+
+// TestQuickReads of all lengths and places: pieces end where blocks, shards,
+// stripes and the range do.
+func TestQuickReads(t *testing.T) {
+	for _, size := range []int{70_001, 1 << 20, 4<<20 - 1, 9<<20 + 12345} {
+		r := quickRig(t)
+		data := noise(size, 1)
+		b := r.put(data)
+		r.want(b, data, 0, b.Size)
+		for range 30 {
+			off := rand.Int64N(b.Size)
+			r.want(b, data, off, 1+rand.Int64N(b.Size-off))
+		}
+		if n := r.set.hedges.reads.Load(); n < int64(size/turnBytes) {
+			t.Errorf("%d bytes: %d reads in turn", size, n)
+		}
+	}
+}
+
+// slowly takes its time, and looks at what it was given again then.
+type slowly struct {
+	bytes.Buffer
+	wait func(n int)
+}
+
+func (s *slowly) Write(p []byte) (int, error) {
+	before := bytes.Clone(p)
+	s.wait(s.Len())
+	if !bytes.Equal(p, before) {
+		return 0, errors.New("the bytes changed while they were written")
+	}
+	return s.Buffer.Write(p)
+}
+
+// TestQuickReadLosesADrive in its midst: what was written before is not written
+// again, damage is reported once, and a slow client is no slow drive.
+func TestQuickReadLosesADrive(t *testing.T) {
+	data := noise(12<<20, 1)
+	for name, lose := range map[string]func(r *rig, b erasure.Blob){
+		"corrupt": func(r *rig, b erasure.Blob) { r.lose(2, b.ID, 1) },
+		"missing": func(r *rig, b erasure.Blob) { r.lose(2, b.ID, 0) },
+		"hangs":   func(r *rig, _ erasure.Blob) { r.faulty[2].Inject(storetest.Fault{Ops: storetest.OpRead, Hang: true}) },
+		"broken": func(r *rig, _ erasure.Blob) {
+			r.faulty[2].Inject(storetest.Fault{Ops: storetest.OpRead, Err: storagenode.ErrBroken})
+		},
+		"down": func(r *rig, _ erasure.Blob) { r.setState(2, storagenode.DriveDown) },
+		"slow client": func(r *rig, _ erasure.Blob) {
+			time.Sleep(5 * hedgeMin)
+			if r.set.hedges.hedged.Load() > 0 {
+				t.Error("a slow client made a hedge")
+			}
+		},
+	} {
+		r := quickRig(t)
+		b := r.put(data)
+		lost := false
+		w := &slowly{wait: func(n int) {
+			if n > 5<<20 && !lost {
+				lost = true
+				lose(r, b)
+			}
+		}}
+		if err := r.set.Read(t.Context(), r.group, b, 0, b.Size, w); err != nil || !bytes.Equal(w.Bytes(), data) {
+			t.Errorf("%s: %d bytes, %v", name, w.Len(), err)
+		}
+		damages := r.taken()
+		if want := name == "corrupt" || name == "missing"; want != (len(damages) > 0) {
+			t.Errorf("%s: told of %v", name, damages)
+		}
+		for _, d := range damages {
+			if d.Slot != 2 {
+				t.Errorf("%s: told of slot %d", name, d.Slot)
+			}
+		}
+	}
+}
+
+// TestQuickReadEnds with its context, also where a drive hangs that ignores it,
+// and never while the client's writer is called.
+func TestQuickReadEnds(t *testing.T) {
+	data := noise(3<<20, 1)
+	r := quickRig(t)
+	b := r.put(data)
+	gate := make(chan struct{})
+	r.setStore(r.group.Slots[0].Drive, &stubborn{ShardStore: r.mem[0], gate: gate})
+	r.set.hedges.hedged.Store(1 << 30)
+	ctx, cancel := context.WithTimeout(t.Context(), hedgeMin)
+	if err := r.set.Read(ctx, r.group, b, 0, b.Size, &bytes.Buffer{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("beside a hung drive: %v", err)
+	}
+	cancel()
+	close(gate)
+
+	r = quickRig(t)
+	b = r.put(data)
+	ctx, cancel = context.WithCancel(t.Context())
+	inside := false
+	w := &slowly{wait: func(int) {
+		inside = true
+		cancel()
+		time.Sleep(3 * hedgeMin)
+		inside = false
+	}}
+	if err := r.set.Read(ctx, r.group, b, 0, b.Size, w); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if inside {
+		t.Error("the writer is called after the read")
+	}
+}
+
+// TestQuickReadPanics where its caller would have: on the caller's goroutine.
+func TestQuickReadPanics(t *testing.T) {
+	r := quickRig(t)
+	b := r.put(noise(1<<20, 1))
+	defer func() {
+		if c := recover(); c != errTold {
+			t.Errorf("recovered %v", c)
+		}
+	}()
+	_ = r.set.Read(t.Context(), r.group, b, 0, b.Size, &slowly{wait: func(int) { panic(errTold) }})
+	t.Error("no panic")
 }

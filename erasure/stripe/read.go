@@ -30,8 +30,6 @@ func (s *Set) Read(ctx context.Context, g erasure.Group, b erasure.Blob, off, n 
 	if b.Mode == erasure.Replicated {
 		return s.readCopy(ctx, &g, &b, off, int(n), w)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	r := reader{set: s, group: &g, blob: &b, off: off, end: off + n}
 	return r.run(ctx, w)
 }
@@ -41,7 +39,7 @@ type reader struct {
 	set      *Set
 	group    *erasure.Group
 	blob     *erasure.Blob
-	off, end int64
+	off, end int64 // what is left; off is moved on
 }
 
 // window is the part of one stripe that a read wants: bytes from to to of n.
@@ -55,55 +53,41 @@ type fetched struct {
 	err    error
 }
 
-// stepBytes is how much a window takes of a stripe while the drives answer from
-// memory: what was just read is then written from the processor's cache. Drives
-// that are asked for real are asked for whole stripes, side by side.
-const stepBytes = 512 << 10
-
-// fromMemory is how long a large read takes at most that did not ask the disk.
-const fromMemory = 2 * time.Millisecond
-
-// window gives the next window from pos on.
+// window gives the next window from pos on: the rest of a stripe, or of the
+// range.
 func (r *reader) window(pos int64) window {
 	stripe := int(pos / erasure.StripeSize)
 	base := int64(stripe) * erasure.StripeSize
 	n := stripeLen(r.blob.Size, stripe)
-	w := window{stripe, n, int(pos - base), int(min(int64(n), r.end-base))}
-	if w.to-w.from > stepBytes && r.quick(stepBytes) {
-		w.to = w.from + stepBytes
-	}
-	return w
+	return window{stripe, n, int(pos - base), int(min(int64(n), r.end-base))}
 }
 
-// quick says that the drives' reads of n bytes come from memory.
-func (r *reader) quick(n int) bool {
-	for i := range int(r.group.Scheme.K) {
-		p95 := r.set.drives.get(r.group.Slots[i].Drive).latency(n).p95()
-		if p95 == 0 || p95 > fromMemory {
-			return false
-		}
-	}
-	return true
-}
-
+// run writes the range. Drives that answer from memory are read in turn (see
+// turns), others side by side, a stripe ahead of what is written.
 func (r *reader) run(ctx context.Context, w io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends what is read ahead in vain
 	var ahead chan *fetched
-	for pos := r.off; pos < r.end; {
+	for r.off < r.end {
 		var f *fetched
 		if ahead != nil {
-			f = <-ahead
-			ahead = nil
-		} else {
-			f = r.fetch(ctx, r.window(pos), nil)
+			f, ahead = <-ahead, nil
+		} else if r.inTurns() {
+			if f = r.inTurn(ctx, w); f == nil && r.off == r.end {
+				return nil
+			}
+		}
+		if f == nil {
+			f = r.fetch(ctx, r.window(r.off), nil)
 		}
 		if f.err != nil {
 			return f.err
 		}
 		for _, p := range f.pieces {
-			pos += int64(len(p))
+			r.off += int64(len(p))
 		}
-		if pos < r.end {
-			ahead = r.prefetch(ctx, r.window(pos))
+		if r.off < r.end && !r.inTurns() {
+			ahead = r.prefetch(ctx, r.window(r.off))
 		}
 		for _, p := range f.pieces {
 			if f.err = writeAll(w, p); f.err != nil {
@@ -192,8 +176,7 @@ func (r *reader) direct(win window) bool {
 }
 
 // ask has the data shards' runs of a window read into mem, one call each, and
-// says when they are late. Drives that answer from memory are asked one after
-// another, which costs less than they would be waited for.
+// says when they are late.
 func (r *reader) ask(ctx context.Context, win window, mem *buffer, calls []call, results chan<- lateResult) time.Duration {
 	s := r.set
 	size := r.group.Scheme.ShardSize(win.n)
@@ -219,21 +202,9 @@ func (r *reader) ask(ctx context.Context, win window, mem *buffer, calls []call,
 		mem.release()
 		results <- lateResult{slot, err}
 	}
-	if !r.quick(size) {
-		for i := range calls {
-			s.callers.run(func() { one(i) })
-		}
-		return patience
+	for i := range calls {
+		s.callers.run(func() { one(i) })
 	}
-	for i := range calls[1:] {
-		calls[1+i].state.Store(callWaits)
-	}
-	s.callers.run(func() {
-		for i := range calls {
-			calls[i].state.CompareAndSwap(callWaits, callRuns)
-			one(i)
-		}
-	})
 	return patience
 }
 
@@ -309,10 +280,7 @@ type lateResult struct {
 // hedge gathers the stripe beside a late read, if the share of hedges and the
 // memory allow it. The channel gives nil where that failed.
 func (r *reader) hedge(ctx context.Context, win window) chan *decoded {
-	if !r.set.hedges.allow() {
-		return nil
-	}
-	mem := r.set.memory.try(gatherMemory(r.group.Scheme, win.n))
+	mem := r.hedgeMemory(win.n)
 	if mem == nil {
 		return nil
 	}
@@ -332,6 +300,15 @@ func (r *reader) hedge(ctx context.Context, win window) chan *decoded {
 		}
 	}()
 	return c
+}
+
+// hedgeMemory is the memory to gather a stripe of n bytes, nil where it is used
+// up or the share of hedges is.
+func (r *reader) hedgeMemory(n int) *buffer {
+	if !r.set.hedges.allow() {
+		return nil
+	}
+	return r.set.memory.try(gatherMemory(r.group.Scheme, n))
 }
 
 // hedged is the hedge's answer, nil where there was none.

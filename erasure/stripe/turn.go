@@ -1,0 +1,246 @@
+package stripe
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// turnBytes is how much is read before it is written while the drives answer
+// from memory: little enough to stay in the processor's cache, where it is
+// verified and from where it is sent.
+const turnBytes = 256 << 10
+
+// fromMemory is how long a read takes at most that did not ask the disk.
+const fromMemory = 2 * time.Millisecond
+
+// turns reads a range from drives that answer from memory: a piece is read,
+// from one drive after another where it spans several, verified and written,
+// then the next. All of that happens on one goroutine, for waking others costs
+// more than it would save. It is not the goroutine of whoever reads, which
+// watches it instead, and goes on by itself where a drive holds it.
+type turns struct {
+	reader *reader
+	mem    *buffer // held by run
+	// state is when the drive's call that runs now began, in ns. It is
+	// turnFree between two calls and while w is written to, turnTaken once the
+	// watcher has taken the range: what run does after that is seen by nobody.
+	state atomic.Int64
+	slot  atomic.Int32 // of the call that runs
+	pos   atomic.Int64 // what is before was written
+	calls []call       // of each data slot, one at a time
+	// done is sent to when run has ended; not waited for where it is taken.
+	done chan struct{}
+
+	// Of run until it is done or taken.
+	err   error // of the slot's drive
+	wrote error // of w
+	panic any   // of w
+}
+
+const (
+	turnFree  = 0
+	turnTaken = -1
+)
+
+// quick says that the drives' reads come from memory.
+func (r *reader) quick() bool {
+	n := min(turnBytes, r.group.Scheme.ShardSize(stripeLen(r.blob.Size, int(r.off/erasure.StripeSize))))
+	for i := range int(r.group.Scheme.K) {
+		p95 := r.set.drives.get(r.group.Slots[i].Drive).latency(n).p95()
+		if p95 == 0 || p95 > fromMemory {
+			return false
+		}
+	}
+	return true
+}
+
+// piece is the next window from pos on: it ends with a block, so that none is
+// read twice.
+func (r *reader) piece(pos int64) window {
+	w := r.window(pos)
+	if w.to-w.from <= turnBytes {
+		return w
+	}
+	w.to = w.from + turnBytes
+	size := r.group.Scheme.ShardSize(w.n)
+	shard := w.to / size * size
+	if whole := shard + (w.to-shard)/storagenode.SumBlock*storagenode.SumBlock; whole > w.from {
+		w.to = whole
+	}
+	return w
+}
+
+// inTurns says that what comes next can be read in turn.
+func (r *reader) inTurns() bool { return r.quick() && r.direct(r.piece(r.off)) }
+
+// inTurn writes what it can of the rest, and moves off behind it. It gives a
+// window in place of what a drive did not give, or why nothing more can be
+// had; nil where nothing is left, or what is next cannot be read this way.
+func (r *reader) inTurn(ctx context.Context, w io.Writer) *fetched {
+	mem, err := r.set.memory.get(ctx, int(min(turnBytes, r.end-r.off)))
+	if err != nil {
+		return &fetched{err: err}
+	}
+	t := &turns{reader: r, mem: mem, calls: make([]call, r.group.Scheme.K), done: make(chan struct{}, 1)}
+	t.pos.Store(r.off)
+	for i := range t.calls {
+		t.calls[i].drive = r.set.drives.get(r.group.Slots[i].Drive)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends a call that was given up
+	r.set.callers.run(func() { t.run(ctx, w) })
+	hedge, taken := t.watch(ctx)
+	r.off = t.pos.Load()
+	switch {
+	case taken && ended(ctx) != nil:
+		hedge.release()
+		return &fetched{err: context.Cause(ctx)}
+	case taken:
+		return r.around(ctx, hedge)
+	case t.panic != nil:
+		panic(t.panic)
+	case t.wrote != nil:
+		return &fetched{err: t.wrote}
+	case t.err == nil:
+		return nil
+	}
+	if err := ended(ctx); err != nil {
+		return &fetched{err: err}
+	}
+	r.set.damaged(r.group, r.blob.ID, int(t.slot.Load()), t.err)
+	return r.around(ctx, nil)
+}
+
+// around reads the rest of a stripe by whatever slots give it. It owns mem,
+// which may be nil.
+func (r *reader) around(ctx context.Context, mem *buffer) *fetched {
+	win := r.window(r.off)
+	d, err := r.set.gather(ctx, r.group, r.blob, win.stripe, mem)
+	if err != nil {
+		return &fetched{err: err}
+	}
+	return r.cut(d, win)
+}
+
+// run reads and writes until all is written, or something goes wrong.
+func (t *turns) run(ctx context.Context, w io.Writer) {
+	defer func() {
+		t.mem.release()
+		t.done <- struct{}{}
+	}()
+	r := t.reader
+	for pos := t.pos.Load(); pos < r.end; t.pos.Store(pos) {
+		win := r.piece(pos)
+		if !r.direct(win) || !t.read(ctx, win) {
+			return
+		}
+		n := win.to - win.from
+		if t.wrote = t.write(w, t.mem.mem[:n]); t.wrote != nil || t.panic != nil {
+			return
+		}
+		pos += int64(n)
+	}
+}
+
+// write keeps a panic for whoever reads.
+func (t *turns) write(w io.Writer, p []byte) error {
+	defer func() { t.panic = recover() }()
+	return writeAll(w, p)
+}
+
+// read fills the buffer with a window; false where it failed or was taken.
+func (t *turns) read(ctx context.Context, win window) bool {
+	s, g := t.reader.set, t.reader.group
+	s.hedges.reads.Add(1)
+	size := g.Scheme.ShardSize(win.n)
+	for at := win.from; at < win.to; {
+		slot := at / size
+		to := min(win.to, (slot+1)*size)
+		c := &t.calls[slot]
+		c.state.Store(callRuns)
+		t.slot.Store(int32(slot))
+		began := max(1, s.cfg.Clock.Now().UnixNano())
+		t.state.Store(began)
+		err := c.drive.enter(ctx, t.mem)
+		if err == nil {
+			id := storagenode.ShardID{PG: g.PG, Slot: uint8(slot), Blob: t.reader.blob.ID, Stripe: uint32(win.stripe)}
+			err = s.readPart(ctx, g, id, int64(at-slot*size), t.mem.mem[at-win.from:to-win.from])
+			c.drive.leave(t.mem)
+		}
+		c.done()
+		if !t.state.CompareAndSwap(began, turnFree) {
+			return false
+		}
+		if t.err = err; err != nil {
+			return false
+		}
+		at = to
+	}
+	return true
+}
+
+// watch waits until run is done, or takes the range from it where ctx ends or a
+// drive is late. Memory for a hedge comes with it, if the share of hedges
+// allows for one; where not, the drive has until it counts as stuck.
+func (t *turns) watch(ctx context.Context) (hedge *buffer, taken bool) {
+	clock := t.reader.set.cfg.Clock
+	timer := t.reader.set.timer(hedgeMin) // twice fromMemory is less
+	defer timer.stop()
+	ending := ctx.Done()
+	for {
+		select {
+		case <-t.done:
+			return nil, false
+		case <-ending:
+			ending = nil // a write that runs is waited for: w is the caller's
+			if began := t.state.Load(); began > turnFree && t.state.CompareAndSwap(began, turnTaken) {
+				return nil, true
+			}
+			timer.reset(hedgeMin)
+		case <-timer.c:
+			wait := hedgeMin
+			if began := t.state.Load(); began > turnFree {
+				now := clock.Now()
+				age := time.Duration(now.UnixNano() - began)
+				if hedge, taken = t.take(began, age, now, ending == nil); taken {
+					return hedge, true
+				}
+				if age < hedgeMin {
+					wait = hedgeMin - age
+				}
+			}
+			timer.reset(wait)
+		}
+	}
+}
+
+// take ends the watch over a call that began then, if it is time to.
+func (t *turns) take(began int64, age time.Duration, now time.Time, ended bool) (*buffer, bool) {
+	if ended {
+		return nil, t.state.CompareAndSwap(began, turnTaken)
+	}
+	if age < hedgeMin {
+		return nil, false
+	}
+	c := &t.calls[t.slot.Load()]
+	if age >= stuckAfter {
+		c.hang(now)
+		return nil, t.state.CompareAndSwap(began, turnTaken)
+	}
+	c.late(now)
+	hedge := t.reader.hedgeMemory(stripeLen(t.reader.blob.Size, int(t.pos.Load()/erasure.StripeSize)))
+	if hedge == nil {
+		return nil, false
+	}
+	if !t.state.CompareAndSwap(began, turnTaken) {
+		hedge.release()
+		return nil, false
+	}
+	t.reader.set.stats.hedged.Inc()
+	return hedge, true
+}
