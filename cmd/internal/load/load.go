@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -34,6 +35,9 @@ type Config struct {
 	Seed             uint64
 	Timeout          time.Duration // of one operation, 0: 30 s
 	Pause            time.Duration // between a client's operations
+	// Patience is how long an operation that fails is tried again, as an SDK
+	// would; 0: not at all. Each try is an operation of the history.
+	Patience time.Duration
 }
 
 // Load runs until Stop. Make it with Start.
@@ -44,12 +48,14 @@ type Load struct {
 	nextID atomic.Uint64
 	begin  time.Time
 
-	mu     sync.Mutex
-	ops    []porcupine.Operation
-	wrong  []error
-	errs   map[string]int // by kind of operation
-	oks    map[string]int
-	lastOK map[string]time.Time
+	mu    sync.Mutex
+	ops   []porcupine.Operation
+	wrong []error
+	errs  map[string]int           // by kind of operation; those given up
+	tries map[string]int           // that failed and were made again
+	waits map[string]time.Duration // the longest from a first try that failed to the one that did not
+	oks   map[string]int
+	last  error // of the newest operation that was given up
 }
 
 // input and output are of one operation on one key.
@@ -69,7 +75,7 @@ func Start(cfg Config) *Load {
 		cfg.Timeout = 30 * time.Second
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Load{cfg: cfg, cancel: cancel, begin: time.Now(), errs: map[string]int{}, oks: map[string]int{}, lastOK: map[string]time.Time{}}
+	l := &Load{cfg: cfg, cancel: cancel, begin: time.Now(), errs: map[string]int{}, tries: map[string]int{}, waits: map[string]time.Duration{}, oks: map[string]int{}}
 	for i := range cfg.Writers + cfg.Readers {
 		l.wg.Go(func() { l.client(ctx, i, i < cfg.Writers) })
 	}
@@ -103,57 +109,92 @@ func (l *Load) client(ctx context.Context, i int, writer bool) {
 func (l *Load) Put(ctx context.Context, client int, key string, size int) {
 	id := l.nextID.Add(1)
 	p := Payload(id, size)
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
-	defer cancel()
-	call := time.Since(l.begin)
-	err := l.cfg.Target.Put(ctx, key, p)
-	l.record(client, input{key: key, kind: "put", id: id}, output{unknown: err != nil}, call, err)
+	l.persist(ctx, client, input{key: key, kind: "put", id: id}, func(ctx context.Context) (output, error) {
+		err := l.cfg.Target.Put(ctx, key, p)
+		return output{unknown: err != nil}, err
+	})
 }
 
 // Delete deletes one key as a client of the load.
 func (l *Load) Delete(ctx context.Context, client int, key string) {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
-	defer cancel()
-	call := time.Since(l.begin)
-	err := l.cfg.Target.Delete(ctx, key)
-	l.record(client, input{key: key, kind: "delete"}, output{unknown: err != nil}, call, err)
+	l.persist(ctx, client, input{key: key, kind: "delete"}, func(ctx context.Context) (output, error) {
+		err := l.cfg.Target.Delete(ctx, key)
+		return output{unknown: err != nil}, err
+	})
 }
 
 // Get reads one key as a client of the load.
 func (l *Load) Get(ctx context.Context, client int, key string) {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
-	defer cancel()
-	call := time.Since(l.begin)
-	p, found, err := l.cfg.Target.Get(ctx, key)
-	out := output{}
-	if err == nil && found {
+	l.persist(ctx, client, input{key: key, kind: "get"}, func(ctx context.Context) (out output, err error) {
+		p, found, err := l.cfg.Target.Get(ctx, key)
+		if err != nil || !found {
+			return out, err
+		}
 		if out.id, err = Identify(p); err != nil {
-			l.mu.Lock()
-			l.wrong = append(l.wrong, fmt.Errorf("%s: %w", key, err))
-			l.mu.Unlock()
+			err = &wrongBytes{fmt.Errorf("%s: %w", key, err)}
+		}
+		return out, err
+	})
+}
+
+// wrongBytes is what no read may ever give.
+type wrongBytes struct{ error }
+
+// persist makes an operation, and makes it again while patience lasts.
+func (l *Load) persist(ctx context.Context, client int, in input, try func(context.Context) (output, error)) {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		call := time.Since(l.begin)
+		limited, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+		out, err := try(limited)
+		cancel()
+		again := err != nil && time.Since(began) < l.cfg.Patience
+		l.record(client, in, out, call, err, again)
+		if !again {
+			if waited := time.Since(began); err == nil && call > began.Sub(l.begin)+time.Millisecond {
+				l.mu.Lock()
+				l.waits[in.kind] = max(l.waits[in.kind], waited)
+				l.mu.Unlock()
+			}
 			return
 		}
 	}
-	l.record(client, input{key: key, kind: "get"}, out, call, err)
 }
 
 // record writes the operation down. A read that failed says nothing; a write
 // that failed may take effect at any later time, or never.
-func (l *Load) record(client int, in input, out output, call time.Duration, err error) {
+func (l *Load) record(client int, in input, out output, call time.Duration, err error, again bool) {
 	ret := time.Since(l.begin)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var wrong *wrongBytes
+	if errors.As(err, &wrong) {
+		l.wrong = append(l.wrong, wrong.error)
+		return
+	}
 	if err != nil {
-		l.errs[in.kind]++
+		if again {
+			l.tries[in.kind]++
+		} else {
+			l.errs[in.kind]++
+			l.last = fmt.Errorf("%s %s: %w", in.kind, in.key, err)
+		}
 		if in.kind == "get" {
 			return
 		}
 		ret = math.MaxInt64
 	} else {
 		l.oks[in.kind]++
-		l.lastOK[in.kind] = time.Now()
 	}
 	l.ops = append(l.ops, porcupine.Operation{ClientId: client, Input: in, Call: int64(call), Output: out, Return: int64(ret)})
+}
+
+// Retries are the tries that failed and were made again, by kind, and how long
+// the operation took at most that succeeded in the end. LastError is of the
+// newest operation that was given up, nil where none was.
+func (l *Load) Retries() (tries map[string]int, longest map[string]time.Duration, lastError error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.tries), maps.Clone(l.waits), l.last
 }
 
 // Counts are the operations so far, by kind: those acknowledged and those
@@ -161,14 +202,7 @@ func (l *Load) record(client int, in input, out output, call time.Duration, err 
 func (l *Load) Counts() (ok, failed map[string]int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ok, failed = map[string]int{}, map[string]int{}
-	for k, v := range l.oks {
-		ok[k] = v
-	}
-	for k, v := range l.errs {
-		failed[k] = v
-	}
-	return ok, failed
+	return maps.Clone(l.oks), maps.Clone(l.errs)
 }
 
 // Stop ends the load and waits for what is in flight.

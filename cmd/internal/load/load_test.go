@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -93,5 +94,39 @@ func TestWrongStoresAreCaught(t *testing.T) {
 func flip(p []byte) {
 	if len(p) > 0 {
 		p[len(p)-1] ^= 1
+	}
+}
+
+// flaky fails every other try.
+type flaky struct {
+	store
+	tries atomic.Int64
+}
+
+func (f *flaky) Put(ctx context.Context, key string, p []byte) error {
+	if f.tries.Add(1)%2 == 1 {
+		return errors.New("try again")
+	}
+	return f.store.Put(ctx, key, p)
+}
+
+func TestPatience(t *testing.T) {
+	for _, patience := range []time.Duration{0, 30 * time.Second} {
+		l := &Load{cfg: Config{Target: &flaky{store: store{m: map[string][]byte{}}}, Timeout: time.Minute, Patience: patience},
+			begin: time.Now(), errs: map[string]int{}, tries: map[string]int{}, waits: map[string]time.Duration{}, oks: map[string]int{}}
+		for range 2 {
+			l.Put(t.Context(), 0, "k", 100)
+		}
+		ok, failed := l.Counts()
+		tries, longest, last := l.Retries()
+		if patience == 0 && (ok["put"] != 1 || failed["put"] != 1 || tries["put"] != 0 || last == nil) {
+			t.Errorf("without patience: %v %v %v %v", ok, failed, tries, last)
+		}
+		if patience > 0 && (ok["put"] != 2 || failed["put"] != 0 || tries["put"] != 2 || longest["put"] < 20*time.Millisecond || last != nil) {
+			t.Errorf("with patience: %v %v %v %v %v", ok, failed, tries, longest, last)
+		}
+		if len(l.ops) != 2+tries["put"] {
+			t.Errorf("%d operations in the history, want every try", len(l.ops))
+		}
 	}
 }
