@@ -94,123 +94,128 @@ func randomFile(t *testing.T, path string, n int64) {
 }
 
 func TestAWSCLISyncsTenThousandFiles(t *testing.T) {
-	need(t, "aws")
-	src := goSource(t)
-	want := tree(t, src)
-	if len(want) < 10000 {
-		t.Skipf("only %d files in %s", len(want), src)
-	}
-	s := newServer(t, 6, "--scheme", "4+2")
-	s.run("aws", "s3", "mb", "s3://tree")
-	s.run("aws", "s3", "sync", "--quiet", "--no-follow-symlinks", src, "s3://tree/src")
-	back := filepath.Join(s.root, "back")
-	s.run("aws", "s3", "sync", "--quiet", "s3://tree/src", back)
-	sameTree(t, want, tree(t, back))
-	var listed int
-	for o := range s.client().ListObjects(context.Background(), "tree", minio.ListObjectsOptions{Recursive: true}) {
-		if o.Err != nil {
-			t.Fatal(o.Err)
+	everyStore(t, func(t *testing.T, s *site) {
+		need(t, "aws")
+		src := goSource(t)
+		want := tree(t, src)
+		if len(want) < 10000 {
+			t.Skipf("only %d files in %s", len(want), src)
 		}
-		listed++
-	}
-	if listed != len(want) {
-		t.Fatalf("listed %d keys of %d", listed, len(want))
-	}
-	if out := s.run("aws", "s3", "sync", "--dryrun", "--size-only", src, "s3://tree/src"); strings.Contains(out, "upload:") {
-		t.Fatalf("a second sync would upload again: %s", tail(out))
-	}
+		s.run("aws", "s3", "mb", "s3://tree")
+		s.run("aws", "s3", "sync", "--quiet", "--no-follow-symlinks", src, "s3://tree/src")
+		back := filepath.Join(s.root, "back")
+		s.run("aws", "s3", "sync", "--quiet", "s3://tree/src", back)
+		sameTree(t, want, tree(t, back))
+		var listed int
+		for o := range s.client().ListObjects(context.Background(), "tree", minio.ListObjectsOptions{Recursive: true}) {
+			if o.Err != nil {
+				t.Fatal(o.Err)
+			}
+			listed++
+		}
+		if listed != len(want) {
+			t.Fatalf("listed %d keys of %d", listed, len(want))
+		}
+		if out := s.run("aws", "s3", "sync", "--dryrun", "--size-only", src, "s3://tree/src"); strings.Contains(out, "upload:") {
+			t.Fatalf("a second sync would upload again: %s", tail(out))
+		}
+	})
 }
 
 func TestAWSCLITwoGiBByMultipart(t *testing.T) {
-	need(t, "aws")
-	s := newServer(t, 6, "--scheme", "4+2")
-	file := filepath.Join(s.root, "big")
-	randomFile(t, file, 2<<30)
-	want, err := fileSum(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.run("aws", "s3", "mb", "s3://big")
-	s.run("aws", "s3", "cp", "--quiet", file, "s3://big/file")
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	s.run("aws", "s3", "cp", "--quiet", "s3://big/file", file)
-	if got, err := fileSum(file); err != nil || got != want {
-		t.Fatalf("hash %s, want %s, %v", got, want, err)
-	}
-	head := s.run("aws", "s3api", "head-object", "--bucket", "big", "--key", "file")
-	if !strings.Contains(head, `-256\"`) { // 2 GiB in the CLI's parts of 8 MiB
-		t.Fatalf("not a multipart ETag of 256 parts: %s", head)
-	}
-	url := strings.TrimSpace(s.run("aws", "s3", "presign", "s3://big/file"))
-	s.run("curl", "-sSf", "-r", "0-1023", "-o", filepath.Join(s.root, "first"), url)
-	if st, err := os.Stat(filepath.Join(s.root, "first")); err != nil || st.Size() != 1024 {
-		t.Fatalf("%v, %v", st, err)
-	}
+	everyStore(t, func(t *testing.T, s *site) {
+		need(t, "aws")
+		file := filepath.Join(s.root, "big")
+		randomFile(t, file, 2<<30)
+		want, err := fileSum(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.run("aws", "s3", "mb", "s3://big")
+		s.run("aws", "s3", "cp", "--quiet", file, "s3://big/file")
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		s.run("aws", "s3", "cp", "--quiet", "s3://big/file", file)
+		if got, err := fileSum(file); err != nil || got != want {
+			t.Fatalf("hash %s, want %s, %v", got, want, err)
+		}
+		head := s.run("aws", "s3api", "head-object", "--bucket", "big", "--key", "file")
+		if !strings.Contains(head, `-256\"`) { // 2 GiB in the CLI's parts of 8 MiB
+			t.Fatalf("not a multipart ETag of 256 parts: %s", head)
+		}
+		url := strings.TrimSpace(s.run("aws", "s3", "presign", "s3://big/file"))
+		s.run("curl", "-sSf", "-r", "0-1023", "-o", filepath.Join(s.root, "first"), url)
+		if st, err := os.Stat(filepath.Join(s.root, "first")); err != nil || st.Size() != 1024 {
+			t.Fatalf("%v, %v", st, err)
+		}
+	})
 }
 
 func TestRestic(t *testing.T) {
-	need(t, "restic")
-	src := filepath.Join(goSource(t), "net")
-	s := newServer(t, 6, "--scheme", "4+2")
-	repo := []string{"-r", "s3:" + s.url() + "/restic", "--no-cache"}
-	t.Setenv("RESTIC_PASSWORD", "password")
-	s.run("restic", append(repo, "init")...)
-	s.run("restic", append(repo, "backup", "--quiet", src)...)
-	s.run("restic", append(repo, "check", "--read-data")...)
-	back := filepath.Join(s.root, "back")
-	s.run("restic", append(repo, "restore", "latest", "--target", back)...)
-	sameTree(t, tree(t, src), tree(t, filepath.Join(back, src)))
-	s.run("restic", append(repo, "forget", "--keep-last", "1", "--prune")...)
+	everyStore(t, func(t *testing.T, s *site) {
+		need(t, "restic")
+		src := filepath.Join(goSource(t), "net")
+		repo := []string{"-r", "s3:" + s.url() + "/restic", "--no-cache"}
+		t.Setenv("RESTIC_PASSWORD", "password")
+		s.run("restic", append(repo, "init")...)
+		s.run("restic", append(repo, "backup", "--quiet", src)...)
+		s.run("restic", append(repo, "check", "--read-data")...)
+		back := filepath.Join(s.root, "back")
+		s.run("restic", append(repo, "restore", "latest", "--target", back)...)
+		sameTree(t, tree(t, src), tree(t, filepath.Join(back, src)))
+		s.run("restic", append(repo, "forget", "--keep-last", "1", "--prune")...)
+	})
 }
 
 func TestRclone(t *testing.T) {
-	need(t, "rclone")
-	src := filepath.Join(goSource(t), "crypto")
-	s := newServer(t, 6, "--scheme", "4+2")
-	conf := filepath.Join(s.root, "rclone.conf")
-	text := fmt.Sprintf("[k]\ntype = s3\nprovider = Other\naccess_key_id = %s\nsecret_access_key = %s\nendpoint = %s\nregion = us-east-1\n", accessKey, secretKey, s.url())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.run("rclone", "--config", conf, "sync", src, "k:rclone/tree")
-	s.run("rclone", "--config", conf, "check", "--download", src, "k:rclone/tree")
-	if out := s.run("rclone", "--config", conf, "check", src, "k:rclone/tree"); !strings.Contains(out, "0 differences found") {
-		t.Fatal(tail(out))
-	}
-	big := filepath.Join(s.root, "big")
-	randomFile(t, big, 300<<20) // above rclone's cutoff of 200 MiB for multipart
-	s.run("rclone", "--config", conf, "copy", big, "k:rclone/big")
-	s.run("rclone", "--config", conf, "copyto", "k:rclone/big/big", big+".back")
-	want, _ := fileSum(big)
-	if got, err := fileSum(big + ".back"); err != nil || got != want {
-		t.Fatalf("hash %s, want %s, %v", got, want, err)
-	}
+	everyStore(t, func(t *testing.T, s *site) {
+		need(t, "rclone")
+		src := filepath.Join(goSource(t), "crypto")
+		conf := filepath.Join(s.root, "rclone.conf")
+		text := fmt.Sprintf("[k]\ntype = s3\nprovider = Other\naccess_key_id = %s\nsecret_access_key = %s\nendpoint = %s\nregion = us-east-1\n", accessKey, secretKey, s.url())
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.run("rclone", "--config", conf, "sync", src, "k:rclone/tree")
+		s.run("rclone", "--config", conf, "check", "--download", src, "k:rclone/tree")
+		if out := s.run("rclone", "--config", conf, "check", src, "k:rclone/tree"); !strings.Contains(out, "0 differences found") {
+			t.Fatal(tail(out))
+		}
+		big := filepath.Join(s.root, "big")
+		randomFile(t, big, 300<<20) // above rclone's cutoff of 200 MiB for multipart
+		s.run("rclone", "--config", conf, "copy", big, "k:rclone/big")
+		s.run("rclone", "--config", conf, "copyto", "k:rclone/big/big", big+".back")
+		want, _ := fileSum(big)
+		if got, err := fileSum(big + ".back"); err != nil || got != want {
+			t.Fatalf("hash %s, want %s, %v", got, want, err)
+		}
+	})
 }
 
 func TestS3cmd(t *testing.T) {
-	need(t, "s3cmd")
-	s := newServer(t, 6, "--scheme", "4+2")
-	conf := filepath.Join(s.root, "s3cfg")
-	text := fmt.Sprintf("[default]\naccess_key = %s\nsecret_key = %s\nhost_base = %s\nhost_bucket = %s\nuse_https = False\nsignature_v2 = False\n", accessKey, secretKey, s.address(), s.address())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(s.root, "file")
-	randomFile(t, file, 40<<20) // by multipart: s3cmd's parts are 15 MiB
-	s.run("s3cmd", "-c", conf, "mb", "s3://cmd")
-	s.run("s3cmd", "-c", conf, "put", "--quiet", file, "s3://cmd/a folder/naïve file ✓")
-	if out := s.run("s3cmd", "-c", conf, "ls", "--recursive", "s3://cmd"); !strings.Contains(out, "a folder/naïve file ✓") || !strings.Contains(out, fmt.Sprint(40<<20)) {
-		t.Fatal(out)
-	}
-	s.run("s3cmd", "-c", conf, "get", "--quiet", "s3://cmd/a folder/naïve file ✓", file+".back")
-	want, _ := fileSum(file)
-	if got, err := fileSum(file + ".back"); err != nil || got != want {
-		t.Fatalf("hash %s, want %s, %v", got, want, err)
-	}
-	s.run("s3cmd", "-c", conf, "del", "--recursive", "--force", "s3://cmd")
-	s.run("s3cmd", "-c", conf, "rb", "s3://cmd")
+	everyStore(t, func(t *testing.T, s *site) {
+		need(t, "s3cmd")
+		conf := filepath.Join(s.root, "s3cfg")
+		text := fmt.Sprintf("[default]\naccess_key = %s\nsecret_key = %s\nhost_base = %s\nhost_bucket = %s\nuse_https = False\nsignature_v2 = False\n", accessKey, secretKey, s.address(), s.address())
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(s.root, "file")
+		randomFile(t, file, 40<<20) // by multipart: s3cmd's parts are 15 MiB
+		s.run("s3cmd", "-c", conf, "mb", "s3://cmd")
+		s.run("s3cmd", "-c", conf, "put", "--quiet", file, "s3://cmd/a folder/naïve file ✓")
+		if out := s.run("s3cmd", "-c", conf, "ls", "--recursive", "s3://cmd"); !strings.Contains(out, "a folder/naïve file ✓") || !strings.Contains(out, fmt.Sprint(40<<20)) {
+			t.Fatal(out)
+		}
+		s.run("s3cmd", "-c", conf, "get", "--quiet", "s3://cmd/a folder/naïve file ✓", file+".back")
+		want, _ := fileSum(file)
+		if got, err := fileSum(file + ".back"); err != nil || got != want {
+			t.Fatalf("hash %s, want %s, %v", got, want, err)
+		}
+		s.run("s3cmd", "-c", conf, "del", "--recursive", "--force", "s3://cmd")
+		s.run("s3cmd", "-c", conf, "rb", "s3://cmd")
+	})
 }
 
 const boto = `
@@ -254,12 +259,13 @@ print("boto3", boto3.__version__, "ok")
 `
 
 func TestBoto3(t *testing.T) {
-	need(t, "python3")
-	s := newServer(t, 6, "--scheme", "4+2")
-	if out, err := s.try(time.Minute, "python3", "-c", "import boto3"); err != nil {
-		t.Skipf("boto3 is not installed: %s", tail(out))
-	}
-	if out := s.run("python3", "-c", boto); !strings.Contains(out, "ok") {
-		t.Fatal(out)
-	}
+	everyStore(t, func(t *testing.T, s *site) {
+		need(t, "python3")
+		if out, err := s.try(time.Minute, "python3", "-c", "import boto3"); err != nil {
+			t.Skipf("boto3 is not installed: %s", tail(out))
+		}
+		if out := s.run("python3", "-c", boto); !strings.Contains(out, "ok") {
+			t.Fatal(out)
+		}
+	})
 }

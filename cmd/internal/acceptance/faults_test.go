@@ -30,7 +30,7 @@ type status struct {
 }
 
 // underLoad starts writers and readers on a bucket of their own.
-func underLoad(t *testing.T, s *server, seed uint64) *load.Load {
+func underLoad(t *testing.T, s *site, seed uint64) *load.Load {
 	t.Helper()
 	s.bucket("load")
 	t.Logf("seed %d", seed)
@@ -60,7 +60,7 @@ func empty(t *testing.T, dir string) {
 
 // repairUntilWhole asks for repair until an independent recount finds every
 // shard in its place.
-func repairUntilWhole(t *testing.T, s *server) {
+func repairUntilWhole(t *testing.T, s *site) {
 	t.Helper()
 	var out string
 	for range 30 {
@@ -77,7 +77,7 @@ func repairUntilWhole(t *testing.T, s *server) {
 }
 
 // driveIDs gives the id of the active drive in each directory.
-func driveIDs(s *server) map[string]string {
+func driveIDs(s *site) map[string]string {
 	s.t.Helper()
 	var st status
 	s.adminJSON(&st, "drives")
@@ -105,15 +105,15 @@ func writesGoOn(t *testing.T, l *load.Load, limit time.Duration) {
 
 func TestTwoOfSixDrivesEmptiedUnderLoad(t *testing.T) {
 	s := newServer(t, 6, "--scheme", "4+2")
-	l := underLoad(t, s, rand.Uint64())
+	l := underLoad(t, s.site, rand.Uint64())
 	writesGoOn(t, l, 20*time.Second)
 	for _, pair := range [][2]int{{0, 1}, {2, 5}} { // journal members and Pebble's drive are among the first
-		before := driveIDs(s)
+		before := driveIDs(s.site)
 		empty(t, s.dirs[pair[0]])
 		empty(t, s.dirs[pair[1]])
 		writesGoOn(t, l, 30*time.Second)
-		repairUntilWhole(t, s)
-		after := driveIDs(s)
+		repairUntilWhole(t, s.site)
+		after := driveIDs(s.site)
 		for _, i := range pair {
 			if dir := s.dirs[i]; before[dir] == after[dir] || after[dir] == "" {
 				t.Fatalf("%s was emptied, but its drive is still %q", dir, after[dir])
@@ -138,10 +138,10 @@ func TestAnEmptiedDriveIsNeverCalledWhole(t *testing.T) {
 	if err := x.Put(context.Background(), "k", p); err != nil {
 		t.Fatal(err)
 	}
-	before := driveIDs(s)
+	before := driveIDs(s.site)
 	empty(t, s.dirs[3]) // and ask at once, with no write that would notice
 	s.adminCLI("repair")
-	after := driveIDs(s)
+	after := driveIDs(s.site)
 	if dir := s.dirs[3]; after[dir] == before[dir] || after[dir] == "" {
 		t.Fatalf("called healed while %s is still %q", dir, after[dir])
 	}
@@ -154,7 +154,7 @@ func TestAnEmptiedDriveIsNeverCalledWhole(t *testing.T) {
 
 func TestTwoOfSixDrivesGoneAndBackUnderLoad(t *testing.T) {
 	s := newServer(t, 6, "--scheme", "4+2")
-	l := underLoad(t, s, rand.Uint64())
+	l := underLoad(t, s.site, rand.Uint64())
 	writesGoOn(t, l, 20*time.Second)
 	for _, i := range []int{0, 4} {
 		if err := os.Rename(s.dirs[i], s.dirs[i]+".away"); err != nil {
@@ -169,7 +169,7 @@ func TestTwoOfSixDrivesGoneAndBackUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	repairUntilWhole(t, s)
+	repairUntilWhole(t, s.site)
 	l.Stop()
 	if err := l.Check(context.Background()); err != nil {
 		t.Fatal(err)
@@ -274,12 +274,12 @@ func TestKillUnderLoad(t *testing.T) {
 	kills := 50
 	s := newServer(t, 6, "--scheme", "4+2")
 	seed := rand.Uint64()
-	l := underLoad(t, s, seed)
+	l := underLoad(t, s.site, seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for range kills {
 		time.Sleep(time.Duration(100+rng.IntN(500)) * time.Millisecond)
 		s.kill()
-		s.start()
+		s.launch()
 	}
 	writesGoOn(t, l, 20*time.Second)
 	l.Stop()
@@ -288,7 +288,7 @@ func TestKillUnderLoad(t *testing.T) {
 	}
 	ok, failed := l.Counts()
 	t.Logf("%d kills; acknowledged %v, failed %v", kills, ok, failed)
-	repairUntilWhole(t, s)
+	repairUntilWhole(t, s.site)
 }
 
 func TestDriveFilledToTheLastByte(t *testing.T) {
@@ -300,13 +300,13 @@ func TestDriveFilledToTheLastByte(t *testing.T) {
 		t.Skipf("mounting a small file system needs a privilege that is not here: %s", out)
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", small).Run() })
-	s := &server{t: t, root: t.TempDir(), port: freePort(t), admin: freePort(t), flags: []string{"--scheme", "4+2"}}
-	s.dirs = []string{small} // the first drive: journal and Pebble's state are on it
+	at := newSite(t)
+	dirs := []string{small} // the first drive: journal and Pebble's state are on it
 	for i := range 5 {
-		s.dirs = append(s.dirs, filepath.Join(s.root, fmt.Sprintf("d%d", i+2)))
+		dirs = append(dirs, filepath.Join(at.root, fmt.Sprintf("d%d", i+2)))
 	}
-	s.launch()
-	l := underLoad(t, s, rand.Uint64())
+	s := serverOn(at, dirs, "--scheme", "4+2")
+	l := underLoad(t, s.site, rand.Uint64())
 	writesGoOn(t, l, 20*time.Second)
 	filler, err := os.Create(filepath.Join(small, "filler"))
 	if err != nil {
@@ -334,7 +334,7 @@ func TestDriveFilledToTheLastByte(t *testing.T) {
 	if _, failed := l.Counts(); failed["get"] > 0 {
 		t.Errorf("%d reads failed", failed["get"])
 	}
-	repairUntilWhole(t, s)
+	repairUntilWhole(t, s.site)
 }
 
 type endless struct{}
@@ -343,14 +343,14 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestStopsInTime(t *testing.T) {
 	s := newServer(t, 6, "--scheme", "4+2")
-	l := underLoad(t, s, 1)
+	l := underLoad(t, s.site, 1)
 	writesGoOn(t, l, 20*time.Second)
 	began := time.Now()
 	s.stop()
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("SIGTERM took %s, at most 10 s", took)
 	}
-	s.start()
+	s.launch()
 	l.Stop()
 	if err := l.Check(context.Background()); err != nil {
 		t.Fatal(err)
