@@ -10,19 +10,55 @@ import (
 	"kintsugi/cmd/internal/embedded"
 	"kintsugi/gateway/console"
 	"kintsugi/metadata"
+	"kintsugi/metadata/catalog"
 	"kintsugi/metadata/kv/journal"
 	"kintsugi/repair"
 	"kintsugi/storagenode"
 )
 
-// adminAPI is what the operator may ask of the store.
-type adminAPI struct{ store *embedded.Store }
+// adminAPI is what the operator may ask of a store. The process that repairs
+// answers: `kintsugi server`, or the leading repairer of a cluster.
+type adminAPI struct {
+	repairer *repair.Repairer
+	catalog  *catalog.Catalog
+	drives   storagenode.Reporter
+	// look has the drives looked at now, so that nothing is said of one that
+	// was emptied a moment ago.
+	look func(context.Context)
+	// replace takes an empty directory for its drive's replacement.
+	replace  func(ctx context.Context, dir string) error
+	metadata func() metadataStatus
+}
+
+// metadataStatus says how the metadata is kept.
+type metadataStatus struct {
+	Engine  string `json:"engine"`
+	Summary string `json:"summary"`
+	// Degraded says what keeps the metadata from its full tolerance.
+	Degraded string          `json:"degraded,omitempty"`
+	Journal  *journal.Status `json:"journal,omitempty"`
+}
 
 // adminStatus is the answer of GET /admin/v1/status.
 type adminStatus struct {
 	Version string `json:"version"`
 	repair.Status
-	Metadata journal.Status `json:"metadata"`
+	Metadata metadataStatus `json:"metadata"`
+}
+
+// embeddedAPI is the API of a store in one process.
+func embeddedAPI(store *embedded.Store) *adminAPI {
+	return &adminAPI{
+		repairer: store.Repairer, catalog: store.Catalog, drives: store.Node,
+		look: store.Node.Check, replace: store.Node.Replace,
+		metadata: func() metadataStatus {
+			st := store.Journal.Status()
+			return metadataStatus{
+				Engine: "journal", Degraded: st.Degraded, Journal: &st,
+				Summary: fmt.Sprintf("commit %d on %d drives", st.Commit, len(st.Members)),
+			}
+		},
+	}
 }
 
 // verifyLine is a line of the answer of POST /admin/v1/verify; the last has
@@ -41,8 +77,10 @@ type repairLine struct {
 func (a *adminAPI) routes() []console.Route {
 	return []console.Route{
 		{Method: "GET", Path: "/admin/v1/status", Answer: a.status},
-		{Method: "GET", Path: "/admin/v1/drives", Answer: a.drives},
-		{Method: "POST", Path: "/admin/v1/drives/replace", Answer: a.replace},
+		{Method: "GET", Path: "/admin/v1/drives", Answer: a.listDrives},
+		{Method: "GET", Path: "/admin/v1/nodes", Answer: a.listNodes},
+		{Method: "GET", Path: "/admin/v1/pgs", Answer: a.listGroups},
+		{Method: "POST", Path: "/admin/v1/drives/replace", Answer: a.replaceDrive},
 		{Method: "GET", Path: "/admin/v1/what-if", Answer: a.whatIf},
 		{Method: "POST", Path: "/admin/v1/repair", Stream: a.repair},
 		{Method: "POST", Path: "/admin/v1/verify", Stream: a.verify},
@@ -54,17 +92,17 @@ func (a *adminAPI) routes() []console.Route {
 }
 
 func (a *adminAPI) status(*http.Request) (any, error) {
-	st := adminStatus{Version: version(), Status: a.store.Repairer.Status(), Metadata: a.store.Journal.Status()}
+	st := adminStatus{Version: version(), Status: a.repairer.Status(), Metadata: a.metadata()}
 	st.Whole = st.Whole && st.Metadata.Degraded == ""
 	return st, nil
 }
 
-func (a *adminAPI) drives(*http.Request) (any, error) {
-	return map[string]any{"drives": a.store.Repairer.Status().Drives}, nil
+func (a *adminAPI) listDrives(*http.Request) (any, error) {
+	return map[string]any{"drives": a.repairer.Status().Drives}, nil
 }
 
-func (a *adminAPI) replace(r *http.Request) (any, error) {
-	if err := a.store.Node.Replace(r.Context(), r.URL.Query().Get("dir")); err != nil {
+func (a *adminAPI) replaceDrive(r *http.Request) (any, error) {
+	if err := a.replace(r.Context(), r.URL.Query().Get("dir")); err != nil {
 		return nil, &console.Error{Status: http.StatusConflict, Message: err.Error()}
 	}
 	return map[string]bool{"replaced": true}, nil
@@ -79,31 +117,37 @@ func (a *adminAPI) whatIf(r *http.Request) (any, error) {
 		}
 		ids = append(ids, id)
 	}
-	return a.store.Repairer.WhatIf(r.Context(), ids)
+	return a.repairer.WhatIf(r.Context(), ids)
 }
 
 // drive finds a drive by its id or its directory.
 func (a *adminAPI) drive(text string) (storagenode.DriveID, error) {
-	for _, d := range a.store.Node.Reports() {
-		if d.Dir == text || d.ID.String() == text {
-			return d.ID, nil
+	var found []storagenode.DriveID
+	for _, d := range a.drives.Reports() {
+		if d.Dir == text || d.ID.String() == text || d.Node+":"+d.Dir == text {
+			found = append(found, d.ID)
 		}
 	}
-	return storagenode.DriveID{}, &console.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no drive %q: name an id or a directory as `kintsugi admin drives` lists them", text)}
+	switch len(found) {
+	case 0:
+		return storagenode.DriveID{}, &console.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no drive %q: name an id, a directory, or node:directory as `kintsugi admin drives` lists them", text)}
+	case 1:
+		return found[0], nil
+	}
+	return storagenode.DriveID{}, &console.Error{Status: http.StatusConflict, Message: fmt.Sprintf("%d drives are in a directory %q: name an id, or node:directory", len(found), text)}
 }
 
-// look has every drive's identity checked now, so that nothing is said of one
-// that was emptied a moment ago.
-func (a *adminAPI) look(ctx context.Context) {
+// lookNow is look with a bound of time.
+func (a *adminAPI) lookNow(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	a.store.Node.Check(ctx)
+	a.look(ctx)
 }
 
 func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
-	a.look(r.Context())
+	a.lookNow(r.Context())
 	gone := error(nil)
-	rep, err := a.store.Repairer.RepairNow(r.Context(), func(p repair.Progress) {
+	rep, err := a.repairer.RepairNow(r.Context(), func(p repair.Progress) {
 		if p.Phase != repair.Healed { // not said before the journal is whole too
 			gone = errors.Join(gone, send(repairLine{Progress: p}))
 		}
@@ -114,7 +158,7 @@ func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
 	end := repair.Progress{Phase: repair.NotHealed}
 	if rep.Whole {
 		end.Phase = repair.Healed
-		if why := a.awaitJournal(r.Context()); why != "" {
+		if why := a.awaitMetadata(r.Context()); why != "" {
 			rep.Whole = false
 			end = repair.Progress{Phase: repair.NotHealed, Why: "all blobs are whole, but metadata is not: " + why}
 		}
@@ -122,11 +166,11 @@ func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
 	return errors.Join(gone, send(repairLine{Progress: end, Report: &rep}))
 }
 
-// awaitJournal gives the metadata journal time to take in drives again, and
-// says what it still lacks.
-func (a *adminAPI) awaitJournal(ctx context.Context) (why string) {
+// awaitMetadata gives the metadata time to regain its tolerance, and says what
+// it still lacks.
+func (a *adminAPI) awaitMetadata(ctx context.Context) (why string) {
 	for range 600 {
-		if why = a.store.Journal.Status().Degraded; why == "" || ctx.Err() != nil {
+		if why = a.metadata().Degraded; why == "" || ctx.Err() != nil {
 			return why
 		}
 		select {
@@ -141,20 +185,20 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 	q := r.URL.Query()
 	var filter repair.Filter
 	if name := q.Get("bucket"); name != "" {
-		b, err := a.store.Catalog.Bucket(r.Context(), name)
+		b, err := a.catalog.Bucket(r.Context(), name)
 		if err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)
 		}
 		filter.Bucket, filter.Key = b.ID, q.Get("key")
 		if filter.Key != "" {
-			if _, err := a.store.Catalog.Object(r.Context(), b.ID, filter.Key); errors.Is(err, metadata.ErrNoSuchKey) {
+			if _, err := a.catalog.Object(r.Context(), b.ID, filter.Key); errors.Is(err, metadata.ErrNoSuchKey) {
 				return fmt.Errorf("%s/%s: %w", name, filter.Key, err)
 			}
 		}
 	}
-	a.look(r.Context())
+	a.lookNow(r.Context())
 	lines := newThrottle()
-	rep, err := a.store.Repairer.VerifyAll(r.Context(), filter, func(rep repair.VerifyReport) {
+	rep, err := a.repairer.VerifyAll(r.Context(), filter, func(rep repair.VerifyReport) {
 		if lines.due() {
 			_ = send(verifyLine{VerifyReport: rep}) // the end tells
 		}
@@ -167,23 +211,23 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 
 func (a *adminAPI) start(r *http.Request) (any, error) {
 	kind := repair.Kind(r.URL.Query().Get("pass"))
-	if !a.store.Repairer.Start(kind) {
+	if !a.repairer.Start(kind) {
 		return nil, &console.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no pass %q", kind)}
 	}
 	return map[string]any{"started": kind}, nil
 }
 
 func (a *adminAPI) pause(*http.Request) (any, error) {
-	a.store.Repairer.Pause()
+	a.repairer.Pause()
 	return map[string]bool{"paused": true}, nil
 }
 
 func (a *adminAPI) resume(*http.Request) (any, error) {
-	a.store.Repairer.Resume()
+	a.repairer.Resume()
 	return map[string]bool{"paused": false}, nil
 }
 
 func (a *adminAPI) agree(*http.Request) (any, error) {
-	a.store.Repairer.AgreeToOrphans()
+	a.repairer.AgreeToOrphans()
 	return map[string]bool{"agreed": true}, nil
 }

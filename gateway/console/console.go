@@ -52,6 +52,9 @@ type Config struct {
 	// Metrics answers GET /metrics.
 	Metrics http.Handler
 	Routes  []Route
+	// Forward answers what is signed and below /admin/, and is no route; nil:
+	// nothing does.
+	Forward http.Handler
 	Logger  *slog.Logger
 }
 
@@ -77,7 +80,23 @@ func New(cfg Config) http.Handler {
 	for _, route := range cfg.Routes {
 		mux.HandleFunc(route.Method+" "+route.Path, func(w http.ResponseWriter, r *http.Request) { cfg.serve(w, r, route) })
 	}
+	if cfg.Forward != nil {
+		mux.HandleFunc("/admin/", func(w http.ResponseWriter, r *http.Request) {
+			if err := cfg.signed(r); err != nil {
+				fail(w, err)
+				return
+			}
+			cfg.Forward.ServeHTTP(w, r)
+		})
+	}
 	return mux
+}
+
+// Serve is the handler of a route alone, for who is authenticated by other
+// means than the root credentials.
+func (r Route) Serve(logger *slog.Logger) http.HandlerFunc {
+	cfg := Config{Logger: logger}
+	return func(w http.ResponseWriter, req *http.Request) { cfg.answer(w, req, r) }
 }
 
 // guard lets in who is signed or knows the password: for tools that can send
@@ -117,16 +136,21 @@ func (cfg Config) signed(r *http.Request) error {
 }
 
 func (cfg Config) serve(w http.ResponseWriter, r *http.Request, route Route) {
+	if err := cfg.signed(r); err != nil {
+		fail(w, err)
+		return
+	}
+	cfg.answer(w, r, route)
+}
+
+// answer runs a route for who may.
+func (cfg Config) answer(w http.ResponseWriter, r *http.Request, route Route) {
 	defer func() {
 		if p := recover(); p != nil {
 			cfg.Logger.Error("admin request panicked", "path", route.Path, "panic", p)
 			fail(w, errors.New("internal error"))
 		}
 	}()
-	if err := cfg.signed(r); err != nil {
-		fail(w, err)
-		return
-	}
 	w.Header().Set("Cache-Control", "no-store")
 	if route.Stream == nil {
 		v, err := route.Answer(r)

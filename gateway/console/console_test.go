@@ -33,6 +33,7 @@ func newAPI(t *testing.T) *httptest.Server {
 				return errors.New("ended badly")
 			}},
 		},
+		Forward: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "forwarded 42 ", r.URL.Path) }),
 	}))
 	t.Cleanup(s.Close)
 	return s
@@ -70,7 +71,7 @@ func TestNothingButLivenessAnswersWithoutASignature(t *testing.T) {
 	if code, _ := ask(t, s, "GET", "/live", nil); code != 200 {
 		t.Fatalf("liveness answers %d", code)
 	}
-	for _, route := range []string{"GET /metrics", "GET /debug/pprof/", "GET /debug/pprof/profile", "GET /debug/pprof/heap", "GET /debug/pprof/cmdline", "GET /debug/pprof/trace", "GET /debug/pprof/symbol", "GET /admin/v1/status", "GET /admin/v1/bad", "GET /admin/v1/panic", "POST /admin/v1/stream"} {
+	for _, route := range []string{"GET /metrics", "GET /debug/pprof/", "GET /debug/pprof/profile", "GET /debug/pprof/heap", "GET /debug/pprof/cmdline", "GET /debug/pprof/trace", "GET /debug/pprof/symbol", "GET /admin/v1/status", "GET /admin/v1/bad", "GET /admin/v1/panic", "POST /admin/v1/stream", "GET /admin/v1/other", "POST /admin/"} {
 		method, path, _ := strings.Cut(route, " ")
 		for name, prepare := range map[string]func(*http.Request){
 			"unsigned": nil, "wrong secret": sign("wrong-wrong"),
@@ -96,6 +97,8 @@ func TestAnswers(t *testing.T) {
 		{"GET /admin/v1/panic", 500, `{"error":"internal error"}`},
 		{"POST /admin/v1/stream", 200, "0\n1\n2\n" + `{"error":"ended badly"}`},
 		{"GET /metrics", 200, "metric 1"},
+		{"POST /admin/v1/other", 200, "forwarded 42 /admin/v1/other"},
+		{"GET /elsewhere", 404, "404 page not found"},
 	} {
 		method, path, _ := strings.Cut(c.route, " ")
 		if code, text := ask(t, s, method, path, sign("secret-secret")); code != c.code || strings.TrimSpace(text) != c.want {

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/repair"
+	"kintsugi/storagenode"
+)
+
+func TestTopologyJoinsNodesAndDrives(t *testing.T) {
+	drive := func(n byte, node string, state storagenode.DriveState) repair.DriveStatus {
+		return repair.DriveStatus{ID: storagenode.DriveID{n}, Node: node, Zone: "b", Dir: "/d" + string('0'+n), State: state, Space: storagenode.Space{Used: 1 << 20, Free: 2 << 20}}
+	}
+	nodes := joinNodes(
+		[]metadata.NodeRecord{{Name: "n2", Zone: "b", Address: "http://n2:9100"}, {Name: "n1", Zone: "a"}},
+		[]repair.DriveStatus{drive(2, "n2", storagenode.DriveDown), drive(1, "n2", storagenode.DriveActive), drive(3, "unknown", storagenode.DriveDown), drive(4, "n2", storagenode.DriveRetired)},
+		map[string]time.Time{"n2": time.Now()})
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.Zone+"/"+n.Name+"="+n.State)
+	}
+	if got := strings.Join(names, " "); got != "a/n1=DOWN b/n2=ACTIVE b/unknown=DOWN" {
+		t.Fatalf("nodes %s", got)
+	}
+	if n := nodes[1]; len(n.Drives) != 2 || n.Drives[0].Dir != "/d1" || n.space().Used != 2<<20 {
+		t.Fatalf("%+v", n)
+	}
+	var out bytes.Buffer
+	if err := writeTopology(&out, nodes); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"zone a\n", "zone b\n", "  node n2 ", "heard 0s ago", "heard never", "2 MiB used", "DOWN"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestGroupsTellTheirMargin(t *testing.T) {
+	drives := map[storagenode.DriveID]repair.DriveStatus{}
+	g := metadata.GroupRecord{Group: erasure.Group{PG: 7, Scheme: erasure.Scheme{K: 2, M: 2}}}
+	for i, state := range []storagenode.DriveState{storagenode.DriveActive, storagenode.DriveSuspect, storagenode.DriveDown, storagenode.DriveActive} {
+		id := storagenode.DriveID{byte(i + 1)}
+		drives[id] = repair.DriveStatus{ID: id, Node: "n" + string(rune('0'+i)), State: state}
+		g.Slots = append(g.Slots, storagenode.Slot{Drive: id, Epoch: 1})
+	}
+	g.Slots[3].State = storagenode.SlotRebuilding
+	st := describeGroup(g, drives)
+	if st.Live != 2 || st.Margin != 0 || !st.Slots[3].Rebuilding {
+		t.Fatalf("%+v", st)
+	}
+	delete(drives, storagenode.DriveID{1})
+	if st = describeGroup(g, drives); st.Live != 1 || st.Margin != -1 || st.Slots[0].State != "UNKNOWN" {
+		t.Fatalf("%+v", st)
+	}
+	var out bytes.Buffer
+	if err := writeGroups(&out, []groupStatus{st}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "n2(DOWN) n3(rebuilding)") {
+		t.Errorf("%s", out.String())
+	}
+}

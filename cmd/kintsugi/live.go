@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newLive() *cobra.Command {
+	var patience time.Duration
+	c := &cobra.Command{
+		Use:   "live [URL]",
+		Short: "Ask a process whether it lives; the exit code tells",
+		Long: `Asks the liveness route of a process of Kintsugi (default
+http://127.0.0.1:9001/live): exit code 0 when it answers that it lives, 1
+otherwise. It is the health check of container images that hold nothing but
+this program.`,
+		Example: "  kintsugi live http://127.0.0.1:9101/live",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			url := "http://127.0.0.1:9001/live"
+			if len(args) == 1 {
+				url = args[0]
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), patience)
+			defer cancel()
+			return askLive(ctx, url)
+		},
+	}
+	c.Flags().DurationVar(&patience, "timeout", 3*time.Second, "how long to wait for the answer")
+	return c
+}
+
+func askLive(ctx context.Context, url string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return fmt.Errorf("not live: %w", err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not live: %s: %s", resp.Status, text)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSecretsAreMadeOnceAndPrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "secrets")
+	if err := makeSecrets(dir, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	first := map[string]string{}
+	for _, s := range secretFiles {
+		path := filepath.Join(dir, s.name)
+		st, err := os.Stat(path)
+		if err != nil || st.Mode().Perm() != 0o600 {
+			t.Fatalf("%s: %v, %v", s.name, st, err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || len(text) != len(s.prefix)+s.random+1 || !strings.HasPrefix(string(text), s.prefix) {
+			t.Fatalf("%s holds %d bytes, %v", s.name, len(text), err)
+		}
+		first[s.name] = string(text)
+	}
+	if err := os.Remove(filepath.Join(dir, "root-secret-key")); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeSecrets(dir, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range secretFiles {
+		text, err := os.ReadFile(filepath.Join(dir, s.name))
+		if err != nil || (string(text) == first[s.name]) == (s.name == "root-secret-key") {
+			t.Fatalf("%s after the second run: %q, was %q, %v", s.name, text, first[s.name], err)
+		}
+	}
+	t.Setenv(envAccessKey, "")
+	t.Setenv(envSecretKey, "")
+	t.Setenv(envAccessKey+"_FILE", filepath.Join(dir, "root-access-key"))
+	t.Setenv(envSecretKey+"_FILE", filepath.Join(dir, "root-secret-key"))
+	if _, err := credentialsFromEnv(); err != nil {
+		t.Fatalf("a gateway refuses them: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cluster-secret"), []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeSecrets(dir, io.Discard); err == nil {
+		t.Fatal("an empty secret is taken for one")
+	}
+}
+
+func TestAskLive(t *testing.T) {
+	lives := true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !lives {
+			http.Error(w, "not live", http.StatusServiceUnavailable)
+		}
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := askLive(ctx, s.URL+"/live"); err != nil {
+		t.Error(err)
+	}
+	lives = false
+	if err := askLive(ctx, s.URL+"/live"); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("a process that says it does not live: %v", err)
+	}
+	s.Close()
+	if err := askLive(ctx, s.URL+"/live"); err == nil {
+		t.Error("nobody is there")
+	}
+}
