@@ -65,9 +65,19 @@ type member struct {
 	path string
 	ino  uint64
 	pos  int64
+	// filled: zeros or groups are up to here. An fdatasync into what was written
+	// before has no size or extent to make durable, which spares it a second
+	// write that waits for the first.
+	filled int64
 }
 
-const memberJobs = 256
+const (
+	memberJobs = 256
+	// A log file is filled ahead by one part in fillShare of a whole one, and by
+	// fillLeast bytes at least.
+	fillShare = 64
+	fillLeast = 4 << 10
+)
 
 // startMember begins a log at commit first, which follows prev. The first
 // result, for the commit before, says that the file is there.
@@ -163,7 +173,23 @@ func (m *member) write(j job) error {
 	}
 	n, err := m.file.WriteAt(j.rec.raw, m.pos)
 	m.pos += int64(n)
+	if err == nil && m.pos > m.filled {
+		m.fillAhead()
+	}
 	return err
+}
+
+// fillAhead writes zeros for groups to come. Where that fails, the file goes on
+// without: the groups will say what is wrong, if it matters to them.
+func (m *member) fillAhead() {
+	to := min(m.pos+max(m.logSize/fillShare, fillLeast), m.logSize)
+	m.filled = m.logSize
+	if to > m.pos {
+		_, err := m.file.WriteAt(make([]byte, to-m.pos), m.pos)
+		if err == nil {
+			m.filled = to
+		}
+	}
 }
 
 func (m *member) sync() error {
@@ -219,5 +245,6 @@ func (m *member) roll(first, prev uint64) error {
 		err = m.file.Close()
 	}
 	m.file, m.path, m.ino, m.pos = f, path, st.Inode, groupAlign
+	m.filled = groupAlign
 	return err
 }
