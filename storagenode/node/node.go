@@ -35,6 +35,10 @@ type Config struct {
 	Dirs []string
 	// Name and Zone are what reports carry; "" for Zone means none.
 	Name, Zone string
+	// Join gives the cluster that the node is to be of, where none of its
+	// directories is a drive yet; it may wait for as long as ctx lets it. Nil:
+	// a new cluster is founded.
+	Join func(ctx context.Context) (storagenode.UUID, error)
 	// Open opens the store of a formatted drive.
 	Open func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error)
 	// Changed is told of every change of a drive's state, one call at a time.
@@ -94,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg}
 	n.table.Store(&map[storagenode.DriveID]*entry{})
-	if err := n.survey(); err != nil {
+	if err := n.survey(ctx); err != nil {
 		return nil, err
 	}
 	for _, p := range n.places {
@@ -157,7 +161,7 @@ func (n *Node) Founded() error {
 
 // survey reads every directory, decides what each is, and formats the empty
 // ones. It fills n.places.
-func (n *Node) survey() error {
+func (n *Node) survey(ctx context.Context) error {
 	if len(n.cfg.Dirs) < 1 || len(n.cfg.Dirs) > MaxDrives {
 		return fmt.Errorf("%w: want 1 to %d drive directories, got %d", ErrRefused, MaxDrives, len(n.cfg.Dirs))
 	}
@@ -191,7 +195,7 @@ func (n *Node) survey() error {
 	if err := n.refuseForeign(empty); err != nil {
 		return err
 	}
-	return n.format(empty, known)
+	return n.format(ctx, empty, known)
 }
 
 // join accepts a formatted directory into the cluster.
@@ -230,14 +234,40 @@ func (n *Node) refuseForeign(empty []*place) error {
 	return nil
 }
 
+// begin decides which cluster a node is of whose directories are all empty.
+func (n *Node) begin(ctx context.Context, empty []*place) error {
+	if len(empty) < len(n.places) {
+		return fmt.Errorf("%w: no directory could be read as a drive, and some could not be read at all: see to them before the others are formatted", ErrRefused)
+	}
+	if n.cfg.Join == nil {
+		n.cluster, n.created = storagenode.NewUUID(), true
+		return nil
+	}
+	cluster, err := n.cfg.Join(ctx)
+	if err != nil {
+		return err
+	}
+	if cluster.IsZero() {
+		return errors.New("join: a cluster without an identity")
+	}
+	n.cluster = cluster
+	// All before the first is formatted: should this start be cut short, the
+	// next finds them, and takes a directory that is not there for a lost one.
+	for _, p := range empty {
+		if err := n.cfg.FS.MkdirAll(p.dir); err != nil {
+			return fmt.Errorf("create drive directory: %w", err)
+		}
+	}
+	return nil
+}
+
 // format makes drives of the empty places: all of them when no directory is a
 // drive yet, otherwise those that may be one.
-func (n *Node) format(empty []*place, known map[string]Known) error {
+func (n *Node) format(ctx context.Context, empty []*place, known map[string]Known) error {
 	if n.cluster.IsZero() {
-		if len(empty) < len(n.places) {
-			return fmt.Errorf("%w: no directory could be read as a drive, and some could not be read at all: see to them before a new cluster is made", ErrRefused)
+		if err := n.begin(ctx, empty); err != nil {
+			return err
 		}
-		n.cluster, n.created = storagenode.NewUUID(), true
 	}
 	if len(empty) < len(n.places) {
 		n.created = n.foundingAll() // an earlier first start was cut short

@@ -66,7 +66,7 @@ func (p *process) drive(id byte) storagenode.DriveID { return storagenode.DriveI
 // openFleet opens a fleet whose list of nodes can be changed.
 func openFleet(t *testing.T, cfg FleetConfig, addresses ...string) *Fleet {
 	t.Helper()
-	transport := NewTransport()
+	transport := NewTransport(nil)
 	cfg.Transport = auth.NewTransport(testKey(t), transport, nil)
 	if cfg.Nodes == nil {
 		cfg.Nodes = func(context.Context) ([]string, error) { return addresses, nil }

@@ -270,7 +270,7 @@ func TestAnotherSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := NewTransport()
+	transport := NewTransport(nil)
 	defer transport.CloseIdleConnections()
 	c, err := NewClient(Config{Address: r.http.URL, Transport: auth.NewTransport(k, transport, nil)})
 	if err != nil {

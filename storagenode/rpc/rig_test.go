@@ -128,7 +128,7 @@ func (r *rig) dial(address string) *Client {
 
 func (r *rig) dialFor(address string, opTime time.Duration) *Client {
 	r.t.Helper()
-	transport := NewTransport()
+	transport := NewTransport(nil)
 	r.t.Cleanup(transport.CloseIdleConnections)
 	r.fresh = transport.CloseIdleConnections
 	c, err := NewClient(Config{Address: address, Transport: auth.NewTransport(testKey(r.t), transport, nil), OpTime: opTime})

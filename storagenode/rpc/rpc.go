@@ -29,6 +29,7 @@
 package rpc
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -56,11 +57,12 @@ const (
 
 // NewTransport makes the http.Transport of a process, to be wrapped in an
 // auth.Transport and shared by all its clients. What bounds the connections to
-// one node are the calls to its drives (Config.Calls).
-func NewTransport() *http.Transport {
+// one node are the calls to its drives (Config.Calls). A nil secure is for
+// addresses of plain HTTP.
+func NewTransport(secure *tls.Config) *http.Transport {
 	d := net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}
 	return &http.Transport{
-		DialContext: d.DialContext, TLSHandshakeTimeout: 5 * time.Second,
+		DialContext: d.DialContext, TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second,
 		MaxIdleConns: 2048, MaxIdleConnsPerHost: 256,
 		IdleConnTimeout:    time.Minute, // less than the server's, so that it is not the server who ends them
 		DisableCompression: true, MaxResponseHeaderBytes: 16 << 10,
@@ -74,6 +76,7 @@ func Configure(s *http.Server) {
 	s.ReadHeaderTimeout = 10 * time.Second
 	s.IdleTimeout = 5 * time.Minute
 	s.MaxHeaderBytes = 16 << 10
+	s.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // HTTP/1.1 only
 }
 
 var errNotMine = errors.New("this node does not serve the drive")

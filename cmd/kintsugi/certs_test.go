@@ -1,0 +1,117 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// tlsOf makes certificates of one authority for names, and gives their flags.
+func tlsOf(t *testing.T, dir string, names ...string) map[string]*tlsFlags {
+	t.Helper()
+	all := map[string]*tlsFlags{}
+	for _, name := range names {
+		if err := makeCerts(dir, []string{name + "=127.0.0.1,localhost"}, 30, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		all[name] = &tlsFlags{
+			cert: filepath.Join(dir, name+".crt"), key: filepath.Join(dir, name+".key"), ca: filepath.Join(dir, "ca.crt"),
+		}
+	}
+	return all
+}
+
+func TestCertsAreMadeOnceAndPrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "certs")
+	tlsOf(t, dir, "n1", "n2")
+	before := map[string]string{}
+	for _, name := range []string{"ca.crt", "ca.key", "n1.crt", "n1.key", "n2.crt", "n2.key"} {
+		path := filepath.Join(dir, name)
+		st, err := os.Stat(path)
+		if err != nil || st.Mode().Perm() != 0o600 {
+			t.Fatalf("%s: %v, %v", name, st, err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = string(text)
+	}
+	for _, args := range [][]string{{"n1"}, {"n3", "n2=10.0.0.1"}, {"ca"}, {"../x"}, {"n4=a b"}, {"n4=http://x"}, {"=x"}, {""}} {
+		if err := makeCerts(dir, args, 30, io.Discard); err == nil {
+			t.Errorf("%q: no error", args)
+		}
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(names) != len(before) {
+		t.Errorf("files: %v, %v", names, err)
+	}
+	for name, text := range before {
+		if now, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(now) != text {
+			t.Errorf("%s was changed: %v", name, err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeCerts(dir, []string{"n5"}, 30, io.Discard); err == nil {
+		t.Error("an authority without its key was replaced")
+	}
+}
+
+func TestCertsLetOnlyTheirOwnIn(t *testing.T) {
+	ours := tlsOf(t, t.TempDir(), "n1", "n2")
+	theirs := tlsOf(t, t.TempDir(), "n1")
+	serving, _, err := ours["n1"].load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.TLS = serving
+	server.Config.ErrorLog = nil
+	server.StartTLS()
+	defer server.Close()
+	get := func(f *tlsFlags, withCert bool) error {
+		_, calling, err := f.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !withCert {
+			calling.Certificates = nil
+		}
+		transport := &http.Transport{TLSClientConfig: calling}
+		defer transport.CloseIdleConnections()
+		r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(r)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	if err := get(ours["n2"], true); err != nil {
+		t.Errorf("a process of the cluster: %v", err)
+	}
+	if get(theirs["n1"], true) == nil || get(ours["n2"], false) == nil {
+		t.Error("others got in")
+	}
+	mixed := *theirs["n1"]
+	mixed.ca = ours["n1"].ca // trusts the server, but shows a certificate of another authority
+	if get(&mixed, true) == nil {
+		t.Error("a certificate of another authority got in")
+	}
+	for _, bad := range []tlsFlags{
+		{cert: mixed.cert}, {cert: mixed.cert, key: mixed.key}, {cert: mixed.cert, key: ours["n1"].key, ca: mixed.ca},
+		{cert: mixed.cert, key: mixed.key, ca: mixed.key}, {cert: mixed.cert, key: mixed.key, ca: "nowhere"},
+	} {
+		if _, _, err := bad.load(); err == nil || !strings.Contains(err.Error(), "--tls-") {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
