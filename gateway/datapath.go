@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"kintsugi/erasure"
@@ -99,6 +100,10 @@ func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checks
 			},
 		})
 		if err != nil {
+			if errors.Is(err, stripe.ErrQuorum) {
+				// Slots may have moved: what comes next is to know where to.
+				_, _ = g.placement.Group(ctx, group.PG)
+			}
 			return err
 		}
 		if res.Blob.Size != n {
@@ -211,12 +216,37 @@ func (g *gateway) copyOut(ctx context.Context, o *metadata.Object, off, n int64,
 	return nil
 }
 
+// copyExtent writes the bytes of an extent to w. Where they cannot be had by the
+// group as it was known, for slots were mapped to other drives since, it goes on
+// by the group as it is.
 func (g *gateway) copyExtent(ctx context.Context, e metadata.Extent, w io.Writer) error {
-	group, err := g.placement.Group(ctx, e.PG)
+	group, err := g.placement.RecentGroup(ctx, e.PG)
 	if err != nil {
 		return err
 	}
-	return g.blobs.Read(ctx, group, e.Blob, e.Offset, e.Length, w)
+	out := counted{w: w}
+	err = g.blobs.Read(ctx, group, e.Blob, e.Offset, e.Length, &out)
+	if err == nil || !gone(err) {
+		return err
+	}
+	now, lookup := g.placement.Group(ctx, e.PG)
+	if lookup != nil || slices.Equal(now.Slots, group.Slots) {
+		return err
+	}
+	return g.blobs.Read(ctx, now, e.Blob, e.Offset+out.n, e.Length-out.n, w)
+}
+
+// counted counts what was written through it.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+// Write implements io.Writer.
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // gone says that an error may come from the object having been replaced while

@@ -240,6 +240,10 @@ type Placement interface {
 	OpenGroup(ctx context.Context) (erasure.Group, error)
 	// Group gives a group as it is now.
 	Group(ctx context.Context, pg storagenode.PG) (erasure.Group, error)
+	// RecentGroup gives a group as it was a moment ago, of bounded length, for
+	// readers: where shards cannot be had by it, slots may have moved, and they
+	// ask Group.
+	RecentGroup(ctx context.Context, pg storagenode.PG) (erasure.Group, error)
 }
 
 // OwnerKind says what a blob belongs to.

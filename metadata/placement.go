@@ -13,58 +13,102 @@ type Candidate struct {
 	Load int
 }
 
-// domains gives the failure domain that is counted: the zone where there are
-// several, else the node, else every drive is its own.
-func domains(cands []Candidate) func(*Candidate) string {
-	zones, nodes := false, false
+// Domains counts the failure domains of a cluster, also those that are away
+// now: a cluster of three zones of which one is left is not one of one zone.
+type Domains struct{ Zones, Nodes int }
+
+// DomainsOf counts those of candidates. Drives without a zone are in one zone
+// together.
+func DomainsOf(cands []Candidate) Domains {
+	zones, nodes := make(map[string]bool), make(map[string]bool)
 	for i := range cands {
-		zones = zones || cands[i].Zone != cands[0].Zone
-		nodes = nodes || cands[i].Node != cands[0].Node
+		zones[cands[i].Zone], nodes[cands[i].Node] = true, true
 	}
-	switch {
-	case zones:
-		return func(c *Candidate) string { return c.Zone }
-	case nodes:
-		return func(c *Candidate) string { return c.Node }
-	}
-	return nil
+	return Domains{Zones: len(zones), Nodes: len(nodes)}
 }
 
-// Spread chooses n drives for the slots of a new group: never one twice,
-// evenly over zones, then over nodes, then by load. With most above 0 no
-// failure domain gets more than that many. It is deterministic: of equal
-// candidates the earlier is taken. Nil where it cannot be done.
-func Spread(cands []Candidate, n, most int) []storagenode.DriveID {
-	domain := domains(cands)
-	inZone, inNode := make(map[string]int), make(map[string]int)
-	inDomain := make(map[string]int)
-	taken := make([]bool, len(cands))
-	chosen := make([]storagenode.DriveID, 0, n)
-	for len(chosen) < n {
-		best := -1
-		for i := range cands {
-			c := &cands[i]
-			if taken[i] || domain != nil && most > 0 && inDomain[domain(c)] >= most {
-				continue
-			}
-			if best < 0 || less(inZone[c.Zone], inNode[c.Node], c.Load,
-				inZone[cands[best].Zone], inNode[cands[best].Node], cands[best].Load) {
-				best = i
-			}
-		}
-		if best < 0 {
-			return nil
-		}
-		c := &cands[best]
-		taken[best] = true
-		inZone[c.Zone]++
-		inNode[c.Node]++
-		if domain != nil {
-			inDomain[domain(c)]++
-		}
-		chosen = append(chosen, c.Drive)
+// level is a failure domain of which none may get more than m slots of a group.
+type level uint8
+
+// From the widest to none. A node lies within a zone, so what holds of zones
+// holds of nodes.
+const (
+	byZone level = iota
+	byNode
+	byDrive // a drive never gets two
+)
+
+// levels gives those to be tried in turn: first the widest there are several
+// of, and after it ever narrower ones, which means to relax the spread.
+func (d Domains) levels() []level {
+	all := []level{byZone, byNode, byDrive}
+	switch {
+	case d.Zones > 1:
+		return all
+	case d.Nodes > 1:
+		return all[1:]
 	}
-	return chosen
+	return all[2:]
+}
+
+func (l level) of(c *Candidate) string {
+	switch l {
+	case byZone:
+		return c.Zone
+	case byNode:
+		return c.Node
+	}
+	return ""
+}
+
+// tally is how many slots of one group are where.
+type tally struct {
+	zones, nodes map[string]int
+	drives       map[storagenode.DriveID]bool
+}
+
+func newTally() *tally {
+	return &tally{zones: make(map[string]int), nodes: make(map[string]int), drives: make(map[storagenode.DriveID]bool)}
+}
+
+func (t *tally) add(c *Candidate) {
+	t.zones[c.Zone]++
+	t.nodes[c.Node]++
+	t.drives[c.Drive] = true
+}
+
+// admits says whether c may take one more slot where no domain of the level
+// gets more than most.
+func (t *tally) admits(c *Candidate, l level, most int) bool {
+	switch {
+	case t.drives[c.Drive]:
+		return false
+	case l == byZone:
+		return t.zones[c.Zone] < most
+	case l == byNode:
+		return t.nodes[c.Node] < most
+	}
+	return true
+}
+
+// best gives the index of the candidate that is to take the next slot, -1 where
+// none may: the one whose node has the fewest of the group, then its zone, then
+// the one with the least load; of equals the first. Taken one after the other
+// this is as even as can be: two slots are on one node only where nodes are too
+// few, and zones differ only where nodes or the limit make them.
+func (t *tally) best(cands []Candidate, l level, most int) int {
+	best := -1
+	for i := range cands {
+		c := &cands[i]
+		if !t.admits(c, l, most) {
+			continue
+		}
+		if best < 0 || less(t.nodes[c.Node], t.zones[c.Zone], c.Load,
+			t.nodes[cands[best].Node], t.zones[cands[best].Zone], cands[best].Load) {
+			best = i
+		}
+	}
+	return best
 }
 
 func less(a1, a2, a3, b1, b2, b3 int) bool {
@@ -77,23 +121,103 @@ func less(a1, a2, a3, b1, b2, b3 int) bool {
 	return a3 < b3
 }
 
+// spread chooses n drives, nil where it cannot be done.
+func spread(cands []Candidate, n int, l level, most int) []storagenode.DriveID {
+	t := newTally()
+	chosen := make([]storagenode.DriveID, 0, n)
+	for len(chosen) < n {
+		i := t.best(cands, l, most)
+		if i < 0 {
+			return nil
+		}
+		t.add(&cands[i])
+		chosen = append(chosen, cands[i].Drive)
+	}
+	return chosen
+}
+
+// Placed is where a new group goes.
+type Placed struct {
+	Scheme erasure.Scheme
+	Drives []storagenode.DriveID
+	// Relaxed: the loss of one failure domain may cost more than m slots.
+	Relaxed bool
+}
+
 // Place chooses the scheme and the drives of a new group: the scheme that is
 // wanted where the candidates can hold it, else the same tolerance m with the
-// largest smaller k. No failure domain gets more than m slots (at least one),
-// so that losing one loses no data; only where not even 1+m can be placed so
-// is that given up, which relaxed reports. False where the candidates are
-// fewer than 1+m.
-func Place(cands []Candidate, want erasure.Scheme) (s erasure.Scheme, drives []storagenode.DriveID, relaxed, ok bool) {
-	for _, most := range []int{max(1, int(want.M)), 0} {
+// largest smaller k. No failure domain – the zone where known has several, else
+// the node, else the drive – gets more than m slots (at least one), so that
+// losing one loses no data; only where not even 1+m can be placed so is that
+// given up, first for zones, then for nodes. known may be zero: what the
+// candidates are in counts as well. False where they are fewer than 1+m.
+func Place(cands []Candidate, known Domains, want erasure.Scheme) (Placed, bool) {
+	here := DomainsOf(cands)
+	levels := Domains{max(here.Zones, known.Zones), max(here.Nodes, known.Nodes)}.levels()
+	for i, l := range levels {
 		for k := want.K; k >= 1; k-- {
-			s = erasure.Scheme{K: k, M: want.M}
+			s := erasure.Scheme{K: k, M: want.M}
 			if s.N() > len(cands) {
 				continue
 			}
-			if drives = Spread(cands, s.N(), most); drives != nil {
-				return s, drives, most == 0, true
+			if drives := spread(cands, s.N(), l, max(1, int(want.M))); drives != nil {
+				return Placed{Scheme: s, Drives: drives, Relaxed: i > 0}, true
 			}
 		}
 	}
-	return erasure.Scheme{}, nil, false, false
+	return Placed{}, false
+}
+
+// Replace chooses the drive for one slot of a group, whose other slots are on
+// rest, by the rules of Place; relaxed says that a failure domain then has more
+// than m slots. False where no candidate is left that has none of the slots.
+func Replace(cands, rest []Candidate, known Domains, m uint8) (id storagenode.DriveID, relaxed, ok bool) {
+	t := newTally()
+	for i := range rest {
+		t.add(&rest[i])
+	}
+	for n, l := range known.levels() {
+		if i := t.best(cands, l, max(1, int(m))); i >= 0 {
+			return cands[i].Drive, n > 0, true
+		}
+	}
+	return storagenode.DriveID{}, false, false
+}
+
+// Crowded says that the loss of one failure domain costs a group more than m of
+// its slots, where they are on drives.
+func Crowded(drives []Candidate, known Domains, m uint8) bool {
+	l := known.levels()[0]
+	if l == byDrive {
+		return false
+	}
+	in := make(map[string]int)
+	for i := range drives {
+		name := l.of(&drives[i])
+		if in[name]++; in[name] > max(1, int(m)) {
+			return true
+		}
+	}
+	return false
+}
+
+// DefaultScheme is the scheme for a cluster where none was chosen: the widest
+// of the default schemes (erasure.DefaultScheme) for as many failure domains as
+// it has nodes – drives where there is one node – that can be spread over its
+// zones. It is never without tolerance: a cluster that is just being put
+// together must not begin with groups that survive nothing.
+func DefaultScheme(all []Candidate) erasure.Scheme {
+	known := DomainsOf(all)
+	n := known.Nodes
+	if n <= 1 {
+		n = len(all)
+	}
+	least := erasure.Scheme{K: 1, M: 1}
+	for n = min(n, 12); n > 2; n-- {
+		want := erasure.DefaultScheme(n)
+		if p, ok := Place(all, known, want); ok && p.Scheme == want && !p.Relaxed {
+			return want
+		}
+	}
+	return least
 }

@@ -34,17 +34,22 @@ type Drives interface {
 
 // Config is what a Catalog needs.
 type Config struct {
-	KV     kv.Store       // required; stays the caller's to close
-	Drives Drives         // nil: no group can be opened
-	Scheme erasure.Scheme // of new groups, where the drives allow it; required
-	Clock  clock.Clock    // nil: the system's
-	Logger *slog.Logger   // nil: discards
+	KV     kv.Store // required; stays the caller's to close
+	Drives Drives   // nil: no group can be opened
+	// Scheme of new groups, where the drives allow it; zero: by the failure
+	// domains there are (metadata.DefaultScheme).
+	Scheme erasure.Scheme
+	Clock  clock.Clock  // nil: the system's
+	Logger *slog.Logger // nil: discards
 	// OpenGroups is how many groups take new blobs at a time; 0: as many as
 	// there are drives, at least 1.
 	OpenGroups int
 	// A group is sealed at about SealBlobs blobs (0: 1,000,000) or SealBytes
 	// bytes (0: 1 TiB).
 	SealBlobs, SealBytes int64
+	// GroupAge is how old a group may be that RecentGroup gives; 0: it is read
+	// anew each time, which costs little where the engine is in the process.
+	GroupAge time.Duration
 }
 
 // Catalog implements every interface of package metadata. Safe for concurrent
@@ -79,8 +84,8 @@ var (
 
 // Open reads the groups and makes a Catalog. It writes nothing.
 func Open(ctx context.Context, cfg Config) (*Catalog, error) {
-	if cfg.KV == nil || cfg.Scheme.K < 1 || cfg.Scheme.N() > storagenode.MaxSlots {
-		return nil, fmt.Errorf("open catalog: a key-value engine and a scheme are required (scheme %s)", cfg.Scheme)
+	if cfg.KV == nil || cfg.Scheme.K < 1 && cfg.Scheme.M > 0 || cfg.Scheme.N() > storagenode.MaxSlots {
+		return nil, fmt.Errorf("open catalog: a key-value engine and a possible scheme are required (scheme %s)", cfg.Scheme)
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.System{}

@@ -80,6 +80,20 @@ func newFixture(t testing.TB, store kv.Store) *fixture {
 	return &fixture{Catalog: c, t: t, drives: d, ids: storagenode.NewBlobIDs(time.Now)}
 }
 
+// another is the catalog of another process on the same engine.
+func (f *fixture) another(store kv.Store, edit ...func(*Config)) *Catalog {
+	f.t.Helper()
+	cfg := Config{KV: store, Drives: f.drives, Scheme: erasure.Scheme{K: 4, M: 2}}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	c, err := Open(f.t.Context(), cfg)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
 func (f *fixture) bucket(name string) metadata.Bucket {
 	f.t.Helper()
 	b, err := f.CreateBucket(f.t.Context(), metadata.Bucket{Name: name, Owner: "root"})

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/metadata"
@@ -19,10 +20,11 @@ import (
 // Groups keeps the placement groups (famGroup) and, in open.go, picks those
 // that take new blobs.
 //
-// It remembers the groups as it last read or wrote them. What is remembered
-// is only ever acted on where a commit asserts it (the slots of a written
-// blob), where it cannot change (the scheme), or where being late does no
-// harm (which groups to write to).
+// It remembers the groups as it last read or wrote them; other processes change
+// them too. What is remembered is only ever acted on where a commit asserts it
+// (the slots of a written blob), where it cannot change (the scheme), or where
+// being late does no harm: which groups to write to, and, within Config.GroupAge,
+// where a reader looks first.
 type Groups struct {
 	e      *engine
 	cfg    Config
@@ -31,11 +33,18 @@ type Groups struct {
 	known atomic.Pointer[map[storagenode.PG]*groupEntry] // replaced, never changed
 	mu    sync.Mutex                                     // guards replacing known
 
+	// last is the newest PG number that was given away when known was read.
+	last atomic.Uint64
+	// all are the drives as metadata remembers them, for the failure domains.
+	all atomic.Pointer[[]metadata.Candidate]
+
 	open    atomic.Pointer[openSet]
+	stale   atomic.Bool // known is to be read anew before groups are chosen
 	calls   atomic.Uint64
+	born    time.Time
 	opening sync.Mutex // one at a time looks for groups and makes them
-	scanned int64      // ms; guarded by opening
-	saved   int64      // ms; guarded by opening
+	scanned time.Time  // guarded by opening
+	saved   time.Time  // guarded by opening
 }
 
 // groupEntry is a group as of one value of its record.
@@ -43,23 +52,73 @@ type groupEntry struct {
 	raw  []byte
 	rec  *metadata.GroupRecord // shared, read-only
 	fill *fill                 // the same for every value of a group
+	read atomic.Int64          // when the newest state had this value, by Groups.since; 0: not known
 }
 
-// fill counts what was committed to a group, roughly: what the last process
-// counted after it last saved is lost, and what was deleted still counts.
+// fill counts what was committed to a group, roughly: what a process counted
+// after it last saved is lost with it, and what was deleted still counts. Every
+// process adds its own to what is stored.
 type fill struct {
-	blobs, bytes atomic.Int64
-	saved        atomic.Int64 // blobs, when last saved
+	blobs, bytes       atomic.Int64 // of all processes, as far as known
+	newBlobs, newBytes atomic.Int64 // of this one, not saved yet
+}
+
+// stored takes note of what all processes together have saved.
+func (f *fill) stored(blobs, bytes int64) {
+	if more := blobs + f.newBlobs.Load() - f.blobs.Load(); more > 0 {
+		f.blobs.Add(more)
+	}
+	if more := bytes + f.newBytes.Load() - f.bytes.Load(); more > 0 {
+		f.bytes.Add(more)
+	}
 }
 
 func newGroups(e *engine, cfg Config) *Groups {
 	s := &Groups{e: e, cfg: cfg, drives: cfg.Drives}
 	s.known.Store(&map[storagenode.PG]*groupEntry{})
+	s.all.Store(&[]metadata.Candidate{})
+	s.born = e.clock.Now()
 	return s
 }
 
-// load reads all groups anew, and what they hold where it is not known yet.
+// since is the time since the start, never 0.
+func (s *Groups) since() int64 { return max(1, int64(s.e.clock.Now().Sub(s.born))) }
+
+// load reads all groups anew, what they hold, and the drives.
 func (s *Groups) load(ctx context.Context) error {
+	// The counter first: whoever makes a group asserts it, and so finds out
+	// about groups that were made after this scan.
+	v, err := s.e.get(ctx, "load groups", new(arena).formatKey(fmtGroups))
+	if err != nil {
+		return err
+	}
+	last, err := decodeNumber(v)
+	if err != nil {
+		return fmt.Errorf("group counter: %w", err)
+	}
+	if err := s.loadGroups(ctx); err != nil {
+		return err
+	}
+	s.last.Store(last)
+	if err := s.loadFill(ctx); err != nil {
+		return err
+	}
+	drives, err := (&DriveRecords{e: s.e}).ListDrives(ctx)
+	if err != nil {
+		return err
+	}
+	all := make([]metadata.Candidate, 0, len(drives))
+	for _, d := range drives {
+		if d.State != storagenode.DriveRetired && d.State != storagenode.DriveDrained {
+			all = append(all, metadata.Candidate{Drive: d.ID, Zone: d.Zone, Node: d.Node})
+		}
+	}
+	s.all.Store(&all)
+	return nil
+}
+
+func (s *Groups) loadGroups(ctx context.Context) error {
+	began := s.since()
 	var changed []*groupEntry
 	for p, err := range s.e.kv.Scan(ctx, []byte{famGroup}, []byte{famGroup + 1}) {
 		if err != nil {
@@ -70,15 +129,22 @@ func (s *Groups) load(ctx context.Context) error {
 			return fmt.Errorf("group key %x: %w", p.Key, errRecord)
 		}
 		if e := (*s.known.Load())[pg]; e != nil && bytes.Equal(e.raw, p.Value) {
+			e.read.Store(began)
 			continue
 		}
 		rec, err := decodeGroup(pg, p.Value)
 		if err != nil {
 			return fmt.Errorf("group %d: %w", pg, err)
 		}
-		changed = append(changed, &groupEntry{raw: bytes.Clone(p.Value), rec: rec})
+		e := &groupEntry{raw: bytes.Clone(p.Value), rec: rec}
+		e.read.Store(began)
+		changed = append(changed, e)
 	}
 	s.keep(changed...)
+	return nil
+}
+
+func (s *Groups) loadFill(ctx context.Context) error {
 	for p, err := range s.e.kv.Scan(ctx, []byte{famFill}, []byte{famFill + 1}) {
 		if err != nil {
 			return unavailable("load groups", err)
@@ -91,10 +157,8 @@ func (s *Groups) load(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("fill of group %d: %w", pg, err)
 		}
-		if e := (*s.known.Load())[pg]; e != nil && e.fill.blobs.Load() < blobs {
-			e.fill.blobs.Store(blobs)
-			e.fill.bytes.Store(size)
-			e.fill.saved.Store(blobs)
+		if e := (*s.known.Load())[pg]; e != nil {
+			e.fill.stored(blobs, size)
 		}
 	}
 	return nil
@@ -118,7 +182,9 @@ func (s *Groups) remember(pg storagenode.PG, raw []byte) (*groupEntry, error) {
 	return entry, nil
 }
 
-// keep puts entries in the place of those known before.
+// keep puts entries in the place of those known before. Where a slot moved, all
+// groups are read and those to write to are chosen anew at once: a write by the
+// old ones would go without that slot, or fail, and slots seldom move alone.
 func (s *Groups) keep(entries ...*groupEntry) {
 	if len(entries) == 0 {
 		return
@@ -126,15 +192,21 @@ func (s *Groups) keep(entries ...*groupEntry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := maps.Clone(*s.known.Load())
+	moved := false
 	for _, e := range entries {
 		if old := now[e.rec.PG]; old != nil {
 			e.fill = old.fill
+			moved = moved || !slices.Equal(old.rec.Slots, e.rec.Slots)
 		} else {
 			e.fill = new(fill)
 		}
 		now[e.rec.PG] = e
 	}
 	s.known.Store(&now)
+	if moved {
+		s.stale.Store(true)
+		s.open.Store(nil)
+	}
 }
 
 // parsed gives the group of a record that a transaction just read; nil values
@@ -167,6 +239,8 @@ func (s *Groups) filled(blobs []metadata.Written) {
 	known := *s.known.Load()
 	for i := range blobs {
 		if e := known[blobs[i].Group.PG]; e != nil {
+			e.fill.newBlobs.Add(1)
+			e.fill.newBytes.Add(blobs[i].Blob.Size)
 			e.fill.blobs.Add(1)
 			e.fill.bytes.Add(blobs[i].Blob.Size)
 		}
@@ -178,6 +252,10 @@ func (s *Groups) filled(blobs []metadata.Written) {
 func (s *Groups) Group(ctx context.Context, pg storagenode.PG) (erasure.Group, error) {
 	var key [5]byte
 	k := arena{free: key[:]}
+	began := int64(0)
+	if s.cfg.GroupAge > 0 {
+		began = s.since()
+	}
 	v, err := s.e.get(ctx, "group", k.groupKey(pg))
 	if err != nil {
 		return erasure.Group{}, err
@@ -186,7 +264,25 @@ func (s *Groups) Group(ctx context.Context, pg storagenode.PG) (erasure.Group, e
 	if err != nil {
 		return erasure.Group{}, err
 	}
+	if began > 0 {
+		if e := (*s.known.Load())[pg]; e != nil && e.rec == rec {
+			e.read.Store(began)
+		}
+	}
 	return rec.Group, nil
+}
+
+// RecentGroup implements metadata.Placement: a group as it was at most
+// Config.GroupAge ago.
+func (s *Groups) RecentGroup(ctx context.Context, pg storagenode.PG) (erasure.Group, error) {
+	if s.cfg.GroupAge > 0 {
+		if e := (*s.known.Load())[pg]; e != nil {
+			if read := e.read.Load(); read > 0 && s.since()-read < int64(s.cfg.GroupAge) {
+				return e.rec.Group, nil
+			}
+		}
+	}
+	return s.Group(ctx, pg)
 }
 
 // ListGroups implements metadata.Groups, in order of the PGs.
@@ -299,15 +395,22 @@ func (s *Groups) Seal(ctx context.Context, pg storagenode.PG) error {
 	return err
 }
 
-// create makes a group.
-func (s *Groups) create(ctx context.Context, scheme erasure.Scheme, drives []storagenode.DriveID) (*groupEntry, error) {
-	g := &metadata.GroupRecord{Group: erasure.Group{Scheme: scheme}}
-	for i := range drives {
-		g.Slots = append(g.Slots, storagenode.Slot{Drive: drives[i], Epoch: 1})
+// errRaced: another process made a group since the groups were read.
+var errRaced = errors.New("another process made a group")
+
+// create makes a group, asserting that after is the newest there is: processes
+// that find at once that groups are lacking must not each make them all.
+func (s *Groups) create(ctx context.Context, placed metadata.Placed, after uint64) (*groupEntry, error) {
+	if after >= 1<<32-1 {
+		return nil, errors.New("group numbers are used up")
 	}
-	var raw []byte
+	g := &metadata.GroupRecord{Group: erasure.Group{PG: storagenode.PG(after + 1), Scheme: placed.Scheme}}
+	for i := range placed.Drives {
+		g.Slots = append(g.Slots, storagenode.Slot{Drive: placed.Drives[i], Epoch: 1})
+	}
+	raw := encodeGroup(nil, g)
 	err := s.e.update(ctx, "create group", func(t *txn) error {
-		counter := t.formatKey(fmtGroups)
+		counter, key := t.formatKey(fmtGroups), t.groupKey(g.PG)
 		v, err := t.Get(ctx, counter)
 		if err != nil {
 			return err
@@ -316,37 +419,56 @@ func (s *Groups) create(ctx context.Context, scheme erasure.Scheme, drives []sto
 		if err != nil {
 			return err
 		}
-		if last >= 1<<32-1 {
-			return errors.New("group numbers are used up")
+		if last != after {
+			if t.maybe { // an attempt with an unknown outcome may have made it
+				if v, err = t.Get(ctx, key); err != nil || bytes.Equal(v, raw) {
+					return err
+				}
+			}
+			return errRaced
 		}
-		// An attempt with an unknown outcome may have made one already; a group
-		// more does no harm.
-		g.PG = storagenode.PG(last + 1)
-		raw = encodeGroup(nil, g)
-		t.Put(counter, encodeNumber(t.room(12), last+1))
-		t.Put(t.groupKey(g.PG), raw)
+		t.Put(counter, encodeNumber(t.room(12), after+1))
+		t.Put(key, raw)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.last.CompareAndSwap(after, after+1)
 	return s.remember(g.PG, raw)
 }
 
-// save stores what the groups hold, where that changed; it may fail.
+// save adds what this process committed to what is stored of the groups; it may
+// fail.
 func (s *Groups) save(ctx context.Context) {
 	var changed []*groupEntry
 	for _, e := range *s.known.Load() {
-		if e.fill.blobs.Load() != e.fill.saved.Load() {
+		if e.fill.newBlobs.Load() != 0 {
 			changed = append(changed, e)
 		}
 	}
 	for some := range slices.Chunk(changed, kv.MaxTxnOps) {
-		counts := make([]int64, len(some))
+		adds := make([][2]int64, len(some))
+		for i, e := range some {
+			adds[i] = [2]int64{e.fill.newBlobs.Load(), e.fill.newBytes.Load()}
+		}
+		sums := make([][2]int64, len(some))
 		err := s.e.update(ctx, "save fill", func(t *txn) error {
 			for i, e := range some {
-				counts[i] = e.fill.blobs.Load()
-				t.Put(t.fillKey(e.rec.PG), encodeFill(t.room(24), counts[i], e.fill.bytes.Load()))
+				key := t.fillKey(e.rec.PG)
+				v, err := t.Get(ctx, key)
+				if err != nil {
+					return err
+				}
+				sums[i] = adds[i]
+				if v != nil {
+					blobs, size, err := decodeFill(v)
+					if err != nil {
+						return fmt.Errorf("fill of group %d: %w", e.rec.PG, err)
+					}
+					sums[i][0], sums[i][1] = sums[i][0]+blobs, sums[i][1]+size
+				}
+				t.Put(key, encodeFill(t.room(24), sums[i][0], sums[i][1]))
 			}
 			return nil
 		})
@@ -355,7 +477,9 @@ func (s *Groups) save(ctx context.Context) {
 			return
 		}
 		for i, e := range some {
-			e.fill.saved.Store(counts[i])
+			e.fill.newBlobs.Add(-adds[i][0])
+			e.fill.newBytes.Add(-adds[i][1])
+			e.fill.stored(sums[i][0], sums[i][1])
 		}
 	}
 }

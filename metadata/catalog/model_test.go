@@ -20,6 +20,7 @@ import (
 // model is what the namespace must look like.
 type model struct {
 	*fixture
+	all     []*Catalog // of several processes; any step may use any
 	rng     *rand.Rand
 	chaos   *chaos
 	bucket  metadata.Bucket
@@ -33,6 +34,17 @@ type modelUpload struct {
 	parts map[int]string // number to etag
 }
 
+// TestModelOfManyGateways runs the same with every call going to any of three
+// catalogs on one engine, as to gateways behind one address: what one wrote,
+// listed or deleted must show in what the others answer from then on.
+func TestModelOfManyGateways(t *testing.T) {
+	for _, seed := range seeds(t, 60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			runModelOn(t, newChaos(seed, 0), seed, 3)
+		})
+	}
+}
+
 // TestModel runs random mutations against a map, over an engine whose commits
 // go wrong at random, and checks after each that what is stored agrees with
 // the map and with itself.
@@ -44,9 +56,22 @@ func TestModel(t *testing.T) {
 	}
 }
 
-func runModel(t *testing.T, c *chaos, seed uint64) {
+func runModel(t *testing.T, c *chaos, seed uint64) { runModelOn(t, c, seed, 1) }
+
+// any gives the next call to one of the catalogs.
+func (m *model) any() {
+	if len(m.all) > 1 {
+		m.Catalog = m.all[m.rng.IntN(len(m.all))]
+	}
+}
+
+func runModelOn(t *testing.T, c *chaos, seed uint64, catalogs int) {
 	m := &model{fixture: newFixture(t, c), rng: rand.New(rand.NewPCG(seed, 1)), chaos: c,
 		objects: map[string]string{}, uploads: map[string]*modelUpload{}}
+	m.all = []*Catalog{m.Catalog}
+	for len(m.all) < catalogs {
+		m.all = append(m.all, m.another(c))
+	}
 	m.bucket = m.fixture.bucket("bucket")
 	_ = m.written(1)
 	c.calm(m.rng.IntN(60))
@@ -59,6 +84,7 @@ func runModel(t *testing.T, c *chaos, seed uint64) {
 }
 
 func (m *model) step() {
+	m.any()
 	switch n := m.rng.IntN(100); {
 	case n < 30:
 		m.putObject()
@@ -121,6 +147,7 @@ func (m *model) set(key, etag string) {
 
 func (m *model) read(key string) string {
 	m.t.Helper()
+	m.any()
 	o, err := m.Object(context.Background(), m.bucket.ID, key)
 	if errors.Is(err, metadata.ErrNoSuchKey) {
 		return ""
@@ -133,6 +160,7 @@ func (m *model) read(key string) string {
 
 func (m *model) blobs() (blobs []metadata.Written, size int64) {
 	for range 1 + m.rng.IntN(3) {
+		m.any()
 		w := m.written(int64(m.rng.IntN(200_000)))
 		if m.rng.IntN(4) == 0 {
 			w.Blob.Missing = erasure.SlotMask(1)
@@ -162,8 +190,44 @@ func (m *model) putObject() {
 		}
 		return
 	}
+	if m.moved(err, blobs) {
+		etag, err = old, nil // nothing of it may be visible
+	}
 	// A conditional write must never be refused because of its own success.
 	m.outcome(err, key, old, etag)
+}
+
+// moved says that a write was refused because another gateway's repairer had
+// moved slots under it, and checks that the one which refused knows better now.
+func (m *model) moved(err error, blobs []metadata.Written) bool {
+	m.t.Helper()
+	if len(m.all) == 1 || !errors.Is(err, metadata.ErrStalePlacement) {
+		return false
+	}
+	refused, other := m.Catalog, m.all[0]
+	if refused == other {
+		other = m.all[1]
+	}
+	if _, err := refused.OpenGroup(context.Background()); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, w := range blobs {
+		now, err := other.Group(context.Background(), w.Group.PG)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if slices.Equal(now.Slots, w.Group.Slots) {
+			continue
+		}
+		for _, g := range refused.open.Load().groups {
+			if g.PG == now.PG && !slices.Equal(g.Slots, now.Slots) {
+				m.t.Fatalf("group %d is still written to as it was", g.PG)
+			}
+		}
+		return true
+	}
+	m.t.Fatalf("no slot moved, yet %v", err)
+	return true
 }
 
 func (m *model) deleteObject() {
@@ -207,6 +271,9 @@ func (m *model) putPart() {
 	blobs, size := m.blobs()
 	p := metadata.Part{Number: 1 + m.rng.IntN(6), Size: size, ETag: m.etag(), Modified: time.Now()}
 	err := m.PutPart(context.Background(), m.bucket, u.key, id, p, blobs)
+	if m.moved(err, blobs) {
+		return
+	}
 	if errors.Is(err, metadata.ErrNoSuchUpload) {
 		// A completion that was given up half way.
 		was := m.chaos.calm(0)
@@ -275,6 +342,7 @@ func (m *model) complete() {
 		m.t.Fatalf("completed object %+v", o)
 	}
 	// A repeated completion finds its object.
+	m.any()
 	again, err := m.CompleteUpload(context.Background(), m.bucket, u.key, id, c)
 	if err != nil || again.ETag != etag {
 		m.t.Fatalf("repeated completion: %v %v", again, err)
@@ -355,6 +423,7 @@ func (m *model) discharge() {
 func (m *model) verify() {
 	m.t.Helper()
 	m.checkClean()
+	m.any()
 	page, err := m.ListObjects(context.Background(), m.bucket.ID, metadata.ListQuery{Limit: 1000})
 	if err != nil {
 		m.t.Fatal(err)
@@ -367,6 +436,7 @@ func (m *model) verify() {
 		m.t.Fatalf("listed %v, want %v", got, m.objects)
 	}
 	for key := range m.objects {
+		m.any()
 		o, err := m.Object(context.Background(), m.bucket.ID, key)
 		if err != nil {
 			m.t.Fatal(err)
@@ -410,6 +480,7 @@ func (m *model) drain() {
 		m.t.Fatal(err)
 	}
 	for range 3 {
+		m.any()
 		for o, err := range m.ScanOwed(ctx) {
 			if err != nil {
 				m.t.Fatal(err)
@@ -437,10 +508,16 @@ func TestConcurrentWriters(t *testing.T) {
 			was := c.calm(0)
 			b := f.bucket("bucket")
 			_ = f.written(1)
+			all := []*fixture{f}
+			for len(all) < 3 { // two writers at each of three gateways
+				other := *f
+				other.Catalog = f.another(c)
+				all = append(all, &other)
+			}
 			c.calm(was)
 			var wg sync.WaitGroup
 			for w := range 6 {
-				wg.Go(func() { writer(f, b, rand.New(rand.NewPCG(seed, uint64(w)))) })
+				wg.Go(func() { writer(all[w%3], b, rand.New(rand.NewPCG(seed, uint64(w)))) })
 			}
 			wg.Wait()
 			c.calm(0)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -88,8 +89,7 @@ func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*open
 	if s.drives == nil {
 		return nil, fmt.Errorf("open group: %w", metadata.ErrNoPlacement)
 	}
-	ms := now.UnixMilli()
-	if ms-s.scanned >= scanTTL.Milliseconds() {
+	if s.stale.Load() || s.scanned.IsZero() || now.Sub(s.scanned) >= scanTTL {
 		if err := s.load(ctx); err != nil {
 			if old != nil {
 				s.e.log.Warn("groups are not read anew", "err", err)
@@ -97,7 +97,8 @@ func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*open
 				return nil, err
 			}
 		}
-		s.scanned = ms
+		s.scanned = now
+		s.stale.Store(false)
 	}
 	set, err := s.choose(ctx)
 	if err != nil {
@@ -108,8 +109,8 @@ func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*open
 		s.e.log.Info("placement of new blobs changed", "degraded", set.degraded, "scheme", set.groups[0].Scheme, "groups", len(set.groups))
 	}
 	s.open.Store(set)
-	if ms-s.saved >= saveTTL.Milliseconds() {
-		s.saved = ms
+	if now.Sub(s.saved) >= saveTTL {
+		s.saved = now
 		s.save(ctx)
 	}
 	return set, nil
@@ -117,22 +118,41 @@ func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*open
 
 // choose finds the groups to write to. The caller holds opening.
 func (s *Groups) choose(ctx context.Context) (*openSet, error) {
+	for attempt := 0; ; attempt++ {
+		set, err := s.tryChoose(ctx, attempt < maxAttempts)
+		if !errors.Is(err, errRaced) {
+			return set, err
+		}
+		if err := s.load(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tryChoose gives errRaced, where retry allows it, when another process made
+// groups meanwhile.
+func (s *Groups) tryChoose(ctx context.Context, retry bool) (*openSet, error) {
+	last := s.last.Load() // before known is looked at
 	cands := s.candidates()
 	want := s.cfg.OpenGroups
 	if want <= 0 {
 		want = max(1, len(cands))
 	}
-	scheme, _, relaxed, ok := metadata.Place(cands, s.cfg.Scheme)
+	domains, scheme := s.domains()
+	placed, ok := metadata.Place(cands, domains, scheme)
 	if !ok {
 		return s.leftOver(cands)
 	}
-	usable := s.usable(cands, scheme)
-	if len(usable) == 0 || len(usable) < want/2 {
-		if relaxed {
-			s.e.log.Warn("groups are not spread over failure domains", "scheme", scheme, "drives", len(cands))
+	usable := s.usable(cands, placed.Scheme)
+	if n := lacking(usable, cands, want); n > 0 {
+		if placed.Relaxed {
+			s.e.log.Warn("groups are not spread over failure domains", "scheme", placed.Scheme, "drives", len(cands))
 		}
-		made, err := s.fillUp(ctx, cands, want-len(usable))
+		made, err := s.fillUp(ctx, cands, n, last)
 		usable = append(usable, made...)
+		if errors.Is(err, errRaced) && retry {
+			return nil, err
+		}
 		if err != nil && len(usable) == 0 {
 			if set, lerr := s.leftOver(cands); lerr == nil {
 				s.e.log.Warn("no group could be made", "err", err)
@@ -141,8 +161,89 @@ func (s *Groups) choose(ctx context.Context) (*openSet, error) {
 			return nil, err
 		}
 	}
-	slices.SortFunc(usable, func(a, b erasure.Group) int { return cmp.Compare(a.PG, b.PG) })
-	return &openSet{groups: usable[:min(len(usable), want)]}, nil
+	return &openSet{groups: evenly(usable, cands, want)}, nil
+}
+
+// domains gives the failure domains of the cluster, also those away, and the
+// scheme of new groups.
+func (s *Groups) domains() (metadata.Domains, erasure.Scheme) {
+	all := slices.Clone(*s.all.Load())
+	known := make(map[storagenode.DriveID]bool, len(all))
+	for i := range all {
+		known[all[i].Drive] = true
+	}
+	for _, r := range s.drives.Reports() {
+		if !known[r.ID] {
+			all = append(all, metadata.Candidate{Drive: r.ID, Zone: r.Zone, Node: r.Node})
+		}
+	}
+	if s.cfg.Scheme.K > 0 {
+		return metadata.DomainsOf(all), s.cfg.Scheme
+	}
+	return metadata.DomainsOf(all), metadata.DefaultScheme(all)
+}
+
+// lacking is how many groups are to be made: up to want where fewer than half
+// of that are usable, and want where a drive is in none of them – a new node –
+// so that it gets its share of what is written at once, without any old data
+// being moved.
+func lacking(usable []erasure.Group, cands []metadata.Candidate, want int) int {
+	if len(usable) == 0 || len(usable) < want/2 {
+		return want - len(usable)
+	}
+	if want*len(usable[0].Slots) < len(cands) {
+		return 0 // so few groups cannot have them all
+	}
+	in := members(usable)
+	for i := range cands {
+		if in[cands[i].Drive] == 0 {
+			return want
+		}
+	}
+	return 0
+}
+
+// members counts in how many groups a drive is.
+func members(groups []erasure.Group) map[storagenode.DriveID]int {
+	in := make(map[storagenode.DriveID]int)
+	for i := range groups {
+		for _, slot := range groups[i].Slots {
+			in[slot.Drive]++
+		}
+	}
+	return in
+}
+
+// evenly takes want groups, in order of their numbers, such that each drive is
+// in about as many of them.
+func evenly(groups []erasure.Group, cands []metadata.Candidate, want int) []erasure.Group {
+	byPG := func(a, b erasure.Group) int { return cmp.Compare(a.PG, b.PG) }
+	slices.SortFunc(groups, byPG)
+	if len(groups) <= want {
+		return groups
+	}
+	in := make(map[storagenode.DriveID]int, len(cands))
+	taken := make([]bool, len(groups))
+	chosen := make([]erasure.Group, 0, want)
+	for len(chosen) < want {
+		best, least := -1, 0
+		for i := range groups {
+			load := 0
+			for _, slot := range groups[i].Slots {
+				load += 2*in[slot.Drive] + 1
+			}
+			if !taken[i] && (best < 0 || load < least) {
+				best, least = i, load
+			}
+		}
+		taken[best] = true
+		chosen = append(chosen, groups[best])
+		for _, slot := range groups[best].Slots {
+			in[slot.Drive]++
+		}
+	}
+	slices.SortFunc(chosen, byPG)
+	return chosen
 }
 
 // candidates are the drives that take new blobs, in order of their ids.
@@ -196,9 +297,10 @@ func (s *Groups) full(e *groupEntry) bool {
 	return e.fill.blobs.Load() >= s.cfg.SealBlobs || e.fill.bytes.Load() >= s.cfg.SealBytes
 }
 
-// fillUp makes n groups, each with its slots in another order, so that data
-// and parity fall on all drives alike. Full groups are sealed on the way.
-func (s *Groups) fillUp(ctx context.Context, cands []metadata.Candidate, n int) ([]erasure.Group, error) {
+// fillUp makes n groups after the one numbered last, each with its slots in
+// another order, so that data and parity fall on all drives alike. Full groups
+// are sealed on the way.
+func (s *Groups) fillUp(ctx context.Context, cands []metadata.Candidate, n int, last uint64) ([]erasure.Group, error) {
 	for pg, e := range *s.known.Load() {
 		if !e.rec.Sealed && s.full(e) {
 			if err := s.Seal(ctx, pg); err != nil {
@@ -211,19 +313,21 @@ func (s *Groups) fillUp(ctx context.Context, cands []metadata.Candidate, n int) 
 	for i := range cands {
 		at[cands[i].Drive] = i
 	}
+	domains, scheme := s.domains()
 	for i := range n {
-		scheme, drives, _, ok := metadata.Place(cands, s.cfg.Scheme)
+		placed, ok := metadata.Place(cands, domains, scheme)
 		if !ok {
 			return made, fmt.Errorf("create group: %w", metadata.ErrNoPlacement)
 		}
+		drives := placed.Drives
 		slices.SortFunc(drives, func(a, b storagenode.DriveID) int { return bytes.Compare(a[:], b[:]) })
 		turn := i % len(drives)
-		drives = append(slices.Clone(drives[turn:]), drives[:turn]...)
-		e, err := s.create(ctx, scheme, drives)
+		placed.Drives = append(slices.Clone(drives[turn:]), drives[:turn]...)
+		e, err := s.create(ctx, placed, last+uint64(i))
 		if err != nil {
 			return made, err
 		}
-		s.e.log.Info("group made", "pg", e.rec.PG, "scheme", scheme)
+		s.e.log.Info("group made", "pg", e.rec.PG, "scheme", placed.Scheme)
 		for _, d := range drives {
 			cands[at[d]].Load++
 		}
