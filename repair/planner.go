@@ -31,6 +31,7 @@ type planner struct {
 
 	mu      sync.Mutex
 	waiting []WaitingSlot // as of the last plan; guarded by mu
+	lies    SpreadStatus  // as of the last look; guarded by mu
 }
 
 // move is one slot to be mapped to another drive.
@@ -51,6 +52,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 			load[s.Drive]++
 		}
 	}
+	domains := metadata.DomainsOf(present(drives))
 	var moves []move
 	var waiting []WaitingSlot
 	for _, g := range groups {
@@ -65,7 +67,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 			if !d.dead() && !draining {
 				continue
 			}
-			to, why := p.target(drives, load, slots, i, g.Scheme.M)
+			to, why := p.target(drives, domains, load, slots, i, g.Scheme.M)
 			if why != "" {
 				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is " + d.record.State.String() + "; " + why})
 			}
@@ -99,53 +101,54 @@ func (p *planner) waits(d drive, known bool) string {
 	return ""
 }
 
-// target picks the drive for a slot: the one that took the old drive's place,
-// else the healthy one that spreads the group best over zones, then nodes, and
-// carries the fewest slots. A zero id means none, and why not; an id with a
-// reason is a drive that crowds one node.
-func (p *planner) target(drives []drive, load map[storagenode.DriveID]int, slots []storagenode.Slot, slot int, m uint8) (storagenode.DriveID, string) {
-	zones, nodes, taken := map[string]int{}, map[string]int{}, map[storagenode.DriveID]bool{}
-	for i, s := range slots {
-		taken[s.Drive] = true
-		if d, ok := p.fleet.drive(s.Drive); ok && i != slot {
-			zones[d.record.Zone]++
-			nodes[d.record.Node]++
+// present gives the drives that make up the cluster, also those away.
+func present(drives []drive) []metadata.Candidate {
+	var all []metadata.Candidate
+	for i := range drives {
+		if s := drives[i].record.State; s != storagenode.DriveRetired && s != storagenode.DriveDrained {
+			all = append(all, asCandidate(&drives[i], nil))
 		}
 	}
-	allNodes := map[string]bool{}
-	var best *drive
+	return all
+}
+
+func asCandidate(d *drive, load map[storagenode.DriveID]int) metadata.Candidate {
+	return metadata.Candidate{Drive: d.record.ID, Zone: d.record.Zone, Node: d.record.Node, Load: load[d.record.ID]}
+}
+
+// target picks the drive for a slot: the one that took the old drive's place,
+// else a healthy one by the rules that groups are placed by (metadata.Replace).
+// A zero id means none, and why not; an id with a reason is a drive whose
+// failure domain then has more than m of the group's slots.
+func (p *planner) target(drives []drive, domains metadata.Domains, load map[storagenode.DriveID]int, slots []storagenode.Slot, slot int, m uint8) (storagenode.DriveID, string) {
+	var rest, cands []metadata.Candidate
+	taken := map[storagenode.DriveID]bool{}
+	for i, s := range slots {
+		taken[s.Drive] = true
+		d, ok := p.fleet.drive(s.Drive)
+		moves := d.dead() || d.record.State == storagenode.DriveDraining // itself, so that it takes no place
+		if ok && i != slot && !moves {
+			rest = append(rest, asCandidate(&d, nil))
+		}
+	}
 	for i := range drives {
 		d := &drives[i]
-		if d.record.State != storagenode.DriveRetired {
-			allNodes[d.record.Node] = true
-		}
 		if d.record.State != storagenode.DriveActive || !d.away.IsZero() || taken[d.record.ID] || d.report.Space.ReadOnly {
 			continue
 		}
 		if d.record.Replaces == slots[slot].Drive {
 			return d.record.ID, ""
 		}
-		if best == nil || better(d.record, best.record, zones, nodes, load) {
-			best = d
-		}
+		cands = append(cands, asCandidate(d, load))
 	}
-	if best == nil {
+	to, relaxed, ok := metadata.Replace(cands, rest, domains, m)
+	switch {
+	case !ok:
 		return storagenode.DriveID{}, "no healthy drive outside the group is left to take the slot"
+	case relaxed:
+		return to, "mapped into a failure domain that then has too many slots of its group: no other has a drive for it"
 	}
-	if len(allNodes) > 1 && nodes[best.record.Node] >= max(1, int(m)) {
-		return best.record.ID, fmt.Sprintf("mapped to crowded node %s: no other has a drive for it", best.record.Node)
-	}
-	return best.record.ID, ""
-}
-
-func better(a, b metadata.DriveRecord, zones, nodes map[string]int, load map[storagenode.DriveID]int) bool {
-	if x, y := zones[a.Zone], zones[b.Zone]; x != y {
-		return x < y
-	}
-	if x, y := nodes[a.Node], nodes[b.Node]; x != y {
-		return x < y
-	}
-	return load[a.ID] < load[b.ID]
+	return to, ""
 }
 
 // carryOut sets the fence at each new drive, then maps the slot to it.
@@ -224,6 +227,37 @@ func inUse(groups []metadata.GroupRecord, id storagenode.DriveID) bool {
 		}
 	}
 	return false
+}
+
+// relaxedListed bounds the groups that are named for lying badly spread.
+const relaxedListed = 16
+
+// survey counts the groups that lie over too few failure domains.
+func (p *planner) survey(groups []metadata.GroupRecord) {
+	domains := metadata.DomainsOf(present(p.fleet.all()))
+	s := SpreadStatus{Zones: domains.Zones, Nodes: domains.Nodes}
+	for _, g := range groups {
+		var on []metadata.Candidate
+		for _, slot := range g.Slots {
+			if d, ok := p.fleet.drive(slot.Drive); ok {
+				on = append(on, asCandidate(&d, nil))
+			}
+		}
+		if metadata.Crowded(on, domains, g.Scheme.M) {
+			if s.Relaxed++; len(s.RelaxedGroups) < relaxedListed {
+				s.RelaxedGroups = append(s.RelaxedGroups, g.PG)
+			}
+		}
+	}
+	p.mu.Lock()
+	p.lies = s
+	p.mu.Unlock()
+}
+
+func (p *planner) spread() SpreadStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lies
 }
 
 // list gives the slots that wait, as of the last plan.

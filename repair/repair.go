@@ -381,6 +381,7 @@ func (r *Repairer) look(ctx context.Context) ([]metadata.GroupRecord, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.planner.survey(groups)
 	if len(back) > 0 {
 		r.inventory.add(back)
 		r.kick(Inventory)
@@ -398,8 +399,11 @@ func (r *Repairer) observe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.detector.look(ctx, groups, false)
-	return err
+	if _, err = r.detector.look(ctx, groups, false); err != nil {
+		return err
+	}
+	r.planner.survey(groups)
+	return nil
 }
 
 // damagePass repairs what is marked. When that leaves nothing, it is time for

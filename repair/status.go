@@ -39,6 +39,17 @@ type DeleteStatus struct {
 	Done int64 `json:"done"` // since the start
 }
 
+// SpreadStatus says how groups lie over failure domains.
+type SpreadStatus struct {
+	Zones int `json:"zones"`
+	Nodes int `json:"nodes"`
+	// Groups of which one failure domain – a zone where there are several, else
+	// a node – has more than m slots: losing it may lose data.
+	Relaxed int `json:"relaxed"`
+	// RelaxedGroups are the first of them.
+	RelaxedGroups []storagenode.PG `json:"relaxedGroups,omitempty"`
+}
+
 // Status is how things stand.
 type Status struct {
 	At     time.Time    `json:"at"`
@@ -54,6 +65,7 @@ type Status struct {
 	Queue      QueueStatus    `json:"queue"`
 	Tasks      []Task         `json:"tasks"`
 	Waiting    []WaitingSlot  `json:"waiting"`
+	Spread     SpreadStatus   `json:"spread"`
 	Deletes    DeleteStatus   `json:"deletes"`
 	Orphans    OrphanStatus   `json:"orphans"`
 	Recount    *Report        `json:"recount,omitempty"` // the last
@@ -63,7 +75,7 @@ type Status struct {
 func (r *Repairer) Status() Status {
 	s := Status{
 		At: r.cfg.Clock.Now(), Leader: r.leader.status(), Nodes: r.members.status(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},
-		Tasks: r.progress.list(), Waiting: r.planner.list(), Orphans: r.orphans.status(),
+		Tasks: r.progress.list(), Waiting: r.planner.list(), Spread: r.planner.spread(), Orphans: r.orphans.status(),
 	}
 	for _, d := range r.fleet.all() {
 		s.States[d.record.State.String()]++
