@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,6 +18,11 @@ import (
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/clock"
 )
+
+// groupAge is how old a placement group may be by which a read begins: without
+// it each read would ask the engine for one, over the network. A reader that
+// finds slots moved asks at once.
+const groupAge = time.Second
 
 // GatewayConfig is what a Gateway needs. KV, Drives and the credentials must be
 // set.
@@ -60,7 +66,9 @@ func OpenGateway(ctx context.Context, cfg GatewayConfig) (g *Gateway, err error)
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	g = &Gateway{}
-	g.Catalog, err = catalog.Open(ctx, catalog.Config{KV: cfg.KV, Drives: cfg.Drives, Scheme: cfg.Scheme, Clock: cfg.Clock, Logger: cfg.Logger})
+	g.Catalog, err = catalog.Open(ctx, catalog.Config{
+		KV: cfg.KV, Drives: cfg.Drives, Scheme: cfg.Scheme, Clock: cfg.Clock, Logger: cfg.Logger, GroupAge: groupAge,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}
