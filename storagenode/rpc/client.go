@@ -87,13 +87,21 @@ type NodeReports struct {
 	Lives map[storagenode.DriveID]uint64
 }
 
+// lookQuery asks a node to look at its drives before it reports.
+const lookQuery = "look=1"
+
 // maxReports bounds what a node may say of its drives, in bytes.
 const maxReports = 1 << 20
 
-// Reports asks the node for its drives.
-func (c *Client) Reports(ctx context.Context) (NodeReports, error) {
+// Reports asks the node for its drives; with look, after it has looked at them
+// that moment.
+func (c *Client) Reports(ctx context.Context, look bool) (NodeReports, error) {
 	out := NodeReports{Lives: map[storagenode.DriveID]uint64{}}
-	err := c.exchange(ctx, http.MethodGet, c.base.JoinPath("/v1/reports"), auth.NewBody(nil, nil), func(a *auth.Answer) error {
+	u := c.base.JoinPath("/v1/reports")
+	if look {
+		u.RawQuery = lookQuery
+	}
+	err := c.exchange(ctx, http.MethodGet, u, auth.NewBody(nil, nil), func(a *auth.Answer) error {
 		text, err := io.ReadAll(io.LimitReader(a, maxReports))
 		if err != nil {
 			return err

@@ -160,6 +160,24 @@ func (f *Fleet) refresh(run, ctx context.Context) {
 	}
 }
 
+// Look has every node look at its drives and report, and returns when all have,
+// or did not answer in time: what Reports and Drive say from then on is no older
+// than that.
+func (f *Fleet) Look(ctx context.Context) {
+	f.mu.Lock()
+	members := slices.Collect(maps.Values(f.nodes))
+	f.mu.Unlock()
+	var all sync.WaitGroup
+	for _, m := range members {
+		all.Go(func() {
+			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {
+				m.strike(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 // publish makes the table anew. A drive that two nodes speak of – a disk was
 // moved – is where it can be used. mu is held.
 func (f *Fleet) publish() {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ type process struct {
 	address string
 	drives  drives
 	cluster storagenode.UUID
+	look    atomic.Pointer[func()]
 	server  *http.Server
 	listen  net.Listener
 }
@@ -48,6 +50,11 @@ func (p *process) start() {
 	p.address = l.Addr().String()
 	s := NewServer(ServerConfig{
 		Drives: &p.drives, Guard: auth.NewGuard(auth.GuardConfig{Key: testKey(p.t)}), Cluster: p.cluster, Name: "node at " + p.address,
+		Look: func(context.Context) {
+			if look := p.look.Load(); look != nil {
+				(*look)()
+			}
+		},
 	})
 	p.server = &http.Server{Handler: s}
 	p.listen = l
@@ -306,6 +313,24 @@ func TestDriveOpenedAnewIsFoundByItself(t *testing.T) {
 		_, err := s.Put(t.Context(), storetest.NewShard(shardID(1, 0), 10))
 		return err == nil
 	})
+}
+
+// TestLook: what the fleet says after a look is what the nodes found in it, and
+// a node that does not answer only costs time.
+func TestLook(t *testing.T) {
+	a := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{1}: storetest.NewMemory()})
+	b := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{2}: storetest.NewMemory()})
+	f := openFleet(t, FleetConfig{Poll: time.Hour, Strikes: 1}, a.url(), b.url())
+	look := func() { a.drives.set(storagenode.DriveID{1}, nil) }
+	a.look.Store(&look)
+	if a.state(f, 1) != storagenode.DriveActive {
+		t.Fatal("looked at without being asked")
+	}
+	b.stop()
+	f.Look(t.Context())
+	if a.state(f, 1) != storagenode.DriveDown || b.state(f, 2) != storagenode.DriveDown {
+		t.Fatalf("after the look: %s and %s", a.state(f, 1), b.state(f, 2))
+	}
 }
 
 func TestNodesComeAndGo(t *testing.T) {

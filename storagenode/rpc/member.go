@@ -90,7 +90,7 @@ const failingPolls = 8
 func (m *member) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := m.fleet.cfg.Poll
-		if err := m.poll(ctx); err != nil {
+		if err := m.poll(ctx, false); err != nil {
 			wait /= failingPolls
 			if ctx.Err() == nil {
 				m.strike(err)
@@ -109,11 +109,12 @@ func (m *member) loop(ctx context.Context) {
 	}
 }
 
-// poll asks the node for its drives and takes over what it says.
-func (m *member) poll(ctx context.Context) error {
+// poll asks the node for its drives, which it looks at anew where look says so,
+// and takes over what it says.
+func (m *member) poll(ctx context.Context, look bool) error {
 	cfg := &m.fleet.cfg
 	began := cfg.Clock.Now()
-	got, err := m.poller.Reports(ctx)
+	got, err := m.poller.Reports(ctx, look)
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func TestNoFlippedBitPasses(t *testing.T) {
 		c := r.dialFor("http://"+n.listener.Addr().String(), 2*time.Second)
 		d := c.Drive(testDrive, clean.life)
 		n.fault(toNode, -1, -1)
-		if _, err := c.Reports(t.Context()); err != nil { // learns the node's life, over another connection
+		if _, err := c.Reports(t.Context(), false); err != nil { // learns the node's life, over another connection
 			t.Fatal(err)
 		}
 		r.fresh()
@@ -195,7 +195,7 @@ func TestSilenceCostsBoundedTime(t *testing.T) {
 		_, errs["read"] = d.ReadAt(t.Context(), shardID(1, 0), 0, make([]byte, 100_000))
 		if stall <= 150 {
 			errs = calls(t.Context(), d)
-			_, errs["reports"] = c.Reports(t.Context())
+			_, errs["reports"] = c.Reports(t.Context(), false)
 		}
 		for call, err := range errs {
 			if !errors.Is(err, storagenode.ErrUnavailable) || errors.Is(err, storagenode.ErrNotFound) || errors.Is(err, io.EOF) {

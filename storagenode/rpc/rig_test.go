@@ -141,7 +141,7 @@ func (r *rig) dialFor(address string, opTime time.Duration) *Client {
 // drive binds to the life that the node's drive has now.
 func (r *rig) drive(c *Client) *Drive {
 	r.t.Helper()
-	reports, err := c.Reports(context.Background())
+	reports, err := c.Reports(context.Background(), false)
 	if err != nil {
 		r.t.Fatal(err)
 	}

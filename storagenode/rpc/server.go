@@ -26,8 +26,11 @@ type ServerConfig struct {
 	// Cluster and Name are what the server says of its node.
 	Cluster storagenode.UUID
 	Name    string
-	Clock   clock.Clock  // nil: the system's
-	Logger  *slog.Logger // nil: discards
+	// Look has the drives looked at now, so that what is reported is no older;
+	// nil: they always are.
+	Look   func(ctx context.Context)
+	Clock  clock.Clock  // nil: the system's
+	Logger *slog.Logger // nil: discards
 	// MemoryBytes bounds the payloads in memory. 0: 256 MiB. One drive gets a
 	// quarter at most, so that what a hung one holds leaves enough for others.
 	MemoryBytes int64
@@ -59,6 +62,10 @@ type served struct {
 	places chan struct{}
 	memory *semaphore.Weighted
 }
+
+// lookTime bounds a look at the drives: a hung one must not keep the report of
+// the others.
+const lookTime = time.Second
 
 const driveShare = 4 // one drive's part of the memory, one in so many
 
@@ -234,13 +241,18 @@ type wireReport struct {
 	Life uint64 `json:"life,string"`
 }
 
-func (s *Server) reports(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) reports(w http.ResponseWriter, r *http.Request) {
+	if r.URL.RawQuery == lookQuery && s.cfg.Look != nil {
+		ctx, cancel := context.WithTimeout(r.Context(), lookTime)
+		s.cfg.Look(ctx)
+		cancel()
+	}
 	all := wireReports{Cluster: s.cfg.Cluster, Name: s.cfg.Name, Drives: []wireReport{}}
 	known := map[storagenode.DriveID]bool{}
-	for _, r := range s.cfg.Drives.Reports() {
-		known[r.ID] = true
-		wr := wireReport{DriveReport: r, Replaces: r.Replaces}
-		if d := s.find(r.ID); d != nil {
+	for _, rep := range s.cfg.Drives.Reports() {
+		known[rep.ID] = true
+		wr := wireReport{DriveReport: rep, Replaces: rep.Replaces}
+		if d := s.find(rep.ID); d != nil {
 			wr.Life = d.life
 		}
 		all.Drives = append(all.Drives, wr)

@@ -53,7 +53,7 @@ func TestNoRouteAnswersUnauthenticated(t *testing.T) {
 func TestReports(t *testing.T) {
 	r := newRig(t, storetest.NewMemory())
 	r.drives.set(storagenode.DriveID{5}, nil)
-	got, err := r.client.Reports(t.Context())
+	got, err := r.client.Reports(t.Context(), false)
 	if err != nil || got.Cluster != testCluster || got.Name != "n1" || len(got.Drives) != 2 {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -65,7 +65,7 @@ func TestReports(t *testing.T) {
 			t.Errorf("drive %s is open: %v", d.ID, open)
 		}
 	}
-	again, err := r.client.Reports(t.Context())
+	again, err := r.client.Reports(t.Context(), false)
 	if err != nil || again.Lives[testDrive] != got.Lives[testDrive] {
 		t.Fatalf("the life of an open drive changed: %v, %v", again.Lives, err)
 	}
@@ -116,7 +116,7 @@ func TestHungDriveLeavesTheOthersAlone(t *testing.T) {
 	r := newRigWith(t, ServerConfig{DriveCalls: 4, Wait: 20 * time.Millisecond, MemoryBytes: 1}, hung)
 	other := storagenode.DriveID{6}
 	r.drives.set(other, storetest.NewMemory())
-	reports, err := r.client.Reports(t.Context())
+	reports, err := r.client.Reports(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

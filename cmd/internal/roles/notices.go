@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// noticesPath is where the leading repairer takes notices.
-	noticesPath = "/v1/notices"
+	// NoticesPath is where the leading repairer takes notices.
+	NoticesPath = "/v1/notices"
 	maxClaims   = 256                    // in one notice
 	noticeEvery = 100 * time.Millisecond // while there is something to tell
 	noticeTime  = 3 * time.Second        // for one to arrive
@@ -146,7 +146,7 @@ func (n *Notices) send(ctx context.Context, next notice) error {
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(address, "/")+noticesPath, bytes.NewReader(text))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(address, "/")+NoticesPath, bytes.NewReader(text))
 	if err != nil {
 		return err
 	}

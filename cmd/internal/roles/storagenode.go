@@ -92,7 +92,7 @@ func OpenStorageNode(ctx context.Context, cfg StorageNodeConfig) (*StorageNode, 
 	}
 	s.server = rpc.NewServer(rpc.ServerConfig{
 		Drives: s.Node, Guard: auth.NewGuard(auth.GuardConfig{Key: cfg.Key, Clock: cfg.Clock}),
-		Cluster: s.Node.Cluster(), Name: cfg.Name, Clock: cfg.Clock, Logger: cfg.Logger, MemoryBytes: cfg.Memory,
+		Cluster: s.Node.Cluster(), Name: cfg.Name, Look: s.Node.Check, Clock: cfg.Clock, Logger: cfg.Logger, MemoryBytes: cfg.Memory,
 	})
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
