@@ -78,6 +78,15 @@ type Leaders interface {
 	Prove(ctx context.Context) error
 }
 
+// Switches keeps what operators switch for all processes of a cluster, whoever
+// leads.
+type Switches interface {
+	// Paused says whether nothing may be destroyed: no tombstones, no dropped
+	// slots, no orphans collected.
+	Paused(ctx context.Context) (bool, error)
+	SetPaused(ctx context.Context, paused bool) error
+}
+
 // Foundation keeps what is decided once for a cluster.
 type Foundation interface {
 	// Cluster gives the cluster's UUID, zero where it was not founded yet.

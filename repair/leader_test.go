@@ -436,3 +436,36 @@ func TestEveryChangeIsUnderTheTerm(t *testing.T) {
 		}
 	}
 }
+
+// TestPauseHoldsForAll: what an operator pauses through one process holds for
+// the leader at its next destructive step, for a later leader, and over a
+// restart.
+func TestPauseHoldsForAll(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	objects := r.some(4)
+	a, b := r.repairer(r.kv), r.repairer(r.kv)
+	ctx := r.term(a)
+	r.must(a.detectAndPlan(ctx))
+	r.delete(objects[0].key)
+	r.must(b.Pause(r.ctx))
+	tombstones := func() (n int64) {
+		for _, d := range r.drives.disks {
+			n += d.store.Calls(storetest.OpDelete)
+		}
+		return n
+	}
+	if err := a.deletes.pass(ctx); !errors.Is(err, errPaused) || tombstones() != 0 {
+		t.Fatalf("%d tombstones, %v", tombstones(), err)
+	}
+	c := r.repairer(r.kv) // another life
+	ctx = r.term(c)
+	r.must(c.detectAndPlan(ctx))
+	if r.must(c.deletes.pass(ctx)); !c.Status().Paused || tombstones() != 0 {
+		t.Fatalf("%d tombstones", tombstones())
+	}
+	r.must(b.Resume(r.ctx))
+	r.must(c.detectAndPlan(ctx))
+	if r.must(c.deletes.pass(ctx)); c.Status().Paused || r.shards(objects[0].blob) != 0 {
+		t.Fatalf("%d shards left", r.shards(objects[0].blob))
+	}
+}

@@ -57,12 +57,12 @@ func TestOrphanIsQuarantinedThenCollected(t *testing.T) {
 		t.Fatalf("%d shards, %d in quarantine", n, young())
 	}
 	r.clock.advance(2 * time.Hour)
-	r.rep.Pause()
+	r.must(r.rep.Pause(r.ctx))
 	r.orphanPass()
 	if n := r.shards(o.blob); n != 2 {
 		t.Fatal("collected while paused")
 	}
-	r.rep.Resume()
+	r.must(r.rep.Resume(r.ctx))
 	r.orphanPass()
 	if n := r.shards(o.blob); n != 0 || young() != 0 || r.rep.Status().Orphans.Collected != 2 {
 		t.Fatalf("%d shards left, %+v", n, r.rep.Status().Orphans)

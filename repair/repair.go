@@ -68,8 +68,10 @@ type Config struct {
 	Horizon metadata.Horizon
 	Leaders metadata.Leaders
 	Nodes   metadata.Nodes
-	Stripes Stripes
-	Drives  storagenode.Reporter
+	// Switches keeps Pause for whoever leads.
+	Switches metadata.Switches
+	Stripes  Stripes
+	Drives   storagenode.Reporter
 	// Foundation keeps the cluster's UUID. The first leader founds the cluster.
 	Foundation metadata.Foundation
 	// Cluster is the UUID that the drives have, where they are this process's;
@@ -173,7 +175,7 @@ type Repairer struct {
 // New makes a Repairer; nothing runs before Run.
 func New(cfg Config) (*Repairer, error) {
 	if cfg.Blobs == nil || cfg.Groups == nil || cfg.Lookup == nil || cfg.Records == nil ||
-		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Nodes == nil || cfg.Foundation == nil || cfg.Stripes == nil || cfg.Drives == nil {
+		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Nodes == nil || cfg.Foundation == nil || cfg.Switches == nil || cfg.Stripes == nil || cfg.Drives == nil {
 		return nil, errors.New("repair: an interface of Config is not set")
 	}
 	cfg.setDefaults()
@@ -186,11 +188,11 @@ func New(cfg Config) (*Repairer, error) {
 	r.detector = &detector{cfg: r.cfg, fleet: r.fleet, announced: r.members.announced}
 	r.planner = &planner{cfg: r.cfg, fleet: r.fleet}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
-	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load, prove: r.leader.prove}
+	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load, prove: r.mayDestroy}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
-	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.leader.prove}
+	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.mayDestroy}
 	r.census = &census{cfg: r.cfg, fleet: r.fleet}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
@@ -246,13 +248,50 @@ func (r *Repairer) kick(k Kind) {
 func (r *Repairer) Kick() { r.kick(Deletes) }
 
 // Pause stops everything that destroys: tombstones, the collection of
-// orphans, the dropping of slots that moved away. What repairs goes on.
-func (r *Repairer) Pause() { r.paused.Store(true) }
+// orphans, the dropping of slots that moved away. What repairs goes on. It holds
+// for every repairer, and until Resume, also over restarts.
+func (r *Repairer) Pause(ctx context.Context) error { return r.pause(ctx, true) }
 
 // Resume ends Pause.
-func (r *Repairer) Resume() {
-	r.paused.Store(false)
+func (r *Repairer) Resume(ctx context.Context) error {
+	err := r.pause(ctx, false)
 	r.kick(Deletes)
+	return err
+}
+
+func (r *Repairer) pause(ctx context.Context, paused bool) error {
+	if err := r.cfg.Switches.SetPaused(ctx, paused); err != nil {
+		return err
+	}
+	r.paused.Store(paused)
+	return nil
+}
+
+// errPaused: an operator wants nothing destroyed.
+var errPaused = errors.New("paused by an operator")
+
+// refreshPaused takes over what was switched through any process.
+func (r *Repairer) refreshPaused(ctx context.Context) error {
+	paused, err := r.cfg.Switches.Paused(ctx)
+	if err == nil {
+		r.paused.Store(paused)
+	}
+	return err
+}
+
+// mayDestroy gives fresh proof, right before something is destroyed, that this
+// process leads and that nobody paused.
+func (r *Repairer) mayDestroy(ctx context.Context) error {
+	if err := r.leader.prove(ctx); err != nil {
+		return err
+	}
+	if err := r.refreshPaused(ctx); err != nil {
+		return err
+	}
+	if r.paused.Load() {
+		return errPaused
+	}
+	return nil
 }
 
 // Notify reports a shard that a reader found missing or corrupt; it is made for
@@ -325,6 +364,9 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 		began := r.cfg.Clock.Now()
 		err := pass(ctx)
 		next := interval
+		if errors.Is(err, errPaused) {
+			err = nil // it goes on when it is kicked, or the next time
+		}
 		if errors.Is(err, metadata.ErrStaleTerm) {
 			r.leader.overtaken(ctx, err)
 			return
@@ -357,6 +399,9 @@ func (r *Repairer) detectAndPlan(ctx context.Context) error {
 		return fmt.Errorf("found cluster: %w", err)
 	}
 	if err := r.members.load(ctx); err != nil {
+		return err
+	}
+	if err := r.refreshPaused(ctx); err != nil {
 		return err
 	}
 	groups, err := r.look(ctx)
@@ -403,7 +448,7 @@ func (r *Repairer) observe(ctx context.Context) error {
 		return err
 	}
 	r.planner.survey(groups)
-	return nil
+	return r.refreshPaused(ctx)
 }
 
 // damagePass repairs what is marked. When that leaves nothing, it is time for

@@ -350,14 +350,14 @@ func TestDeletesAreDischarged(t *testing.T) {
 	for _, o := range objects[:6] {
 		r.delete(o.key)
 	}
-	r.rep.Pause()
+	r.must(r.rep.Pause(r.ctx))
 	r.must(r.rep.deletes.pass(r.ctx))
 	for _, d := range r.drives.disks {
 		if d.store.Calls(storetest.OpDelete) != 0 {
 			t.Fatal("a tombstone while paused")
 		}
 	}
-	r.rep.Resume()
+	r.must(r.rep.Resume(r.ctx))
 	r.must(r.rep.deletes.pass(r.ctx))
 	if s := r.rep.Status().Deletes; s.Owed == 0 || s.Owed > 6 {
 		t.Fatalf("owed %+v", s)

@@ -217,14 +217,12 @@ func (a *adminAPI) start(r *http.Request) (any, error) {
 	return map[string]any{"started": kind}, nil
 }
 
-func (a *adminAPI) pause(*http.Request) (any, error) {
-	a.repairer.Pause()
-	return map[string]bool{"paused": true}, nil
+func (a *adminAPI) pause(r *http.Request) (any, error) {
+	return map[string]bool{"paused": true}, a.repairer.Pause(r.Context())
 }
 
-func (a *adminAPI) resume(*http.Request) (any, error) {
-	a.repairer.Resume()
-	return map[string]bool{"paused": false}, nil
+func (a *adminAPI) resume(r *http.Request) (any, error) {
+	return map[string]bool{"paused": false}, a.repairer.Resume(r.Context())
 }
 
 func (a *adminAPI) agree(*http.Request) (any, error) {

@@ -65,6 +65,7 @@ type Catalog struct {
 	*NodeRecords
 	*Leases
 	*Foundation
+	*Switches
 	e *engine
 }
 
@@ -80,6 +81,7 @@ var (
 	_ metadata.Nodes        = (*Catalog)(nil)
 	_ metadata.Leaders      = (*Catalog)(nil)
 	_ metadata.Foundation   = (*Catalog)(nil)
+	_ metadata.Switches     = (*Catalog)(nil)
 )
 
 // Open reads the groups and makes a Catalog. It writes nothing.
@@ -115,6 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		NodeRecords:  &NodeRecords{e: e},
 		Leases:       &Leases{e: e},
 		Foundation:   &Foundation{e: e},
+		Switches:     &Switches{e: e},
 		e:            e,
 	}
 	c.Objects.buckets = c.Buckets

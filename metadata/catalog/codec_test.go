@@ -65,6 +65,7 @@ func records() map[string][]byte {
 		"key-owed-parts": a.owedUploadKey(owedParts, "up"),
 		"key-horizon":    a.formatKey(fmtHorizon),
 		"key-cluster":    a.formatKey(fmtCluster),
+		"key-paused":     a.formatKey(fmtPaused),
 		"key-drive":      a.driveKey(drive),
 		"key-node":       a.nodeKey("name"),
 		"key-lease":      a.leaseKey(famLease, "role"),

@@ -35,6 +35,7 @@ const (
 	fmtGroups  = 'g' // the last PG given away
 	fmtHorizon = 'h' // the least blob id that may still be committed
 	fmtCluster = 'c' // the cluster's UUID
+	fmtPaused  = 'p' // there while nothing may be destroyed
 )
 
 // maxUploadID bounds the length of an upload id: it is stored with one byte

@@ -136,6 +136,27 @@ func (s *Leases) Prove(ctx context.Context) error {
 	return checkTerm(term, v)
 }
 
+// Switches keeps what operators switch (fmtPaused).
+type Switches struct{ e *engine }
+
+// Paused implements metadata.Switches.
+func (s *Switches) Paused(ctx context.Context) (bool, error) {
+	v, err := s.e.get(ctx, "paused", new(arena).formatKey(fmtPaused))
+	return v != nil, err
+}
+
+// SetPaused implements metadata.Switches.
+func (s *Switches) SetPaused(ctx context.Context, paused bool) error {
+	return s.e.update(ctx, "pause", func(t *txn) error {
+		if key := t.formatKey(fmtPaused); paused {
+			t.Put(key, encodeNumber(t.room(12), 1))
+		} else {
+			t.Delete(key)
+		}
+		return nil
+	})
+}
+
 // Foundation keeps the cluster's UUID (fmtCluster).
 type Foundation struct{ e *engine }
 
