@@ -121,6 +121,10 @@ func (m *member) poll(ctx context.Context, look bool) error {
 	if !cfg.Cluster.IsZero() && got.Cluster != cfg.Cluster {
 		return fmt.Errorf("node is of cluster %s: %w: %w", got.Cluster, storagenode.ErrOtherCluster, storagenode.ErrUnavailable)
 	}
+	// The drives first: once the breaker is closed they are asked.
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	changed := m.take(got)
 	now := cfg.Clock.Now()
 	m.mu.Lock()
 	m.name, m.heard, m.since, m.roundTrip = got.Name, now, now, now.Sub(began)
@@ -129,9 +133,7 @@ func (m *member) poll(ctx context.Context, look bool) error {
 	if back {
 		cfg.Logger.Info("node answers again", "node", m.address)
 	}
-	m.fleet.mu.Lock()
-	defer m.fleet.mu.Unlock()
-	if m.take(got) || back {
+	if changed || back {
 		m.fleet.publish()
 	}
 	return nil

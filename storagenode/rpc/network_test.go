@@ -168,8 +168,8 @@ func TestNoFlippedBitPasses(t *testing.T) {
 		try(true, 450+rng.IntN(size-2000), uint64(10+i)) // payload of a put
 		try(false, 600+rng.IntN(size-2000), 0)           // payload of a read
 		try(true, rng.IntN(400), uint64(1000+i))         // request line and headers
-		try(false, rng.IntN(200), uint64(2000+i))        // answer to a put
-		try(false, rng.IntN(300), 0)                     // answer to a read, its beginning
+		try(false, rng.IntN(150), uint64(2000+i))        // answer to a put
+		try(false, rng.IntN(250), 0)                     // answer to a read, its beginning
 	}
 	// Names of headers and the like do not matter; payloads and heads do.
 	if refused < 2*rounds {

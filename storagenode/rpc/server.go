@@ -214,6 +214,13 @@ func (c *call) timed() context.CancelFunc {
 
 // memoryFor takes n bytes of the drive's and the server's memory.
 func (c *call) memoryFor(n int64) (release func(), err error) {
+	release = func() { c.s.memory.Release(n); c.memory.Release(n) }
+	if c.memory.TryAcquire(n) {
+		if c.s.memory.TryAcquire(n) {
+			return release, nil
+		}
+		c.memory.Release(n)
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.s.cfg.Wait)
 	defer cancel()
 	if c.memory.Acquire(ctx, n) != nil {
@@ -223,7 +230,7 @@ func (c *call) memoryFor(n int64) (release func(), err error) {
 		c.memory.Release(n)
 		return nil, errBusy
 	}
-	return func() { c.s.memory.Release(n); c.memory.Release(n) }, nil
+	return release, nil
 }
 
 // wireReports is the answer of /v1/reports, as JSON.

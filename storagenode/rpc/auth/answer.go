@@ -240,6 +240,7 @@ func (w *Writer) frame(payload, raw []byte, flags byte) error {
 		h := w.w.Header()
 		h.Set(serverHeader, hex.EncodeToString(w.server[:]))
 		h.Set("Content-Type", "application/octet-stream")
+		h["Date"] = nil // nobody asks
 		h.Del("Content-Length")
 		if flags&flagLast != 0 {
 			h.Set("Content-Length", strconv.Itoa(size))
