@@ -218,6 +218,17 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// FlushError sends what Write holds in a frame of its own; it is what
+// http.ResponseController calls.
+func (w *Writer) FlushError() error {
+	if len(w.page) == 0 {
+		return nil
+	}
+	err := w.Answer(w.page, nil, false)
+	w.page = w.page[:0]
+	return err
+}
+
 // Answer sends one frame at once: a payload of at most MaxPayload bytes, which
 // is signed, and raw bytes, which the payload has to bind. last says that it
 // is the last. A handler uses either this or Write.
@@ -240,7 +251,6 @@ func (w *Writer) frame(payload, raw []byte, flags byte) error {
 		h := w.w.Header()
 		h.Set(serverHeader, hex.EncodeToString(w.server[:]))
 		h.Set("Content-Type", "application/octet-stream")
-		h["Date"] = nil // nobody asks
 		h.Del("Content-Length")
 		if flags&flagLast != 0 {
 			h.Set("Content-Length", strconv.Itoa(size))

@@ -199,6 +199,40 @@ func TestPlainHandlersAndBodies(t *testing.T) {
 	}
 }
 
+// TestFlush: a handler that streams is heard while it goes on, and its answer is
+// as authentic as any.
+func TestFlush(t *testing.T) {
+	heard := make(chan struct{})
+	guard := NewGuard(GuardConfig{Key: key(t, "s")})
+	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c := http.NewResponseController(w)
+		if err := c.Flush(); err != nil { // nothing to send yet
+			t.Error(err)
+		}
+		_, _ = io.WriteString(w, "first\n")
+		if err := c.Flush(); err != nil {
+			t.Error(err)
+		}
+		<-heard
+		_, _ = io.WriteString(w, "second\n")
+	})))
+	defer server.Close()
+	client := http.Client{Transport: NewTransport(key(t, "s"), http.DefaultTransport, nil)}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	first := make([]byte, 6)
+	if _, err := io.ReadFull(resp.Body, first); err != nil || string(first) != "first\n" {
+		t.Fatalf("%q, %v", first, err)
+	}
+	close(heard)
+	if rest, err := io.ReadAll(resp.Body); err != nil || string(rest) != "second\n" {
+		t.Fatalf("%q, %v", rest, err)
+	}
+}
+
 func TestAnotherSecretIsRefused(t *testing.T) {
 	r := newRig(t)
 	r.client = NewTransport(key(t, "x"), &r.tap, nil)

@@ -146,7 +146,7 @@ func (t *Transport) attempt(r *http.Request, body *Body) (*http.Response, *refus
 	}
 	k.mac = k.sign(t.key, r, length, body.head)
 	out := r.WithContext(r.Context()) // a shallow copy
-	out.Header = http.Header{"Authorization": {k.header()}, "Idempotency-Key": {}, "User-Agent": {""}}
+	out.Header = http.Header{"Authorization": {k.header()}, "Idempotency-Key": {}, "User-Agent": {"kintsugi"}}
 	out.ContentLength = length
 	out.Body, out.GetBody = http.NoBody, nil
 	if length > 0 {
