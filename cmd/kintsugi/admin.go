@@ -43,7 +43,7 @@ the server made at its first start.`,
 	p.StringVar(&f.region, "region", "us-east-1", "the server's region")
 	p.StringVar(&f.credentialsFile, "credentials-file", "", "file with the credentials, instead of the environment")
 	p.BoolVar(&f.asJSON, "json", false, "print JSON")
-	c.AddCommand(newAdminStatus(f), newAdminDrives(f), newAdminNodes(f), newAdminTopology(f), newAdminGroups(f), newAdminReady(f), newAdminRepair(f), newAdminVerify(f), newAdminWhatIf(f), newAdminStart(f),
+	c.AddCommand(newAdminStatus(f), newAdminDrives(f), newAdminNodes(f), newAdminTopology(f), newAdminGroups(f), newAdminReady(f), newAdminMetadata(f), newAdminRepair(f), newAdminVerify(f), newAdminWhatIf(f), newAdminStart(f),
 		newAdminSwitch(f, "pause", "Stop everything that destroys: deletes, orphans, dropped slots", "/admin/v1/pause", "paused: nothing is destroyed until `kintsugi admin resume`"),
 		newAdminSwitch(f, "resume", "End a pause", "/admin/v1/resume", "resumed"),
 		newAdminSwitch(f, "agree-orphans", "Let the next orphan pass collect what is in quarantine now", "/admin/v1/orphans/agree", "agreed: the next orphan pass collects what is in quarantine now"))

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/metadata/kv/etcd"
+	"kintsugi/metadata/kv/etcd/member"
+)
+
+func freeAddress(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// startMember runs a metadata member in this process; stop ends it as SIGTERM
+// does.
+func startMember(t *testing.T, secret string) (address, admin string, stop func()) {
+	t.Helper()
+	address, admin = freeAddress(t), freeAddress(t)
+	cfg := member.Config{
+		Name: "m1", Dir: filepath.Join(t.TempDir(), "m1"), Secret: secret, Address: address, PeerAddress: freeAddress(t),
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- runMember(ctx, cfg, admin, io.Discard) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	for range 600 {
+		if resp, err := http.Get("http://" + admin + "/live"); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return address, admin, stop
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatal("the member does not get live")
+	return "", "", nil
+}
+
+// run runs a command line in this process.
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestMetadataMember(t *testing.T) {
+	const secret = "a cluster secret for tests"
+	address, admin, stop := startMember(t, secret)
+	get := func(password string) (int, string) {
+		r, _ := http.NewRequest("GET", "http://"+admin+"/metrics", nil)
+		if password != "" {
+			r.SetBasicAuth("prometheus", password)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(text)
+	}
+	for _, password := range []string{"", "another"} {
+		if code, text := get(password); code != http.StatusUnauthorized || strings.Contains(text, "etcd_") {
+			t.Fatalf("metrics for %q: %d", password, code)
+		}
+	}
+	if code, text := get(secret); code != http.StatusOK || !strings.Contains(text, "etcd_server_has_leader 1") {
+		t.Fatalf("metrics: %d %.200s", code, text)
+	}
+	where := "--metadata=etcd://" + address
+	if text, err := run(t, "admin", "metadata", "members", where); err == nil {
+		t.Fatalf("without the secret: %s", text)
+	}
+	t.Setenv("KINTSUGI_CLUSTER_SECRET", secret)
+	text, err := run(t, "admin", "metadata", "members", "--json", where)
+	var answer struct{ Members []etcd.Member }
+	if err != nil || json.Unmarshal([]byte(text), &answer) != nil || len(answer.Members) != 1 || !answer.Members[0].Leader || !answer.Members[0].Healthy {
+		t.Fatalf("%s, %v", text, err)
+	}
+	if text, err = run(t, "admin", "metadata", "members", where); err != nil || !strings.Contains(text, "leader") {
+		t.Fatalf("%s, %v", text, err)
+	}
+	peer := freeAddress(t)
+	if text, err = run(t, "admin", "metadata", "members", "add", peer, where); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.Fields(text)[1]
+	if text, err = run(t, "admin", "metadata", "members", where); err != nil || !strings.Contains(text, "not started") {
+		t.Fatalf("%s, %v", text, err)
+	}
+	if _, err = run(t, "admin", "metadata", "members", "promote", id, where); err == nil {
+		t.Fatal("promoted a member that was never started")
+	}
+	if _, err = run(t, "admin", "metadata", "members", "remove", "nonsense", where); err == nil {
+		t.Fatal("removed nonsense")
+	}
+	if text, err = run(t, "admin", "metadata", "members", "remove", id, where); err != nil {
+		t.Fatalf("%s, %v", text, err)
+	}
+	stop()
+	if _, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+		t.Fatal("still listens after it was stopped")
+	}
+}

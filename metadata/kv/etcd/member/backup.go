@@ -1,0 +1,132 @@
+package member
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Snapshots are in the form that etcd's own tools restore: the database, then
+// its SHA-256. A file gets its name after it was synced and read back.
+const (
+	backupPrefix = "metadata-"
+	backupSuffix = ".snapshot"
+)
+
+// keepBackups writes snapshots until the member ends.
+func (m *Member) keepBackups() {
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-time.After(m.cfg.BackupEvery):
+		}
+		if _, err := m.Backup(time.Now()); err != nil {
+			m.cfg.Logger.Error("snapshot of the metadata failed", "dir", m.cfg.BackupDir, "err", err)
+		}
+	}
+}
+
+// Backup writes a snapshot now, deletes those beyond the number to keep, and
+// gives its name.
+func (m *Member) Backup(now time.Time) (string, error) {
+	dir := m.cfg.BackupDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, backupPrefix+now.UTC().Format("20060102T150405.000Z")+backupSuffix)
+	tmp := filepath.Join(dir, ".snapshot.new")
+	if err := m.writeBackup(tmp); err != nil {
+		return "", errors.Join(err, os.Remove(tmp))
+	}
+	if err := VerifyBackup(tmp); err != nil {
+		return "", errors.Join(fmt.Errorf("read back: %w", err), os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return "", err
+	}
+	return name, errors.Join(syncDir(dir), m.prune())
+}
+
+func (m *Member) writeBackup(path string) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	snap := m.server.Server.Backend().Snapshot()
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	sum := sha256.New()
+	if _, err := snap.WriteTo(io.MultiWriter(f, sum)); err != nil {
+		return err
+	}
+	if _, err := f.Write(sum.Sum(nil)); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// VerifyBackup reads a snapshot and compares its sum.
+func VerifyBackup(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() <= sha256.Size {
+		return fmt.Errorf("a snapshot of %d bytes", st.Size())
+	}
+	sum := sha256.New()
+	if _, err := io.CopyN(sum, f, st.Size()-sha256.Size); err != nil {
+		return err
+	}
+	want, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(want, sum.Sum(nil)) {
+		return errors.New("the sum is wrong")
+	}
+	return nil
+}
+
+// prune deletes the oldest snapshots beyond the number to keep.
+func (m *Member) prune() error {
+	entries, err := os.ReadDir(m.cfg.BackupDir)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), backupPrefix) && strings.HasSuffix(e.Name(), backupSuffix) {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names) // by time
+	for len(names) > m.cfg.BackupKeep {
+		if err := os.Remove(filepath.Join(m.cfg.BackupDir, names[0])); err != nil {
+			return err
+		}
+		names = names[1:]
+	}
+	return syncDir(m.cfg.BackupDir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,161 @@
+package member
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"kintsugi/metadata/kv/etcd"
+)
+
+// startChores starts what goes on beside serving.
+func (m *Member) startChores() {
+	m.chores.Go(m.grow)
+	m.chores.Go(m.lead)
+	if m.cfg.BackupDir != "" {
+		m.chores.Go(m.keepBackups)
+	}
+}
+
+// lead looks after the cluster while this member leads it. A new leader waits
+// a whole interval first, so that what the last one began has ended.
+func (m *Member) lead() {
+	s := m.server.Server
+	since := time.Time{} // leading since, or the last look
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-time.After(m.cfg.Watch):
+		}
+		if s.Leader() != s.MemberID() {
+			since = time.Time{}
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if full(s.Alarms()) {
+			if err := m.makeSpace(); err != nil {
+				m.cfg.Logger.Error("the metadata is full", "quota", m.cfg.Quota, "err", err)
+			}
+			continue
+		}
+		if m.cfg.Defragment > 0 && time.Since(since) >= m.cfg.Defragment {
+			since = time.Now()
+			if err := m.tidy(m.worthwhile); err != nil {
+				m.cfg.Logger.Warn("defragmenting the metadata", "err", err)
+			}
+		}
+	}
+}
+
+func full(alarms []*pb.AlarmMember) bool {
+	for _, a := range alarms {
+		if a.Alarm == pb.AlarmType_NOSPACE {
+			return true
+		}
+	}
+	return false
+}
+
+// worthwhile says that defragmenting a member gains something.
+func (m *Member) worthwhile(o etcd.Member) bool {
+	gain := o.DBSize - o.InUse
+	return gain >= m.cfg.DefragmentFrom && gain >= o.DBSize/4
+}
+
+// tidy defragments one member after another while this one leads, itself last:
+// among several it hands leadership over instead and is tidied by the next
+// leader.
+func (m *Member) tidy(which func(etcd.Member) bool) error {
+	s := m.server.Server
+	cfg, err := m.clients(m.cfg.Advertise)
+	if err != nil {
+		return err
+	}
+	c, err := etcd.Open(m.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	all, err := c.Members(m.ctx)
+	if err != nil {
+		return err
+	}
+	own := false
+	for _, o := range all {
+		if !o.Healthy && len(o.Errors) > 0 && o.DBSize == 0 {
+			return fmt.Errorf("member %s does not answer: not while one is missing", o.Name)
+		}
+		if uint64(o.ID) == uint64(s.MemberID()) {
+			own = which(o)
+			continue
+		}
+		if !which(o) {
+			continue
+		}
+		if s.Leader() != s.MemberID() {
+			return nil // another leads, and goes on
+		}
+		if err := m.defragment(c, o); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !own || s.Leader() != s.MemberID():
+		return nil
+	case len(all) > 1:
+		return s.TryTransferLeadershipOnShutdown()
+	}
+	return s.Backend().Defrag()
+}
+
+func (m *Member) defragment(c *etcd.Store, o etcd.Member) error {
+	ctx, cancel := context.WithTimeout(m.ctx, 10*time.Minute)
+	defer cancel()
+	begun := time.Now()
+	err := c.Defragment(ctx, o)
+	m.cfg.Logger.Info("defragmented a member", "member", o.Name, "held", o.DBSize, "in_use", o.InUse, "took", time.Since(begun).String(), "err", err)
+	return err
+}
+
+// makeSpace compacts all history away, defragments every member, and lifts the
+// alarm where that has left room. Nothing is written meanwhile: the alarm
+// stands.
+func (m *Member) makeSpace() error {
+	s := m.server.Server
+	ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
+	defer cancel()
+	if rev := s.KV().Rev(); rev > s.KV().FirstRev() {
+		if _, err := s.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil {
+			m.cfg.Logger.Debug("compaction", "err", err) // it may have been compacted already
+		}
+	}
+	gains := func(o etcd.Member) bool {
+		return uint64(o.ID) != uint64(s.MemberID()) && o.DBSize-o.InUse >= o.DBSize/16
+	}
+	if err := m.tidy(gains); err != nil {
+		return err
+	}
+	if b := s.Backend(); b.Size()-b.SizeInUse() >= b.Size()/16 {
+		if err := b.Defrag(); err != nil { // nobody can write: nothing is gained by handing over
+			return err
+		}
+	}
+	if room := m.cfg.Quota * 9 / 10; s.Backend().Size() > room {
+		return fmt.Errorf("%d bytes are in use: start all members with a larger --quota, then the alarm is lifted", s.Backend().SizeInUse())
+	}
+	for _, a := range s.Alarms() {
+		if a.Alarm != pb.AlarmType_NOSPACE {
+			continue
+		}
+		if _, err := s.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: a.MemberID, Alarm: a.Alarm}); err != nil {
+			return fmt.Errorf("lift the alarm: %w", err)
+		}
+	}
+	m.cfg.Logger.Warn("the metadata was full; space was made and it can be written to again", "size", s.Backend().Size(), "quota", m.cfg.Quota)
+	return nil
+}
