@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -14,7 +15,8 @@ import (
 type login struct {
 	user, password string
 	token          atomic.Pointer[string]
-	turn           sync.Mutex
+	turn           sync.Mutex // guards made, and that one fetches at a time
+	made           time.Time
 }
 
 // GetRequestMetadata implements credentials.PerRPCCredentials.
@@ -29,12 +31,23 @@ func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]strin
 // TLS the token is readable on the wire, as is everything else.
 func (l *login) RequireTransportSecurity() bool { return false }
 
-// renew fetches a token, unless another request did so meanwhile.
+// youth is how long a token may take to reach every member: one that refuses a
+// token younger than that may not have heard of it yet.
+const youth = 500 * time.Millisecond
+
+// renew fetches a token, unless another request did so meanwhile, or the last
+// one is so young that waiting a little will do.
 func (l *login) renew(ctx context.Context, s *Store) error {
 	had := l.token.Load()
 	l.turn.Lock()
 	defer l.turn.Unlock()
 	if l.token.Load() != had {
+		return nil
+	}
+	if time.Since(l.made) < youth {
+		if !sleep(ctx, youth/10) {
+			return ctx.Err()
+		}
 		return nil
 	}
 	if l.user == "" {
@@ -51,5 +64,6 @@ func (l *login) renew(ctx context.Context, s *Store) error {
 		return err
 	}
 	l.token.Store(&token)
+	l.made = time.Now()
 	return nil
 }

@@ -210,3 +210,27 @@ func TestRefusesAndEnds(t *testing.T) {
 		t.Fatalf("open with an ended context: %v", err)
 	}
 }
+
+// A transaction without writes is checked against the newest state, also by a
+// member that is a little behind.
+func TestCheckOfReadsIsNotStale(t *testing.T) {
+	s := start(t, 3)
+	leader := s.leader()
+	at := func(i int) func(*etcd.Config) {
+		return func(c *etcd.Config) { c.Endpoints = []string{s.clients[i]} }
+	}
+	writer, reader := s.open("/x/", at(leader)), s.open("/x/", at((leader+1)%3))
+	for i := range 400 {
+		x, err := reader.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Get(t.Context(), []byte("a")); err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, writer, "a", fmt.Sprint(i))
+		if err := x.Commit(t.Context()); !errors.Is(err, kv.ErrConflict) {
+			t.Fatalf("round %d: %v", i, err)
+		}
+	}
+}

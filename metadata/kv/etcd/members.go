@@ -68,14 +68,16 @@ func (s *Store) admin(ctx context.Context, f func(context.Context) error) error 
 	}
 }
 
-// once performs an operator's change, again only where a member wants a newer
-// token and did nothing.
+// once performs what an operator asks of one member, again only where that
+// member refuses the token and did nothing.
 func (s *Store) once(ctx context.Context, f func() error) error {
-	err := f()
-	if tokenRefused(rpctypes.Error(err)) && s.auth.renew(ctx, s) == nil {
-		err = f()
+	for range 40 {
+		err := f()
+		if !tokenRefused(rpctypes.Error(err)) || s.auth.renew(ctx, s) != nil {
+			return err
+		}
 	}
-	return err
+	return f()
 }
 
 // Members lists the members and asks each how it is. The error is that of the
@@ -116,7 +118,11 @@ func (s *Store) inspect(ctx context.Context, m *Member) (applied uint64) {
 	err := errors.New("not started")
 	for _, u := range m.Clients {
 		var st *clientv3.StatusResponse
-		if st, err = s.client.Status(ctx, u); err != nil {
+		err = s.once(ctx, func() (err error) {
+			st, err = s.client.Status(ctx, u)
+			return err
+		})
+		if err != nil {
 			continue
 		}
 		m.Leader, m.DBSize, m.InUse, m.Quota, m.Version = st.Leader == uint64(m.ID), st.DbSize, st.DbSizeInUse, st.DbSizeQuota, st.Version

@@ -155,10 +155,13 @@ func (t *txn) Commit(ctx context.Context) error {
 }
 
 // check asserts what was read without writing: a read, which may be repeated.
+// It reads the fence, since etcd takes a transaction without operations for one
+// that any member may answer from what it has.
 func (t *txn) check(ctx context.Context) error {
+	look := []*pb.RequestOp{lookAt(t.s.fence.key)}
 	for rest := t.reads; len(rest) > 0; {
 		n := min(len(rest), maxCompares)
-		req := &pb.TxnRequest{Compare: compares(rest[:n], nil)}
+		req := &pb.TxnRequest{Compare: compares(rest[:n], nil), Success: look}
 		var resp *pb.TxnResponse
 		err := t.s.repeat(ctx, t.s.cfg.Timeout, func(ctx context.Context, o grpc.CallOption) (err error) {
 			resp, err = t.s.rpc.Txn(ctx, req, o)
@@ -208,9 +211,12 @@ func (t *txn) request() (req *pb.TxnRequest, asserted *int64) {
 		}
 		success[i] = &ops[i]
 	}
-	look := &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: t.s.fence.key, KeysOnly: true}}}
-	req = &pb.TxnRequest{Compare: list, Success: success, Failure: []*pb.RequestOp{look}}
+	req = &pb.TxnRequest{Compare: list, Success: success, Failure: []*pb.RequestOp{lookAt(t.s.fence.key)}}
 	return req, &list[len(list)-1].TargetUnion.(*pb.Compare_ModRevision).ModRevision
+}
+
+func lookAt(key []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key, KeysOnly: true}}}
 }
 
 // commitOnce sends a transaction once. again: it was certainly not done, and

@@ -2,10 +2,12 @@ package member
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
 
 	"kintsugi/metadata/kv/etcd"
 )
@@ -45,7 +47,7 @@ func (m *Member) lead() {
 		}
 		if m.cfg.Defragment > 0 && time.Since(since) >= m.cfg.Defragment {
 			since = time.Now()
-			if err := m.tidy(m.worthwhile); err != nil {
+			if err := m.tidy(m.ctx, m.worthwhile); err != nil {
 				m.cfg.Logger.Warn("defragmenting the metadata", "err", err)
 			}
 		}
@@ -70,18 +72,18 @@ func (m *Member) worthwhile(o etcd.Member) bool {
 // tidy defragments one member after another while this one leads, itself last:
 // among several it hands leadership over instead and is tidied by the next
 // leader.
-func (m *Member) tidy(which func(etcd.Member) bool) error {
+func (m *Member) tidy(ctx context.Context, which func(etcd.Member) bool) error {
 	s := m.server.Server
 	cfg, err := m.clients(m.cfg.Advertise)
 	if err != nil {
 		return err
 	}
-	c, err := etcd.Open(m.ctx, cfg)
+	c, err := etcd.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	all, err := c.Members(m.ctx)
+	all, err := c.Members(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,7 +102,7 @@ func (m *Member) tidy(which func(etcd.Member) bool) error {
 		if s.Leader() != s.MemberID() {
 			return nil // another leads, and goes on
 		}
-		if err := m.defragment(c, o); err != nil {
+		if err := m.defragment(ctx, c, o); err != nil {
 			return err
 		}
 	}
@@ -113,8 +115,8 @@ func (m *Member) tidy(which func(etcd.Member) bool) error {
 	return s.Backend().Defrag()
 }
 
-func (m *Member) defragment(c *etcd.Store, o etcd.Member) error {
-	ctx, cancel := context.WithTimeout(m.ctx, 10*time.Minute)
+func (m *Member) defragment(ctx context.Context, c *etcd.Store, o etcd.Member) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	begun := time.Now()
 	err := c.Defragment(ctx, o)
@@ -122,22 +124,45 @@ func (m *Member) defragment(c *etcd.Store, o etcd.Member) error {
 	return err
 }
 
+// forget compacts all history away and waits until that is done on this
+// member.
+func (m *Member) forget(ctx context.Context) error {
+	s := m.server.Server
+	rev := s.KV().Rev()
+	if rev <= s.KV().FirstRev() {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		// It waits for the work on the disk, whatever its context says.
+		_, err := s.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if errors.Is(err, mvcc.ErrCompacted) {
+			return nil
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // makeSpace compacts all history away, defragments every member, and lifts the
 // alarm where that has left room. Nothing is written meanwhile: the alarm
 // stands.
 func (m *Member) makeSpace() error {
 	s := m.server.Server
-	ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(m.ctx, 2*time.Minute)
 	defer cancel()
-	if rev := s.KV().Rev(); rev > s.KV().FirstRev() {
-		if _, err := s.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil {
-			m.cfg.Logger.Debug("compaction", "err", err) // it may have been compacted already
-		}
+	if err := m.forget(ctx); err != nil {
+		return fmt.Errorf("compact: %w", err)
 	}
 	gains := func(o etcd.Member) bool {
 		return uint64(o.ID) != uint64(s.MemberID()) && o.DBSize-o.InUse >= o.DBSize/16
 	}
-	if err := m.tidy(gains); err != nil {
+	if err := m.tidy(ctx, gains); err != nil {
 		return err
 	}
 	if b := s.Backend(); b.Size()-b.SizeInUse() >= b.Size()/16 {

@@ -90,6 +90,9 @@ func newRig(t *testing.T, n int, change ...func(*member.Config)) *rig {
 		for i := range r.members {
 			r.stop(i)
 		}
+		if t.Failed() {
+			t.Log(r.log.String())
+		}
 		password, _ := etcd.RootPassword(secret)
 		if text := r.log.String(); strings.Contains(text, secret) || strings.Contains(text, password) {
 			t.Error("the log holds a secret")
