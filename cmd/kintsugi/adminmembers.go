@@ -37,6 +37,7 @@ KINTSUGI_METADATA_USER and KINTSUGI_METADATA_PASSWORD.`,
 		},
 	}
 	where.add(c.PersistentFlags())
+	c.PersistentFlags().StringVar(&where.secretFile, "cluster-secret-file", "", "file with the cluster's secret (or KINTSUGI_CLUSTER_SECRET)")
 	c.AddCommand(newMemberAdd(where),
 		newMemberChange(where, "remove ID", "Take a member out for good", "removed", (*etcd.Store).RemoveMember),
 		newMemberChange(where, "promote ID", "Make a learner that has caught up a full member", "promoted", (*etcd.Store).PromoteMember))

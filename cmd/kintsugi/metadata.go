@@ -20,12 +20,9 @@ import (
 	"kintsugi/metadata/kv/etcd/member"
 )
 
-// clusterSecret is what the processes of a cluster know each other by.
-const clusterSecret = "KINTSUGI_CLUSTER_SECRET"
-
 func newMetadata() *cobra.Command {
 	var cfg member.Config
-	var adminAddress, logLevel string
+	var adminAddress, logLevel, secretFile string
 	quota := sizeFlag(8 << 30)
 	c := &cobra.Command{
 		Use:   "metadata",
@@ -56,7 +53,7 @@ SIGTERM and Ctrl-C hand leadership over and stop within 10 seconds.`,
 			if cfg.Logger, err = newLogger(logLevel); err != nil {
 				return err
 			}
-			if cfg.Secret, err = secretFromEnv(clusterSecret); err != nil {
+			if cfg.Secret, err = optionalSecret(secretFile); err != nil {
 				return err
 			}
 			return runMember(c.Context(), cfg, adminAddress, c.OutOrStdout())
@@ -71,6 +68,7 @@ SIGTERM and Ctrl-C hand leadership over and stop within 10 seconds.`,
 	f.StringVar(&cfg.AdvertisePeer, "advertise-peer", "", "address at which members reach this one (default: --peer-address)")
 	f.StringVar(&cfg.Cluster, "initial-cluster", "", "all first members with their peer addresses: name=host:port,… (default: this one alone)")
 	f.StringSliceVar(&cfg.Join, "join", nil, "client addresses of the cluster that a new member joins, instead of --initial-cluster")
+	f.StringVar(&secretFile, "cluster-secret-file", "", "file with the cluster's secret (or KINTSUGI_CLUSTER_SECRET)")
 	f.StringVar(&cfg.Files.CA, "ca", "", "certificate authority that clients' certificates must come from, PEM")
 	f.StringVar(&cfg.Files.Cert, "cert", "", "certificate for clients, PEM")
 	f.StringVar(&cfg.Files.Key, "key", "", "its key, PEM")
@@ -87,20 +85,6 @@ SIGTERM and Ctrl-C hand leadership over and stop within 10 seconds.`,
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	fromEnvironment(c)
 	return c
-}
-
-// newLogger logs to standard error from the level on.
-func newLogger(level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
-}
-
-func hostname() string {
-	name, _ := os.Hostname() // without one, --name must say it
-	return name
 }
 
 // runMember runs a member until ctx ends or it fails.
@@ -171,10 +155,21 @@ func memberAdmin(m *member.Member, secret string) http.Handler {
 	return mux
 }
 
-// metadataFlags say where the metadata of a cluster is.
+// optionalSecret reads the cluster's secret where one is named; certificates may
+// stand in for it.
+func optionalSecret(file string) (string, error) {
+	if file == "" && os.Getenv(envClusterSecret) == "" && os.Getenv(envClusterSecret+"_FILE") == "" {
+		return "", nil
+	}
+	secret, _, err := clusterSecretFrom(file)
+	return secret, err
+}
+
+// metadataFlags say where the metadata of a cluster is. secretFile is the
+// command's own flag.
 type metadataFlags struct {
-	url   string
-	files etcd.Files
+	url, secretFile string
+	files           etcd.Files
 }
 
 func (f *metadataFlags) add(s *pflag.FlagSet) {
@@ -205,7 +200,7 @@ func (f *metadataFlags) open(ctx context.Context, log *slog.Logger) (*etcd.Store
 		}
 		return etcd.Open(ctx, cfg)
 	}
-	secret, err := secretFromEnv(clusterSecret)
+	secret, err := optionalSecret(f.secretFile)
 	if err != nil {
 		return nil, err
 	}

@@ -17,15 +17,6 @@ import (
 	"kintsugi/metadata/kv/etcd/member"
 )
 
-func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // startMember runs a metadata member in this process; stop ends it as SIGTERM
 // does.
 func startMember(t *testing.T, secret string) (address, admin string, stop func()) {
@@ -76,7 +67,7 @@ func run(t *testing.T, args ...string) (string, error) {
 }
 
 func TestMetadataMember(t *testing.T) {
-	const secret = "a cluster secret for tests"
+	const secret = "a cluster secret for tests, long enough"
 	address, admin, stop := startMember(t, secret)
 	get := func(password string) (int, string) {
 		r, _ := http.NewRequest("GET", "http://"+admin+"/metrics", nil)
