@@ -139,7 +139,7 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 
 	n, err := roles.OpenStorageNode(ctx, roles.StorageNodeConfig{
 		FS: vfs.OS(), Dirs: cfg.dirs, Name: cfg.name, Zone: cfg.zone, Address: cfg.advertise, Version: version(),
-		Key: key, Repairers: repairers, Logger: cfg.logger, Memory: cfg.memory,
+		Key: key, Repairers: repairers, Logger: cfg.logger, Registerer: registry, Memory: cfg.memory,
 	})
 	switch {
 	case errors.Is(err, roles.ErrNoRepairers):

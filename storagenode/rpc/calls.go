@@ -93,6 +93,7 @@ func (c *call) read() error {
 		}
 		off, left = off+int64(n), left-int64(n)
 		last := err != nil || left <= 0
+		c.said = err
 		c.out = appendStatus(c.out[:0], err)
 		for rest := p[:n]; len(rest) > 0; rest = rest[min(storagenode.SumBlock, len(rest)):] {
 			c.out = le.AppendUint64(c.out, storagenode.BlockSum(rest[:min(storagenode.SumBlock, len(rest))]))
@@ -219,6 +220,9 @@ func (c *call) scrub() error {
 			return fmt.Errorf("scrub was broken off: %w: %w", storagenode.ErrUnavailable, ctx.Err())
 		}
 		last := e.frame.kind == scrubEnd
+		if last {
+			c.said = e.err
+		}
 		c.out = e.frame.append(appendStatus(c.out[:0], e.err))
 		if err := c.w.Answer(c.out, nil, last); err != nil || last {
 			return errAnswered // if at all: the connection is gone otherwise

@@ -123,6 +123,16 @@ func (c *Client) Reports(ctx context.Context, look bool) (NodeReports, error) {
 	return out, err
 }
 
+// Replace has the node format the empty directory of a place that it held back
+// – on another file system than its drive was – as that drive's replacement.
+func (c *Client) Replace(ctx context.Context, dir string) error {
+	err := c.exchange(ctx, http.MethodPost, c.base.JoinPath("/v1/replace"), auth.NewBody([]byte(dir), nil), oneFrame(nil))
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", dir, err)
+	}
+	return nil
+}
+
 // exchange sends a request and has its answer used. Every error of the way is
 // ErrUnavailable, but for the context's own.
 func (c *Client) exchange(ctx context.Context, method string, u *url.URL, body *auth.Body, use func(*auth.Answer) error) error {

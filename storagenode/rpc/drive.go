@@ -32,7 +32,13 @@ var _ storagenode.ShardStore = (*Drive)(nil)
 
 // do makes one call. use gets the answer's first frame behind its status.
 func (d *Drive) do(ctx context.Context, op string, head *[]byte, bulk []byte, use func(*wireReader) error) error {
-	return d.exchange(ctx, op, head, bulk, func(a *auth.Answer) error {
+	return d.exchange(ctx, op, head, bulk, oneFrame(use))
+}
+
+// oneFrame takes an answer of one frame apart; use gets what is behind its
+// status, nil: nothing is.
+func oneFrame(use func(*wireReader) error) func(*auth.Answer) error {
+	return func(a *auth.Answer) error {
 		payload, _, err := a.Next()
 		if err != nil {
 			return err
@@ -47,7 +53,7 @@ func (d *Drive) do(ctx context.Context, op string, head *[]byte, bulk []byte, us
 			}
 		}
 		return r.end()
-	})
+	}
 }
 
 // exchange makes a call whose answer use takes apart. It owns head.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -176,6 +177,23 @@ func (f *Fleet) Look(ctx context.Context) {
 		})
 	}
 	all.Wait()
+}
+
+// Replace is Client.Replace on the node of a name, as its reports give it.
+func (f *Fleet) Replace(ctx context.Context, node, dir string) error {
+	f.mu.Lock()
+	var m *member
+	for _, v := range f.nodes {
+		if v.called() == node {
+			m = v
+		}
+	}
+	f.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("node %q: none of this name was heard of: %w", node, storagenode.ErrUnavailable)
+	}
+	defer m.pollNow()
+	return m.client.Replace(ctx, dir)
 }
 
 // publish makes the table anew. A drive that two nodes speak of – a disk was

@@ -333,6 +333,31 @@ func TestLook(t *testing.T) {
 	}
 }
 
+func TestReplaceByCommand(t *testing.T) {
+	var got string
+	refused := errors.New("directory refused: not empty")
+	r := newRigWith(t, ServerConfig{Replace: func(_ context.Context, dir string) error {
+		if got = dir; dir == "/full" {
+			return refused
+		}
+		return nil
+	}}, storetest.NewMemory())
+	f := openFleet(t, FleetConfig{}, r.http.URL)
+	if err := f.Replace(t.Context(), "n1", "/mnt/d 1"); err != nil || got != "/mnt/d 1" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := f.Replace(t.Context(), "n1", "/full"); err == nil || !strings.Contains(err.Error(), refused.Error()) {
+		t.Error(err)
+	}
+	if err := f.Replace(t.Context(), "n2", "/mnt/d"); !errors.Is(err, storagenode.ErrUnavailable) {
+		t.Error(err)
+	}
+	other := newRig(t, storetest.NewMemory())
+	if err := other.client.Replace(t.Context(), "/mnt/d"); err == nil {
+		t.Error("replaced where nothing can be")
+	}
+}
+
 func TestNodesComeAndGo(t *testing.T) {
 	a := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{1}: storetest.NewMemory()})
 	b := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{2}: storetest.NewMemory()})

@@ -17,6 +17,7 @@ type member struct {
 	poller  *Client // of polls, which move it themselves
 	breaker breaker
 	kick    chan struct{} // asks for a poll now
+	polling sync.Mutex    // one poll at a time, so that no older answer comes after a newer one
 	cancel  context.CancelFunc
 
 	polledOnce chan struct{} // closed after the first poll
@@ -112,6 +113,8 @@ func (m *member) loop(ctx context.Context) {
 // poll asks the node for its drives, which it looks at anew where look says so,
 // and takes over what it says.
 func (m *member) poll(ctx context.Context, look bool) error {
+	m.polling.Lock()
+	defer m.polling.Unlock()
 	cfg := &m.fleet.cfg
 	began := cfg.Clock.Now()
 	got, err := m.poller.Reports(ctx, look)
@@ -187,6 +190,12 @@ func (m *member) state(now time.Time) (storagenode.DriveState, string, time.Time
 		return storagenode.DriveSuspect, "node was not heard of", since
 	}
 	return storagenode.DriveActive, "", since
+}
+
+func (m *member) called() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.name
 }
 
 func (m *member) lastHeard() time.Time {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
 	"kintsugi/storagenode"
@@ -28,9 +29,14 @@ type ServerConfig struct {
 	Name    string
 	// Look has the drives looked at now, so that what is reported is no older;
 	// nil: they always are.
-	Look   func(ctx context.Context)
-	Clock  clock.Clock  // nil: the system's
-	Logger *slog.Logger // nil: discards
+	Look func(ctx context.Context)
+	// Replace formats the directory of a place that was held back as its drive's
+	// replacement, by command; nil: nothing can be replaced.
+	Replace func(ctx context.Context, dir string) error
+	Clock   clock.Clock  // nil: the system's
+	Logger  *slog.Logger // nil: discards
+	// Registerer gets the metrics. Nil: none.
+	Registerer prometheus.Registerer
 	// MemoryBytes bounds the payloads in memory. 0: 256 MiB. One drive gets a
 	// quarter at most, so that what a hung one holds leaves enough for others.
 	MemoryBytes int64
@@ -48,6 +54,7 @@ type Server struct {
 	handler http.Handler
 	memory  *semaphore.Weighted
 	buffers buffers
+	stats   *metrics
 	stop    context.CancelFunc
 	stopped context.Context // ends what goes on for long
 
@@ -90,6 +97,7 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	s := &Server{cfg: cfg, memory: semaphore.NewWeighted(cfg.MemoryBytes), drives: map[storagenode.DriveID]*served{}}
 	s.stopped, s.stop = context.WithCancel(context.Background())
+	s.stats = newMetrics(cfg.Registerer, cfg.Drives)
 	mux := http.NewServeMux()
 	for _, r := range s.routes() {
 		mux.HandleFunc(r.method+" "+r.path, r.handle)
@@ -112,12 +120,12 @@ type route struct {
 }
 
 func (s *Server) routes() []route {
-	all := []route{{"GET", "/v1/reports", s.reports}}
+	all := []route{{"GET", "/v1/reports", s.reports}, {"POST", "/v1/replace", s.replace}}
 	for name, op := range map[string]func(*call) error{
 		"put": (*call).put, "sync": (*call).sync, "read": (*call).read, "stat": (*call).stat, "list": (*call).list,
 		"delete": (*call).delete, "epoch": (*call).setSlotEpoch, "drop": (*call).dropSlot, "scrub": (*call).scrub,
 	} {
-		all = append(all, route{"POST", "/v1/drives/{drive}/" + name, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, op) }})
+		all = append(all, route{"POST", "/v1/drives/{drive}/" + name, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, name, op) }})
 	}
 	return all
 }
@@ -132,10 +140,12 @@ type call struct {
 	w    *auth.Writer
 	ctl  *http.ResponseController
 	out  []byte // the answer's payload, begun with a status
+	said error  // what a call said that has sent its answer itself
 }
 
 // serve runs one call and answers it.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, op func(*call) error) {
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string, op func(*call) error) {
+	began := s.cfg.Clock.Now()
 	in := r.Body.(*auth.Incoming)
 	c := &call{
 		s: s, ctx: r.Context(), head: wireReader{b: in.Head}, in: in,
@@ -148,11 +158,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, op func(*call) er
 	}
 	switch {
 	case errors.Is(err, errAnswered):
+		err = c.said
 	case err != nil:
 		_ = c.w.Answer(appendStatus(c.out[:0], err), nil, true) // the connection is gone: nobody to tell
 	default:
 		_ = c.w.Answer(c.out, nil, true)
 	}
+	s.stats.count(name, err, s.cfg.Clock.Now().Sub(began))
 }
 
 // errAnswered: the call has sent its answer itself.
@@ -272,6 +284,17 @@ func (s *Server) reports(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = w.Write(text) // the connection is gone: nobody to tell
+}
+
+// replace answers with a status.
+func (s *Server) replace(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), opTime)
+	defer cancel()
+	err := errors.New("no drive of this node can be replaced")
+	if s.cfg.Replace != nil {
+		err = s.cfg.Replace(ctx, string(r.Body.(*auth.Incoming).Head))
+	}
+	_, _ = w.Write(appendStatus(nil, err)) // the connection is gone: nobody to tell
 }
 
 // forget lets go of drives that are not there any more.

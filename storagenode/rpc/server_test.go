@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/rpc/auth"
 	"kintsugi/storagenode/storetest"
@@ -186,5 +188,41 @@ func TestBodiesAreBounded(t *testing.T) {
 	}
 	if err := send(base, 100); err != nil {
 		t.Fatalf("a good one afterwards: %v", err)
+	}
+}
+
+// TestMetrics: calls are counted by what they said.
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	r := newRigWith(t, ServerConfig{Registerer: reg}, storetest.NewMemory())
+	d := r.drive(r.client)
+	put(t, d, storetest.NewShard(shardID(1, 0), 10))
+	for _, id := range []storagenode.ShardID{shardID(1, 0), shardID(2, 0)} {
+		_, _ = d.ReadAt(t.Context(), id, 0, make([]byte, 100)) // the second is not there
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			key := f.GetName()
+			for _, l := range m.GetLabel() {
+				if l.GetName() != "drive" && l.GetName() != "dir" {
+					key += " " + l.GetValue()
+				}
+			}
+			got[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	for key, want := range map[string]float64{
+		"kintsugi_node_calls_total put ok": 1, "kintsugi_node_calls_total sync ok": 1, "kintsugi_node_calls_total read ok": 1,
+		"kintsugi_node_calls_total read not_found": 1, "kintsugi_node_call_seconds read": 2,
+		"kintsugi_node_drive_bytes free": 90, "kintsugi_node_drive_state ACTIVE": 1,
+	} {
+		if got[key] != want {
+			t.Errorf("%s: %v, want %v", key, got[key], want)
+		}
 	}
 }

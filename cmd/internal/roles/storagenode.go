@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/clock"
@@ -49,6 +50,8 @@ type StorageNodeConfig struct {
 
 	Clock  clock.Clock  // nil: the system's
 	Logger *slog.Logger // nil: discards
+	// Registerer gets the metrics; nil: nobody.
+	Registerer prometheus.Registerer
 	// SegmentSize in bytes; 0: by the size of the drives.
 	SegmentSize int64
 	// Grace is how long deleted blobs stay readable; 0: 1 h, below 0: not at all.
@@ -92,7 +95,8 @@ func OpenStorageNode(ctx context.Context, cfg StorageNodeConfig) (*StorageNode, 
 	}
 	s.server = rpc.NewServer(rpc.ServerConfig{
 		Drives: s.Node, Guard: auth.NewGuard(auth.GuardConfig{Key: cfg.Key, Clock: cfg.Clock}),
-		Cluster: s.Node.Cluster(), Name: cfg.Name, Look: s.Node.Check, Clock: cfg.Clock, Logger: cfg.Logger, MemoryBytes: cfg.Memory,
+		Cluster: s.Node.Cluster(), Name: cfg.Name, Look: s.Node.Check, Replace: s.Node.Replace,
+		Clock: cfg.Clock, Logger: cfg.Logger, MemoryBytes: cfg.Memory, Registerer: cfg.Registerer,
 	})
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
