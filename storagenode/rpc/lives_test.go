@@ -95,6 +95,25 @@ func TestDriveOpenedAnew(t *testing.T) {
 	}
 }
 
+// TestRefusalsAreHeardWhilePayloadsAreSent: a large put that is refused at its
+// head gets its answer, not a connection that is cut, which would count against
+// the node.
+func TestRefusalsAreHeardWhilePayloadsAreSent(t *testing.T) {
+	r := newRig(t, storetest.NewMemory())
+	for range 20 {
+		d := r.drive(r.client)
+		r.drives.set(testDrive, storetest.NewMemory())
+		if _, err := d.Put(t.Context(), storetest.NewShard(shardID(1, 0), storagenode.MaxPayload)); !errors.Is(err, errOtherLife) {
+			t.Fatal(err)
+		}
+		d = r.drive(r.client)
+		r.restart() // refused by the guard at first, then by the drive's life
+		if _, err := d.Put(t.Context(), storetest.NewShard(shardID(1, 0), storagenode.MaxPayload)); !errors.Is(err, errOtherLife) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestLastShardOfASmallBlobTakesOneRequest: and its sync is a real one.
 func TestLastShardOfASmallBlobTakesOneRequest(t *testing.T) {
 	f := storetest.NewFaulty(storetest.NewMemory())
