@@ -87,6 +87,30 @@ type Switches interface {
 	SetPaused(ctx context.Context, paused bool) error
 }
 
+// Sighting is what repairers know of an orphan: a shard in a slot that metadata
+// does not know.
+type Sighting struct {
+	Blob storagenode.BlobID
+	// Waited is for how long it was watched, as those who watched counted it.
+	Waited time.Duration
+	Passes int       // that saw it
+	Seen   time.Time // when the last of them did, by its repairer's clock
+	Agreed bool      // an operator wants it collected
+}
+
+// Rounds keeps how far the slow rounds of the repairers are, so that restarts
+// and changes of the leader do not begin them anew.
+type Rounds interface {
+	// Sightings gives those of a slot, in order of the blobs.
+	Sightings(ctx context.Context, pg storagenode.PG, slot uint8) ([]Sighting, error)
+	// KeepSightings stores some of a slot and forgets others, in as few
+	// transactions as their bounds allow.
+	KeepSightings(ctx context.Context, pg storagenode.PG, slot uint8, keep []Sighting, forget []storagenode.BlobID) error
+	// Scrubs gives when the last whole scrub of each drive ended.
+	Scrubs(ctx context.Context) (map[storagenode.DriveID]time.Time, error)
+	PutScrub(ctx context.Context, id storagenode.DriveID, ended time.Time) error
+}
+
 // Foundation keeps what is decided once for a cluster.
 type Foundation interface {
 	// Cluster gives the cluster's UUID, zero where it was not founded yet.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/storagenode"
@@ -28,12 +27,6 @@ type slotRef struct {
 	slot uint8
 }
 
-type sighting struct {
-	first  time.Time
-	passes int
-	agreed bool // by an operator
-}
-
 // StoppedSlot is a slot whose orphans are not collected, for they are so many
 // that metadata rather than the drive may be wrong.
 type StoppedSlot struct {
@@ -43,8 +36,8 @@ type StoppedSlot struct {
 	Blobs   int64          `json:"blobs"`
 }
 
-// orphans collects what neither a blob record nor an owed delete names. Its
-// memory is the process's: after a restart every quarantine begins anew.
+// orphans collects what neither a blob record nor an owed delete names. What is
+// in quarantine is stored too (quarantine.go), for later leaders.
 type orphans struct {
 	cfg       *Config
 	inventory *inventory
@@ -52,8 +45,10 @@ type orphans struct {
 
 	running   sync.Mutex // one pass at a time
 	mu        sync.Mutex
+	term      uint64                                      // that seen was read under; guarded by mu
 	seen      map[slotRef]map[storagenode.BlobID]sighting // guarded by mu
 	count     int                                         // of seen; guarded by mu
+	stored    int                                         // of count, those with a row in metadata; guarded by mu
 	stopped   []StoppedSlot                               // in the last pass; guarded by mu
 	collected int64                                       // guarded by mu
 }
@@ -68,7 +63,7 @@ func (o *orphans) agree() {
 	defer o.mu.Unlock()
 	for _, blobs := range o.seen {
 		for id, s := range blobs {
-			s.agreed = true
+			s.Agreed = true
 			blobs[id] = s
 		}
 	}
@@ -95,9 +90,7 @@ func (o *orphans) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.mu.Lock()
-	o.stopped = nil
-	o.mu.Unlock()
+	o.begin(ctx)
 	var errs []error
 	for _, g := range groups {
 		for i := range g.Slots {
@@ -123,7 +116,10 @@ func (o *orphans) slot(ctx context.Context, g erasure.Group, slot int, below sto
 	if err != nil {
 		return err
 	}
-	ripe := o.remember(g.PG, slot, found)
+	ripe, err := o.remember(ctx, g.PG, slot, found)
+	if err != nil {
+		return err
+	}
 	share := 0
 	for _, c := range ripe {
 		if !c.agreed {
@@ -198,35 +194,6 @@ type ripeCandidate struct {
 	agreed bool
 }
 
-// remember takes what one look at a slot found in place of what was remembered
-// of it, and gives those whose time has come.
-func (o *orphans) remember(pg storagenode.PG, slot int, found []candidate) []ripeCandidate {
-	now := o.cfg.Clock.Now()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	ref := slotRef{pg, uint8(slot)}
-	before := o.seen[ref]
-	o.count -= len(before)
-	next := make(map[storagenode.BlobID]sighting, len(found))
-	var ripe []ripeCandidate
-	for _, c := range found {
-		s, ok := before[c.blob]
-		if !ok {
-			s.first = now
-		}
-		s.passes++
-		if o.count < candidatesMax {
-			next[c.blob] = s
-			o.count++
-		}
-		if s.passes >= 2 && now.Sub(s.first) >= o.cfg.OrphanQuarantine {
-			ripe = append(ripe, ripeCandidate{c, s.agreed})
-		}
-	}
-	o.seen[ref] = next
-	return ripe
-}
-
 // collect sends the tombstone, after asking metadata once more.
 func (o *orphans) collect(ctx context.Context, g erasure.Group, c candidate, below storagenode.BlobID) error {
 	if c.blob.Compare(below) >= 0 {
@@ -248,8 +215,9 @@ func (o *orphans) collect(ctx context.Context, g erasure.Group, c candidate, bel
 		return fmt.Errorf("collect orphan %s at slot %d of pg %d: %w", c.blob, c.slot, c.pg, err)
 	}
 	o.mu.Lock()
-	if blobs := o.seen[slotRef{c.pg, c.slot}]; len(blobs) > 0 {
-		delete(blobs, c.blob)
+	if s, ok := o.seen[slotRef{c.pg, c.slot}][c.blob]; ok && !s.gone {
+		s.gone = true // its row goes with the next pass, which does not see it
+		o.seen[slotRef{c.pg, c.slot}][c.blob] = s
 		o.count--
 	}
 	o.collected++

@@ -68,8 +68,9 @@ type Config struct {
 	Horizon metadata.Horizon
 	Leaders metadata.Leaders
 	Nodes   metadata.Nodes
-	// Switches keeps Pause for whoever leads.
+	// Switches keeps Pause for whoever leads, Rounds how far slow rounds are.
 	Switches metadata.Switches
+	Rounds   metadata.Rounds
 	Stripes  Stripes
 	Drives   storagenode.Reporter
 	// Foundation keeps the cluster's UUID. The first leader founds the cluster.
@@ -175,7 +176,7 @@ type Repairer struct {
 // New makes a Repairer; nothing runs before Run.
 func New(cfg Config) (*Repairer, error) {
 	if cfg.Blobs == nil || cfg.Groups == nil || cfg.Lookup == nil || cfg.Records == nil ||
-		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Nodes == nil || cfg.Foundation == nil || cfg.Switches == nil || cfg.Stripes == nil || cfg.Drives == nil {
+		cfg.Horizon == nil || cfg.Leaders == nil || cfg.Nodes == nil || cfg.Foundation == nil || cfg.Switches == nil || cfg.Rounds == nil || cfg.Stripes == nil || cfg.Drives == nil {
 		return nil, errors.New("repair: an interface of Config is not set")
 	}
 	cfg.setDefaults()

@@ -162,7 +162,7 @@ func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	r.bucket, err = r.cat.CreateBucket(ctx, metadata.Bucket{Name: "b"})
 	r.must(err)
 	r.cfg = Config{
-		Blobs: r.cat, Groups: r.cat, Lookup: r.cat, Records: r.cat, Horizon: r.cat, Leaders: r.cat, Nodes: r.cat, Foundation: r.cat, Switches: r.cat, Sole: true, Stripes: r, Drives: r.drives,
+		Blobs: r.cat, Groups: r.cat, Lookup: r.cat, Records: r.cat, Horizon: r.cat, Leaders: r.cat, Nodes: r.cat, Foundation: r.cat, Switches: r.cat, Rounds: r.cat, Sole: true, Stripes: r, Drives: r.drives,
 		Clock: r.clock, OpTimeout: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	for _, e := range edit {
@@ -181,7 +181,7 @@ func (r *rig) repairer(store kv.Store, edit ...func(*Config)) *Repairer {
 	cat, err := catalog.Open(r.ctx, catalog.Config{KV: store, Drives: r.drives, Scheme: erasure.Scheme{K: 2, M: 1}, Clock: cfg.Clock, OpenGroups: 2})
 	r.must(err)
 	cfg.Blobs, cfg.Groups, cfg.Lookup, cfg.Records, cfg.Horizon, cfg.Leaders = cat, cat, cat, cat, cat, cat
-	cfg.Nodes, cfg.Foundation, cfg.Switches = cat, cat, cat
+	cfg.Nodes, cfg.Foundation, cfg.Switches, cfg.Rounds = cat, cat, cat, cat
 	cfg.Registerer = nil
 	for _, e := range edit {
 		e(&cfg)

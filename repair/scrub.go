@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
 
@@ -43,6 +44,8 @@ type scrubber struct {
 	running sync.Mutex // one pass at a time
 	mu      sync.Mutex
 	state   map[storagenode.DriveID]*ScrubState // guarded by mu
+	ended   map[storagenode.DriveID]time.Time   // last whole scrubs, as metadata has them; guarded by mu
+	term    uint64                              // that ended was read under; guarded by mu
 }
 
 func newScrubber(cfg *Config, f *fleet, r *readRepair, p *progress) *scrubber {
@@ -62,6 +65,9 @@ func (s *scrubber) dueNow() {
 func (s *scrubber) pass(ctx context.Context) error {
 	s.running.Lock()
 	defer s.running.Unlock()
+	if err := s.load(ctx); err != nil {
+		return err
+	}
 	var errs []error
 	for _, rep := range s.cfg.Drives.Reports() {
 		if ctx.Err() != nil {
@@ -72,6 +78,41 @@ func (s *scrubber) pass(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// load reads when drives were last scrubbed, under each term anew: former
+// leaders went on with it.
+func (s *scrubber) load(ctx context.Context) error {
+	term, _ := metadata.TermOf(ctx)
+	s.mu.Lock()
+	loaded := s.ended != nil && s.term == term.Number
+	s.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	ended, err := s.cfg.Rounds.Scrubs(ctx)
+	if err != nil {
+		return err
+	}
+	now := s.cfg.Clock.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended, s.term = ended, term.Number
+	for id, at := range ended {
+		st := s.state[id]
+		if st == nil {
+			st = &ScrubState{}
+			s.state[id] = st
+		}
+		if at.After(st.Ended) {
+			// Not later than by this process's clock, whatever the other's said.
+			st.Ended, st.Next = at, at.Add(s.cfg.ScrubInterval)
+			if latest := now.Add(s.cfg.ScrubInterval); st.Next.After(latest) {
+				st.Next = latest
+			}
+		}
+	}
+	return nil
 }
 
 // due also plans the first scrub of a drive, at a time that its id decides.
@@ -120,7 +161,7 @@ func (s *scrubber) scrub(ctx context.Context, rep storagenode.DriveReport) error
 	if err != nil {
 		return fmt.Errorf("scrub drive %s: %w", rep.ID, err)
 	}
-	return nil
+	return s.cfg.Rounds.PutScrub(ctx, rep.ID, now)
 }
 
 func (s *scrubber) update(id storagenode.DriveID, f func(*ScrubState)) {

@@ -66,6 +66,7 @@ type Catalog struct {
 	*Leases
 	*Foundation
 	*Switches
+	*Rounds
 	e *engine
 }
 
@@ -82,6 +83,7 @@ var (
 	_ metadata.Leaders      = (*Catalog)(nil)
 	_ metadata.Foundation   = (*Catalog)(nil)
 	_ metadata.Switches     = (*Catalog)(nil)
+	_ metadata.Rounds       = (*Catalog)(nil)
 )
 
 // Open reads the groups and makes a Catalog. It writes nothing.
@@ -118,6 +120,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		Leases:       &Leases{e: e},
 		Foundation:   &Foundation{e: e},
 		Switches:     &Switches{e: e},
+		Rounds:       &Rounds{e: e},
 		e:            e,
 	}
 	c.Objects.buckets = c.Buckets

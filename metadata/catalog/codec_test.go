@@ -50,6 +50,8 @@ func records() map[string][]byte {
 		"node":           encodeNode(nil, &metadata.NodeRecord{Zone: "z", Address: "http://n:1", Version: "v1", Added: at, Changed: at}),
 		"lease":          encodeLease(nil, &metadata.Lease{Term: 300, Holder: "h", Address: "http://a", Since: at}),
 		"cluster":        encodeCluster(nil, drive),
+		"sighting":       encodeSighting(nil, &metadata.Sighting{Waited: 300 * time.Millisecond, Passes: 2, Seen: at, Agreed: true}),
+		"moment":         encodeMoment(nil, at),
 		"number":         encodeNumber(nil, 300),
 		"horizon":        encodeHorizon(nil, id),
 		"key-bucket":     a.bucketKey("name"),
@@ -65,6 +67,8 @@ func records() map[string][]byte {
 		"key-owed-parts": a.owedUploadKey(owedParts, "up"),
 		"key-horizon":    a.formatKey(fmtHorizon),
 		"key-cluster":    a.formatKey(fmtCluster),
+		"key-orphan":     a.orphanKey(7, 3, id),
+		"key-scrub":      a.scrubKey(drive),
 		"key-paused":     a.formatKey(fmtPaused),
 		"key-drive":      a.driveKey(drive),
 		"key-node":       a.nodeKey("name"),
@@ -192,6 +196,8 @@ func decodeAll(v []byte) {
 	_, _ = decodeNode("n", v)
 	_, _ = decodeLease("r", v)
 	_, _ = decodeCluster(v)
+	_, _ = decodeSighting(storagenode.BlobID{}, v)
+	_, _ = decodeMoment(v)
 	_, _ = decodeNumber(v)
 	_, _ = decodeHorizon(v)
 	_ = new(listBuffer).add([]byte("k"), v)

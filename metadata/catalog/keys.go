@@ -22,6 +22,8 @@ const (
 	famFill    = 'g' // pg4                          what a group holds, roughly
 	famDrive   = 'D' // drive16                      a drive
 	famNode    = 'N' // name                         a node
+	famOrphan  = 'o' // pg4 slot1 blob16             a shard in quarantine
+	famScrub   = 's' // drive16                      when a drive was last scrubbed
 	famLease   = 'L' // role                         who leads, and the term
 	famBeat    = 'l' // role                         that the leader lives
 	famBlob    = 'b' // pg4 blob16                   what the slots should hold
@@ -159,6 +161,15 @@ func (a *arena) fillKey(pg storagenode.PG) []byte {
 
 func (a *arena) driveKey(id storagenode.DriveID) []byte {
 	return append(append(a.room(17), famDrive), id[:]...)
+}
+
+func (a *arena) orphanKey(pg storagenode.PG, slot uint8, id storagenode.BlobID) []byte {
+	k := append(binary.BigEndian.AppendUint32(append(a.room(22), famOrphan), uint32(pg)), slot)
+	return append(k, id[:]...)
+}
+
+func (a *arena) scrubKey(id storagenode.DriveID) []byte {
+	return append(append(a.room(17), famScrub), id[:]...)
 }
 
 func (a *arena) nodeKey(name string) []byte {

@@ -168,7 +168,11 @@ func mutations(f *fixture) map[string]func(context.Context) error {
 			_, err := f.Found(ctx, storagenode.UUID{1})
 			return err
 		},
-		"Prove": func(ctx context.Context) error { return f.Prove(ctx) },
+		"KeepSightings": func(ctx context.Context) error {
+			return f.KeepSightings(ctx, pg, 1, []metadata.Sighting{{Blob: w.Blob.ID}}, nil)
+		},
+		"PutScrub": func(ctx context.Context) error { return f.PutScrub(ctx, storagenode.DriveID{1}, time.UnixMilli(5)) },
+		"Prove":    func(ctx context.Context) error { return f.Prove(ctx) },
 	}
 }
 
@@ -249,4 +253,39 @@ func (f *fixture) dump() string {
 		all = append(append(append(append(all, p.Key...), '='), p.Value...), '\n')
 	}
 	return string(all)
+}
+
+func TestRounds(t *testing.T) {
+	f := newFixture(t, nil)
+	ctx := t.Context()
+	at := time.UnixMilli(1_700_000_000_123).UTC()
+	var many []metadata.Sighting
+	for i := range 150 { // several transactions
+		many = append(many, metadata.Sighting{Blob: f.ids.Next(), Waited: time.Duration(i) * time.Millisecond, Passes: i, Seen: at, Agreed: i%2 == 0})
+	}
+	wantErr(t, f.KeepSightings(ctx, 7, 2, many, nil), nil)
+	wantErr(t, f.KeepSightings(ctx, 7, 3, many[:1], nil), nil)
+	got, err := f.Sightings(ctx, 7, 2)
+	if err != nil || !slices.Equal(got, many) {
+		t.Fatalf("%d sightings, %v", len(got), err)
+	}
+	var forget []storagenode.BlobID
+	for _, s := range many[10:] {
+		forget = append(forget, s.Blob)
+	}
+	many[0].Passes = 99
+	wantErr(t, f.KeepSightings(ctx, 7, 2, many[:1], forget), nil)
+	if got, err = f.Sightings(ctx, 7, 2); err != nil || !slices.Equal(got, many[:10]) {
+		t.Fatalf("%+v %v", got, err)
+	}
+	if got, err = f.Sightings(ctx, 7, 3); err != nil || len(got) != 1 {
+		t.Fatalf("%+v %v", got, err)
+	}
+	wantErr(t, f.PutScrub(ctx, storagenode.DriveID{1}, at), nil)
+	wantErr(t, f.PutScrub(ctx, storagenode.DriveID{2}, at.Add(time.Hour)), nil)
+	wantErr(t, f.PutScrub(ctx, storagenode.DriveID{1}, at.Add(time.Minute)), nil)
+	scrubs, err := f.Scrubs(ctx)
+	if err != nil || len(scrubs) != 2 || !scrubs[storagenode.DriveID{1}].Equal(at.Add(time.Minute)) {
+		t.Fatalf("%+v %v", scrubs, err)
+	}
 }

@@ -199,6 +199,7 @@ func (s *Store) openRepairer() (err error) {
 	cfg.Blobs, cfg.Groups, cfg.Lookup, cfg.Records, cfg.Horizon = s.Catalog, s.Catalog, s.Catalog, s.Catalog, s.Catalog
 	cfg.Leaders, cfg.Sole = s.Catalog, true // the journal's drives are locked
 	cfg.Nodes, cfg.Foundation, cfg.Switches, cfg.Cluster = s.Catalog, s.Catalog, s.Catalog, s.Node.Cluster()
+	cfg.Rounds = s.Catalog
 	cfg.Stripes, cfg.Drives = s.Stripes, s.Node
 	cfg.Clock, cfg.Logger, cfg.Registerer = s.cfg.Clock, s.cfg.Logger, s.cfg.Registerer
 	if s.Repairer, err = repair.New(cfg); err != nil {

@@ -62,7 +62,7 @@ func OpenRepairer(ctx context.Context, cfg RepairerConfig) (r *Repairer, err err
 	})
 	rc := cfg.Repair
 	rc.Blobs, rc.Groups, rc.Lookup, rc.Records, rc.Horizon, rc.Leaders = r.Catalog, r.Catalog, r.Catalog, r.Catalog, r.Catalog, r.Catalog
-	rc.Nodes, rc.Foundation, rc.Switches = r.Catalog, r.Catalog, r.Catalog
+	rc.Nodes, rc.Foundation, rc.Switches, rc.Rounds = r.Catalog, r.Catalog, r.Catalog, r.Catalog
 	rc.Stripes, rc.Drives, rc.AdminAddress = r.Stripes, cfg.Drives, cfg.Address
 	rc.Clock, rc.Logger, rc.Registerer = cfg.Clock, cfg.Logger, cfg.Registerer
 	if r.Repairer, err = repair.New(rc); err != nil {
