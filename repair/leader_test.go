@@ -187,8 +187,9 @@ func TestOneLeaderAtATime(t *testing.T) {
 func TestSuccession(t *testing.T) {
 	r := newLive(t, "2+1", 4)
 	objects := r.some(8)
+	r.intact(r.rep)
 	multi := func(address string) func(*Config) {
-		return func(c *Config) { c.Sole, c.Lease, c.AdminAddress = false, 150*time.Millisecond, address }
+		return func(c *Config) { c.Sole, c.Lease, c.AdminAddress = false, 500*time.Millisecond, address }
 	}
 	first, second := &seam{Store: r.kv}, &seam{Store: r.kv}
 	a, b := r.repairer(first, multi("http://a")), r.repairer(second, multi("http://b"))
@@ -230,13 +231,44 @@ func TestSuccession(t *testing.T) {
 	r.wipe(1)
 	await("healed by the second", func() bool { s := b.Status(); return s.Whole && s.States["RETIRED"] == 1 })
 	r.whole(objects...)
-	term := b.Status().Leader.Term
-	stopB() // gives the lease back
-	if l, err := r.cat.Lease(r.ctx, Role); err != nil || l.Term == term {
-		t.Fatalf("the lease was kept: %+v %v", l, err)
-	}
+	stopB()
 	await("the first leads again", leads(a))
 	stopA()
+}
+
+// TestResign: a leader that ends gives the lease back, and the next need not
+// wait for it to lapse; one that was overtaken gives nothing back.
+func TestResign(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	a, b := r.repairer(r.kv, waiting), r.repairer(r.kv, waiting)
+	lead := func(rep *Repairer) *tenure {
+		t.Helper()
+		got, err := rep.leader.try(r.ctx)
+		r.must(err)
+		return got
+	}
+	first := lead(a)
+	if first == nil || lead(b) != nil {
+		t.Fatal("not the first leads, or both")
+	}
+	a.leader.resign(r.ctx, first)
+	second := lead(b)
+	if second == nil || a.leader.tenure() != nil || second.term.Number <= first.term.Number {
+		t.Fatalf("after a resignation: %+v, was %+v", second, first)
+	}
+	// b is silent for so long that a takes over.
+	if lead(a) != nil {
+		t.Fatal("taken over at once")
+	}
+	r.clock.advance(a.leader.patience())
+	third := lead(a)
+	if third == nil || b.leader.tenure() != nil {
+		t.Fatal("a silent leader was not followed")
+	}
+	b.leader.resign(r.ctx, second)
+	if a.leader.cfg.Leaders.Prove(metadata.UnderTerm(r.ctx, third.term)) != nil {
+		t.Fatal("a former leader gave back what another holds")
+	}
 }
 
 // term gives the context of a term that a process begins now, whoever leads.
@@ -248,12 +280,24 @@ func (r *rig) term(rep *Repairer) context.Context {
 	return ctx
 }
 
+// intact repairs what was written without a slot, as happens where a drive is
+// slow: so much more would be too much for what a test then breaks.
+func (r *rig) intact(rep *Repairer) {
+	r.t.Helper()
+	for range 10 {
+		if got, err := rep.RepairNow(r.ctx, nil); err == nil && got.Whole {
+			return
+		}
+	}
+	r.t.Fatal("what was written is not whole")
+}
+
 // trouble leaves something to do of every kind: a slot to be mapped and
 // rebuilt, damage, a delete owed, an orphan that is ripe, a stray slot.
 func (r *rig) trouble(rep *Repairer) []object {
 	r.t.Helper()
 	objects := r.some(20)
-	r.must(rep.detectAndPlan(r.ctx))
+	r.intact(rep)
 	_ = r.orphan(64)
 	r.clock.advance(80 * time.Hour)
 	r.must(rep.orphans.pass(r.ctx))
@@ -288,7 +332,7 @@ func work(ctx context.Context, rep *Repairer) {
 
 // workSteps counts the calls to the engine that an undisturbed round makes.
 func workSteps(t *testing.T) int {
-	r := newRig(t, "2+1", 5)
+	r := newRig(t, "2+2", 6)
 	s := &seam{Store: r.kv}
 	a := r.repairer(s)
 	r.trouble(a)
@@ -299,7 +343,7 @@ func workSteps(t *testing.T) int {
 }
 
 func lateAt(t *testing.T, at int64) {
-	r := newRig(t, "2+1", 5)
+	r := newRig(t, "2+2", 6)
 	s := &seam{Store: r.kv}
 	a, b := r.repairer(s), r.repairer(r.kv)
 	objects := r.trouble(a)
@@ -389,7 +433,7 @@ func TestDestructionAsksForFreshProof(t *testing.T) {
 // TestEveryChangeIsUnderTheTerm: whatever a repairer commits while it runs, it
 // has read the lease in the same transaction.
 func TestEveryChangeIsUnderTheTerm(t *testing.T) {
-	r := newLive(t, "2+1", 5)
+	r := newLive(t, "2+2", 6)
 	s := &seam{Store: r.kv}
 	var mu sync.Mutex
 	var bare []string
@@ -411,6 +455,7 @@ func TestEveryChangeIsUnderTheTerm(t *testing.T) {
 	}
 	rep := r.repairer(s, func(c *Config) { c.OrphanInterval = 10 * time.Millisecond })
 	objects := r.some(12)
+	r.intact(rep)
 	stop := r.run(rep)
 	r.wipe(2)
 	r.delete(objects[0].key)

@@ -149,7 +149,7 @@ func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 		clock: &fakeClock{now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)},
 	}
 	r.ids = storagenode.NewBlobIDs(r.clock.Now)
-	r.set = stripe.New(stripe.Config{Drives: r.drives, WriteWait: 100 * time.Millisecond, ReadWait: 300 * time.Millisecond,
+	r.set = stripe.New(stripe.Config{Drives: r.drives, WriteWait: time.Second, ReadWait: 300 * time.Millisecond,
 		Damaged: func(d stripe.Damage) { r.rep.Notify(d) }})
 	for range n {
 		r.addDrive("n0", "", storagenode.DriveID{})
