@@ -24,6 +24,9 @@ var (
 	ErrNotLeader = errors.New("another process leads")
 	// ErrStaleTerm: the term that a mutation acts under has ended.
 	ErrStaleTerm = errors.New("term of leadership has ended")
+	// ErrRestored: metadata was loaded from a dump; what it does not know may
+	// have been written after that, and is no orphan until an operator agrees.
+	ErrRestored = errors.New("metadata was restored from a dump: no orphans are collected until `kintsugi admin agree-orphans`")
 	// ErrUnavailable: the metadata engine cannot answer now.
 	ErrUnavailable = errors.New("metadata unavailable")
 )

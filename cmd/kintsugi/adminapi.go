@@ -225,7 +225,10 @@ func (a *adminAPI) resume(r *http.Request) (any, error) {
 	return map[string]bool{"paused": false}, a.repairer.Resume(r.Context())
 }
 
-func (a *adminAPI) agree(*http.Request) (any, error) {
+func (a *adminAPI) agree(r *http.Request) (any, error) {
+	if err := a.catalog.AgreeToRestored(r.Context()); err != nil {
+		return nil, err
+	}
 	a.repairer.AgreeToOrphans()
 	return map[string]bool{"agreed": true}, nil
 }

@@ -104,6 +104,9 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		cfg.SealBytes = 1 << 40
 	}
 	e := newEngine(cfg)
+	if v, err := e.get(ctx, "open catalog", kv.LoadMark); err != nil || v != nil {
+		return nil, errors.Join(err, fmt.Errorf("%w: it is being loaded from a dump and not whole: finish `kintsugi admin metadata load`", metadata.ErrUnavailable))
+	}
 	groups := newGroups(e, cfg)
 	if err := groups.load(ctx); err != nil {
 		return nil, err

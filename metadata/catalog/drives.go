@@ -3,8 +3,10 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"kintsugi/metadata"
+	"kintsugi/metadata/kv"
 	"kintsugi/storagenode"
 )
 
@@ -55,9 +57,32 @@ func (s *DriveRecords) EditDrive(ctx context.Context, id storagenode.DriveID, ed
 // HorizonMark is the least blob id that may still be committed (fmtHorizon).
 type HorizonMark struct{ e *engine }
 
-// RaiseHorizon implements metadata.Horizon.
+// RestoredRow is put into metadata that is loaded from a dump. While it is
+// there the horizon does not move, and with it no orphan is collected.
+func RestoredRow(now time.Time) kv.Pair {
+	return kv.Pair{Key: new(arena).formatKey(fmtLoaded), Value: encodeNumber(nil, uint64(now.UnixMilli()))}
+}
+
+// AgreeToRestored takes the row away: an operator has seen to what was written
+// after the dump.
+func (s *HorizonMark) AgreeToRestored(ctx context.Context) error {
+	return s.e.update(ctx, "agree to restored metadata", func(t *txn) error {
+		t.Delete(t.formatKey(fmtLoaded))
+		return nil
+	})
+}
+
+// RaiseHorizon implements metadata.Horizon. After metadata was restored:
+// metadata.ErrRestored.
 func (s *HorizonMark) RaiseHorizon(ctx context.Context, h storagenode.BlobID) error {
 	return s.e.update(ctx, "raise horizon", func(t *txn) error {
+		restored, err := t.Get(ctx, t.formatKey(fmtLoaded))
+		if err != nil {
+			return err
+		}
+		if restored != nil {
+			return metadata.ErrRestored
+		}
 		key := t.formatKey(fmtHorizon)
 		v, err := t.Get(ctx, key)
 		if err != nil {

@@ -38,6 +38,7 @@ const (
 	fmtHorizon = 'h' // the least blob id that may still be committed
 	fmtCluster = 'c' // the cluster's UUID
 	fmtPaused  = 'p' // there while nothing may be destroyed
+	fmtLoaded  = 'r' // there since metadata was loaded from a dump, until an operator agrees that orphans are collected
 )
 
 // maxUploadID bounds the length of an upload id: it is stored with one byte

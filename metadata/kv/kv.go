@@ -36,6 +36,11 @@ var (
 	ErrEmptyKey    = errors.New("empty key")
 )
 
+// LoadMark is a key that a store holds while it is being loaded from a dump:
+// what it holds is not whole, and nobody may use it. No other key begins with
+// a zero byte.
+var LoadMark = []byte("\x00load")
+
 // Pair is a key and its value. Both are the receiver's to keep.
 type Pair struct{ Key, Value []byte }
 
