@@ -35,6 +35,9 @@ type memory struct {
 	budget *semaphore.Weighted // first come, first served
 	pools  [classes]sync.Pool
 	inUse  atomic.Int64
+	// yield, where set, gives up what is only kept, so that n bytes are free.
+	yield   func(n int64)
+	waiting atomic.Int32 // calls of get that wait: nothing is to be kept now
 	// poison, set by tests, overwrites what was let go.
 	poison bool
 }
@@ -57,9 +60,12 @@ type buffer struct {
 func (m *memory) get(ctx context.Context, n int) (*buffer, error) {
 	c := classOf(n)
 	cost := m.cost(c)
-	if !m.budget.TryAcquire(cost) {
+	if !m.acquire(cost) {
 		wait, cancel := context.WithTimeout(ctx, m.wait)
+		m.waiting.Add(1)
+		m.giveUp(cost)
 		err := m.budget.Acquire(wait, cost)
+		m.waiting.Add(-1)
 		cancel()
 		if err != nil {
 			if err := ended(ctx); err != nil {
@@ -75,10 +81,25 @@ func (m *memory) get(ctx context.Context, n int) (*buffer, error) {
 func (m *memory) try(n int) *buffer {
 	c := classOf(n)
 	cost := m.cost(c)
-	if !m.budget.TryAcquire(cost) {
+	if !m.acquire(cost) {
 		return nil
 	}
 	return m.take(c, cost)
+}
+
+// acquire takes from the budget without waiting.
+func (m *memory) acquire(cost int64) bool {
+	if m.budget.TryAcquire(cost) {
+		return true
+	}
+	m.giveUp(cost)
+	return m.budget.TryAcquire(cost)
+}
+
+func (m *memory) giveUp(n int64) {
+	if m.yield != nil {
+		m.yield(n)
+	}
 }
 
 // cost is what a buffer counts for; a single one may be larger than the budget.

@@ -70,6 +70,13 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 	var ahead chan *fetched
 	for r.off < r.end {
 		var f *fetched
+		if ahead == nil {
+			if hit, err := r.again(ctx, w); err != nil {
+				return err
+			} else if hit {
+				continue
+			}
+		}
 		if ahead != nil {
 			f, ahead = <-ahead, nil
 		} else if r.inTurns() {

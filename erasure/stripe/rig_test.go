@@ -98,6 +98,7 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 		for _, f := range r.faulty {
 			f.Clear()
 		}
+		r.set.hot.yield(r.set.memory.total)
 		deadline := time.Now().Add(3 * time.Second)
 		for runtime.NumGoroutine() > before || r.set.memory.inUse.Load() != 0 {
 			if time.Now().After(deadline) {

@@ -5,11 +5,12 @@
 // Start at Set. A write (put.go) reads its source into pooled buffers
 // (memory.go); a blob of at most erasure.ReplicateMax becomes copies on a few
 // slots (replicate.go), a larger one is encoded over all of them (encode.go). A
-// read (read.go) takes the data shards that hold its range and decodes nothing;
-// where one is lost or late, gather.go collects any k shards of one generation,
-// decodes them and compares the stripe with its hash. rebuild.go and verify.go
-// stand on gather.go too. drive.go remembers how fast each drive is and whether
-// it hangs.
+// read (read.go) takes the data shards that hold its range and decodes nothing,
+// one after another where they come from memory (turn.go), and keeps what is
+// read again and again (hot.go); where one is lost or late, gather.go collects
+// any k shards of one generation, decodes them and compares the stripe with its
+// hash. rebuild.go and verify.go stand on gather.go too. drive.go remembers how
+// fast each drive is and whether it hangs.
 //
 // Every call to a store runs on another goroutine (callers.go), because a sick disk may
 // hold its caller for as long as it likes; whoever waits, waits for channels
@@ -57,7 +58,8 @@ type Config struct {
 	Drives storagenode.Drives
 	Clock  clock.Clock  // nil: the system's
 	Logger *slog.Logger // nil: discards
-	// MemoryBytes bounds the buffers of all stripes in flight. 0: 256 MiB.
+	// MemoryBytes bounds the buffers of all stripes in flight; what they leave
+	// of it holds what is read again and again. 0: 256 MiB.
 	MemoryBytes int64
 	// WriteWait is how long a write waits for a slow slot once enough others
 	// are there. 0: 2 s.
@@ -90,6 +92,8 @@ type Set struct {
 	adding  sync.Mutex                                        // one copy at a time
 	rotors  sync.Map                                          // storagenode.PG → *rotor
 	hedges  hedges
+	hot     *hot
+	quick   time.Duration // fromMemory; tests change it
 	timers  realTimers
 	callers callers
 	stats   *metrics
@@ -112,7 +116,8 @@ func New(cfg Config) *Set {
 	if cfg.ReadWait == 0 {
 		cfg.ReadWait = 10 * time.Second
 	}
-	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes), callers: newCallers()}
+	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes), callers: newCallers(), quick: fromMemory}
+	s.hot = newHot(s.memory)
 	s.drives.limit = max(1, cfg.MemoryBytes/roomShare)
 	s.stats = newMetrics(s, cfg.Registerer)
 	return s

@@ -25,7 +25,7 @@ const fromMemory = 2 * time.Millisecond
 // watches it instead, and goes on by itself where a drive holds it.
 type turns struct {
 	reader *reader
-	mem    *buffer // held by run
+	mem    *buffer // held by run, changed when it is kept
 	// state is when the drive's call that runs now began, in ns. It is
 	// turnFree between two calls and while w is written to, turnTaken once the
 	// watcher has taken the range: what run does after that is seen by nobody.
@@ -52,37 +52,55 @@ func (r *reader) quick() bool {
 	n := min(turnBytes, r.group.Scheme.ShardSize(stripeLen(r.blob.Size, int(r.off/erasure.StripeSize))))
 	for i := range int(r.group.Scheme.K) {
 		p95 := r.set.drives.get(r.group.Slots[i].Drive).latency(n).p95()
-		if p95 == 0 || p95 > fromMemory {
+		if p95 == 0 || p95 > r.set.quick {
 			return false
 		}
 	}
 	return true
 }
 
-// piece is the next window from pos on: it ends with a block, so that none is
-// read twice.
-func (r *reader) piece(pos int64) window {
-	w := r.window(pos)
-	if w.to-w.from <= turnBytes {
-		return w
+// pieceSize is the length of all pieces but the last of a shard, or of a stripe
+// of small shards: about turnBytes, and none is much shorter than the others.
+func (r *reader) pieceSize(stripe int) int {
+	size := r.group.Scheme.ShardSize(stripeLen(r.blob.Size, stripe))
+	if size < turnBytes {
+		return turnBytes / size * size
 	}
-	w.to = w.from + turnBytes
-	size := r.group.Scheme.ShardSize(w.n)
-	shard := w.to / size * size
-	if whole := shard + (w.to-shard)/storagenode.SumBlock*storagenode.SumBlock; whole > w.from {
-		w.to = whole
+	pieces := (size + turnBytes/2) / turnBytes
+	blocks := (size + pieces*storagenode.SumBlock - 1) / (pieces * storagenode.SumBlock)
+	return blocks * storagenode.SumBlock
+}
+
+// piece is the next window from pos on, and the whole piece that it is of.
+// Pieces are the same for all reads of a blob: shards, or parts of shards that
+// end with a block, or several small shards.
+func (r *reader) piece(pos int64) (win, whole window) {
+	win = r.window(pos)
+	whole = window{stripe: win.stripe, n: win.n}
+	size, step := r.group.Scheme.ShardSize(win.n), r.pieceSize(win.stripe)
+	if size < turnBytes {
+		whole.from = win.from / step * step
+		whole.to = min(win.n, whole.from+step)
+	} else {
+		shard := win.from / size * size
+		whole.from = shard + (win.from-shard)/step*step
+		whole.to = min(win.n, shard+size, whole.from+step)
 	}
-	return w
+	win.to = min(win.to, whole.to)
+	return win, whole
 }
 
 // inTurns says that what comes next can be read in turn.
-func (r *reader) inTurns() bool { return r.quick() && r.direct(r.piece(r.off)) }
+func (r *reader) inTurns() bool {
+	win, _ := r.piece(r.off)
+	return r.quick() && r.direct(win)
+}
 
 // inTurn writes what it can of the rest, and moves off behind it. It gives a
 // window in place of what a drive did not give, or why nothing more can be
 // had; nil where nothing is left, or what is next cannot be read this way.
 func (r *reader) inTurn(ctx context.Context, w io.Writer) *fetched {
-	mem, err := r.set.memory.get(ctx, int(min(turnBytes, r.end-r.off)))
+	mem, err := r.set.memory.get(ctx, int(min(r.blob.Size, int64(max(r.pieceSize(0), r.pieceSize(stripes(r.blob.Size)-1))))))
 	if err != nil {
 		return &fetched{err: err}
 	}
@@ -135,16 +153,46 @@ func (t *turns) run(ctx context.Context, w io.Writer) {
 	}()
 	r := t.reader
 	for pos := t.pos.Load(); pos < r.end; t.pos.Store(pos) {
-		win := r.piece(pos)
-		if !r.direct(win) || !t.read(ctx, win) {
+		win, whole := r.piece(pos)
+		p, buf := r.hot(win, whole)
+		if p == nil {
+			if p, buf = t.fetch(ctx, win, whole); p == nil {
+				return
+			}
+		}
+		t.wrote = t.write(w, p)
+		buf.release()
+		if t.wrote != nil || t.panic != nil {
 			return
 		}
-		n := win.to - win.from
-		if t.wrote = t.write(w, t.mem.mem[:n]); t.wrote != nil || t.panic != nil {
-			return
-		}
-		pos += int64(n)
+		pos += int64(len(p))
 	}
+}
+
+// fetch reads a window from the drives. A piece that was read before is read
+// wholly and kept. The buffer comes with a reference; nil where the drives
+// failed, or the range was taken.
+func (t *turns) fetch(ctx context.Context, win, whole window) ([]byte, *buffer) {
+	r := t.reader
+	key := r.hotKey(whole.stripe, whole.from)
+	again := r.set.hot.again(key)
+	if !again {
+		whole = win
+	}
+	if !r.direct(whole) || !t.read(ctx, whole) {
+		return nil, nil
+	}
+	buf := t.mem
+	buf.retain(1)
+	if again {
+		if next := r.set.memory.try(len(buf.mem)); next != nil && r.set.hot.put(key, buf, whole.to-whole.from) {
+			t.mem.release()
+			t.mem = next
+		} else {
+			next.release()
+		}
+	}
+	return buf.mem[win.from-whole.from : win.to-whole.from], buf
 }
 
 // write keeps a panic for whoever reads.

@@ -1,0 +1,229 @@
+package stripe
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// hot keeps pieces of blobs that were read more than once lately, within what
+// transfers leave of the memory: reading one again from the page cache costs as
+// much as all else of the read. A blob's bytes never change and its id is never
+// used twice, so that no piece can be out of date; whether the blob is still
+// anybody's is what metadata says before. Pieces were verified when they were
+// read, and are verified again whenever they are used.
+type hot struct {
+	memory *memory
+	limit  int64 // bytes
+
+	mu          sync.Mutex
+	pieces      map[hotKey]*hotPiece
+	first, last *hotPiece // used last, used least lately
+	bytes       int64
+
+	// seen has a mark of what was read once, lately.
+	seen  [1 << hotMarks]atomic.Uint64
+	reads atomic.Int64
+	// full: pieces were forgotten for others, and only one in hotTurnover that
+	// could be kept is: where more is read again and again than there is room
+	// for, keeping the one instead of the other gains nothing.
+	full   atomic.Bool
+	missed atomic.Int64
+}
+
+const (
+	// hotShare is the part of the memory, so many eighths, that pieces may
+	// take while nobody else needs it.
+	hotShare = 7
+	// hotMarks is the number of marks, as a power of two: of some GiB.
+	hotMarks    = 14
+	hotTurnover = 8
+)
+
+type hotKey struct {
+	blob storagenode.BlobID
+	at   int64 // in the blob
+}
+
+// hotPiece holds its buffer until it is forgotten; nothing else of it changes.
+type hotPiece struct {
+	key        hotKey
+	buf        *buffer
+	n          int
+	sums       []uint64  // of its blocks
+	prev, next *hotPiece // guarded by hot.mu
+}
+
+func newHot(m *memory) *hot {
+	h := &hot{memory: m, limit: m.total / 8 * hotShare, pieces: map[hotKey]*hotPiece{}}
+	m.yield = h.yield
+	return h
+}
+
+// get gives a piece and a reference to its buffer; nil where it is not there.
+func (h *hot) get(key hotKey) *hotPiece {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.pieces[key]
+	if p != nil {
+		p.buf.retain(1)
+		h.unlink(p)
+		h.link(p)
+	}
+	return p
+}
+
+// again says that a piece should be kept, since it was read before, not long
+// ago, and notes that it was.
+func (h *hot) again(key hotKey) bool {
+	mark := (binary.LittleEndian.Uint64(key.blob[8:]) ^ uint64(key.at)) * 0x9E3779B97F4A7C15
+	if h.seen[mark>>(64-hotMarks)].Swap(mark) != mark {
+		return false
+	}
+	return !h.full.Load() || h.missed.Add(1)%hotTurnover == 0
+}
+
+// put keeps n verified bytes of buf, which nobody writes to from now on. It is
+// refused where buf would be mostly empty, or others wait for memory.
+func (h *hot) put(key hotKey, buf *buffer, n int) bool {
+	if n < len(buf.mem)/2 {
+		return false
+	}
+	p := &hotPiece{key: key, buf: buf, n: n, sums: make([]uint64, storagenode.SumCount(n))}
+	for i := range p.sums {
+		p.sums[i] = storagenode.BlockSum(p.block(i))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.memory.waiting.Load() > 0 || h.pieces[key] != nil {
+		return false
+	}
+	buf.retain(1)
+	h.pieces[key] = p
+	h.link(p)
+	h.bytes += int64(len(buf.mem))
+	for h.bytes > h.limit {
+		h.full.Store(true)
+		h.forget(h.last)
+	}
+	return true
+}
+
+// drop forgets a piece that is not what it was.
+func (h *hot) drop(p *hotPiece) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pieces[p.key] == p {
+		h.forget(p)
+	}
+}
+
+// yield forgets pieces until n bytes of the memory are free, or none is left.
+func (h *hot) yield(n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.full.Store(false)
+	for h.last != nil && h.memory.total-h.memory.inUse.Load() < n {
+		h.forget(h.last)
+	}
+}
+
+// size is the memory that pieces take.
+func (h *hot) size() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.bytes
+}
+
+// forget, link and unlink: mu is held.
+func (h *hot) forget(p *hotPiece) {
+	h.unlink(p)
+	delete(h.pieces, p.key)
+	h.bytes -= int64(len(p.buf.mem))
+	p.buf.release()
+}
+
+func (h *hot) link(p *hotPiece) {
+	p.prev, p.next = nil, h.first
+	if h.first != nil {
+		h.first.prev = p
+	} else {
+		h.last = p
+	}
+	h.first = p
+}
+
+func (h *hot) unlink(p *hotPiece) {
+	if p.prev != nil {
+		p.prev.next = p.next
+	} else {
+		h.first = p.next
+	}
+	if p.next != nil {
+		p.next.prev = p.prev
+	} else {
+		h.last = p.prev
+	}
+}
+
+// block is a piece's i-th run under one sum.
+func (p *hotPiece) block(i int) []byte {
+	return p.buf.mem[i*storagenode.SumBlock : min(p.n, (i+1)*storagenode.SumBlock)]
+}
+
+// verified gives the bytes from and to, nil where they are not there or not what
+// they were.
+func (p *hotPiece) verified(from, to int) []byte {
+	if to > p.n {
+		return nil
+	}
+	for i := from / storagenode.SumBlock; i*storagenode.SumBlock < to; i++ {
+		if storagenode.BlockSum(p.block(i)) != p.sums[i] {
+			return nil
+		}
+	}
+	return p.buf.mem[from:to]
+}
+
+// hotKey names the piece that begins at from of a stripe.
+func (r *reader) hotKey(stripe, from int) hotKey {
+	return hotKey{r.blob.ID, int64(stripe)*erasure.StripeSize + int64(from)}
+}
+
+// hot gives what a window wants of a piece that is kept, verified, with a
+// reference to its buffer; nil where there is none.
+func (r *reader) hot(win, whole window) ([]byte, *buffer) {
+	h := r.set.hot
+	p := h.get(r.hotKey(whole.stripe, whole.from))
+	if p == nil {
+		return nil, nil
+	}
+	b := p.verified(win.from-whole.from, win.to-whole.from)
+	if b == nil {
+		h.drop(p)
+		p.buf.release()
+		return nil, nil
+	}
+	h.reads.Add(1)
+	return b, p.buf
+}
+
+// again writes the next window if its piece is kept, and moves off behind it.
+func (r *reader) again(ctx context.Context, w io.Writer) (bool, error) {
+	if err := ended(ctx); err != nil {
+		return false, err
+	}
+	p, buf := r.hot(r.piece(r.off))
+	if p == nil {
+		return false, nil
+	}
+	err := writeAll(w, p)
+	r.off += int64(len(p))
+	buf.release()
+	return err == nil, err
+}

@@ -1,0 +1,157 @@
+package stripe
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"kintsugi/storagenode/storetest"
+)
+
+// warm reads a blob until all of it is kept: more than twice where reads are
+// hedged, as happens on a busy machine.
+func (r *rig) warm(data []byte) (read func(off, n int64)) {
+	r.t.Helper()
+	blob := r.put(data)
+	for range 50 {
+		before := r.calls()
+		r.want(blob, data, 0, blob.Size)
+		if r.calls() == before {
+			return func(off, n int64) { r.t.Helper(); r.want(blob, data, off, n) }
+		}
+	}
+	r.t.Fatal("it is never kept")
+	return nil
+}
+
+func (r *rig) calls() (n int64) {
+	for _, f := range r.faulty {
+		n += f.Calls(storetest.OpRead)
+	}
+	return n
+}
+
+// TestHotPieces: what was read twice is not asked of the drives again, whatever
+// part of it is wanted; what was read once is not kept.
+func TestHotPieces(t *testing.T) {
+	for _, size := range []int{100_000, 1 << 20, 9<<20 + 12345} {
+		r := quickRig(t)
+		data := noise(size, 1)
+		once := r.put(data)
+		r.want(once, data, 0, once.Size)
+		if n := r.set.hot.size(); n > 0 {
+			t.Fatalf("%d bytes: %d are kept after one read", size, n)
+		}
+		want := r.warm(data)
+		before := r.calls()
+		for range 30 {
+			off := rand.Int64N(int64(size))
+			want(off, 1+rand.Int64N(int64(size)-off))
+		}
+		if n := r.calls() - before; n > 0 {
+			t.Errorf("%d bytes: %d calls for what is kept", size, n)
+		}
+	}
+}
+
+// TestHotPieceDamaged: a flipped bit in memory is found, and the piece read anew.
+func TestHotPieceDamaged(t *testing.T) {
+	r := quickRig(t)
+	want := r.warm(noise(1<<20, 1))
+	for _, p := range r.set.hot.pieces {
+		p.buf.mem[rand.IntN(p.n)] ^= 8
+	}
+	reads := r.set.hot.reads.Load()
+	want(0, 1<<20)
+	if r.set.hot.reads.Load() != reads {
+		t.Error("a damaged piece was used")
+	}
+	for range 50 {
+		want(0, 1<<20)
+		if r.set.hot.reads.Load() > reads {
+			return
+		}
+	}
+	t.Error("it was not kept anew")
+}
+
+// TestHotYields: pieces take only what transfers leave, and those that wait
+// come first.
+func TestHotYields(t *testing.T) {
+	r := quickRig(t, func(c *Config) { c.MemoryBytes = 32 << 20 })
+	for i := range 3 {
+		r.warm(noise(8<<20, uint64(i)))
+	}
+	for i := range 3 {
+		data := noise(8<<20, uint64(i))
+		b := r.put(data)
+		for range 3 {
+			r.want(b, data, 0, b.Size)
+		}
+	}
+	h, m := r.set.hot, r.set.memory
+	if n := h.size(); n > h.limit || n < h.limit/2 {
+		t.Fatalf("%d bytes are kept, limit %d", n, h.limit)
+	}
+	large, err := m.get(t.Context(), 28<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := h.size(); n > 4<<20 {
+		t.Errorf("%d bytes are kept beside a transfer of 28 MiB in 32", n)
+	}
+	if b := m.try(4 << 20); b == nil {
+		t.Error("pieces stand in the way of a hedge")
+	} else {
+		b.release()
+	}
+	m.waiting.Add(1)
+	b := m.try(turnBytes)
+	if h.put(hotKey{at: 1}, b, turnBytes) {
+		t.Error("a piece is kept while others wait")
+	}
+	b.release()
+	m.waiting.Add(-1)
+	large.release()
+}
+
+// TestHotRush reads many blobs at once through a memory that holds few of them,
+// beside writes; what is let go is overwritten (see memory.poison).
+func TestHotRush(t *testing.T) {
+	r := quickRig(t, func(c *Config) { c.MemoryBytes = 32 << 20 })
+	var all [][]byte
+	var read []func(off, n int64)
+	for i := range 12 {
+		data := noise(4<<20, uint64(i))
+		b := r.put(data)
+		all, read = append(all, data), append(read, func(off, n int64) { r.want(b, data, off, n) })
+	}
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			for range 25 {
+				i := rand.IntN(len(read))
+				off := rand.Int64N(4 << 20)
+				read[i](off, 1+rand.Int64N(4<<20-off))
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range 4 {
+			b, err := r.tryPut(all[i])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var out bytes.Buffer
+			if err := r.set.Read(t.Context(), r.group, b, 0, b.Size, &out); err != nil || !bytes.Equal(out.Bytes(), all[i]) {
+				t.Errorf("%d bytes, %v", out.Len(), err)
+			}
+		}
+	})
+	wg.Wait()
+	if r.set.hot.reads.Load() == 0 {
+		t.Error("nothing was kept")
+	}
+}
