@@ -163,6 +163,10 @@ func progressText(done, total int64, rate, eta float64) string {
 }
 
 func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
+	nodes := map[string]bool{}
+	for _, d := range drives {
+		nodes[d.Node] = true
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "DRIVE\tSTATE\tUSED\tFREE\tDIRECTORY\tNOTE")
 	for _, d := range drives {
@@ -173,7 +177,11 @@ func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
 		if d.Space.ReadOnly {
 			note = strings.TrimPrefix(note+"; full: read-only", "; ")
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), d.Dir, note)
+		place := d.Dir
+		if len(nodes) > 1 {
+			place = d.Node + ":" + d.Dir
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), place, note)
 	}
 	return t.Flush()
 }
@@ -201,11 +209,12 @@ func newAdminDrives(f *adminFlags) *cobra.Command {
 		},
 	}
 	c.AddCommand(&cobra.Command{
-		Use:   "replace DIR",
+		Use:   "replace [NODE:]DIR",
 		Short: "Take the empty directory DIR, on another disk than before, as the replacement of its drive",
 		Long: `An emptied directory is taken as a replaced drive by itself if it lies on the
 file system that is recorded for it. On another file system it could be the
-mount point of a disk that is not mounted, so it takes this command.`,
+mount point of a disk that is not mounted, so it takes this command. In a cluster
+the directory is named with its node.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := f.client()
@@ -233,6 +242,9 @@ func absolute(names []string) []string {
 		out[i] = name
 		if _, err := storagenode.ParseUUID(name); err == nil {
 			continue
+		}
+		if node, _, ok := strings.Cut(name, ":"); ok && !strings.Contains(node, "/") {
+			continue // a directory of another machine
 		}
 		if path, err := filepath.Abs(name); err == nil {
 			out[i] = path

@@ -58,6 +58,6 @@ Ask how it is:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newServer(), newMetadata(), newAdmin(), newBench(), newStorageNode(), newSecrets(), newCerts(), newLive())
+	root.AddCommand(newServer(), newMetadata(), newStorageNode(), newGateway(), newRepairer(), newAdmin(), newBench(), newCerts(), newSecrets(), newLive())
 	return root
 }

@@ -83,7 +83,7 @@ func New(cfg Config) http.Handler {
 	if cfg.Forward != nil {
 		mux.HandleFunc("/admin/", func(w http.ResponseWriter, r *http.Request) {
 			if err := cfg.signed(r); err != nil {
-				fail(w, err)
+				Fail(w, err)
 				return
 			}
 			cfg.Forward.ServeHTTP(w, r)
@@ -106,7 +106,7 @@ func (cfg Config) guard(h http.HandlerFunc) http.HandlerFunc {
 		if !cfg.basic(r) {
 			if err := cfg.signed(r); err != nil {
 				w.Header().Set("WWW-Authenticate", `Basic realm="kintsugi"`)
-				fail(w, err)
+				Fail(w, err)
 				return
 			}
 		}
@@ -137,7 +137,7 @@ func (cfg Config) signed(r *http.Request) error {
 
 func (cfg Config) serve(w http.ResponseWriter, r *http.Request, route Route) {
 	if err := cfg.signed(r); err != nil {
-		fail(w, err)
+		Fail(w, err)
 		return
 	}
 	cfg.answer(w, r, route)
@@ -148,14 +148,14 @@ func (cfg Config) answer(w http.ResponseWriter, r *http.Request, route Route) {
 	defer func() {
 		if p := recover(); p != nil {
 			cfg.Logger.Error("admin request panicked", "path", route.Path, "panic", p)
-			fail(w, errors.New("internal error"))
+			Fail(w, errors.New("internal error"))
 		}
 	}()
 	w.Header().Set("Cache-Control", "no-store")
 	if route.Stream == nil {
 		v, err := route.Answer(r)
 		if err != nil {
-			fail(w, err)
+			Fail(w, err)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -176,9 +176,9 @@ func (cfg Config) answer(w http.ResponseWriter, r *http.Request, route Route) {
 	}
 }
 
-// fail answers with an error. What is not an *Error is shown as it is: the
+// Fail answers with an error. What is not an *Error is shown as it is: the
 // operator is the reader.
-func fail(w http.ResponseWriter, err error) {
+func Fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	var e *Error
 	if errors.As(err, &e) {

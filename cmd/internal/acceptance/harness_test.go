@@ -54,6 +54,7 @@ type site struct {
 	t         *testing.T
 	root      string   // a folder for clients
 	s3, admin []string // host:port, any of which may be used
+	more      []string // of the environment
 }
 
 // newSite makes the clients' folder, with what they need in it.
@@ -81,7 +82,7 @@ func clean() []string {
 
 // env is the environment that servers and clients run in.
 func (s *site) env() []string {
-	return append(clean(),
+	return append(append(clean(), s.more...),
 		"KINTSUGI_ROOT_ACCESS_KEY="+accessKey, "KINTSUGI_ROOT_SECRET_KEY="+secretKey,
 		"KINTSUGI_ADMIN_URL=http://"+s.admin[0],
 		"AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey, "AWS_DEFAULT_REGION=us-east-1",
@@ -123,6 +124,7 @@ func serverOn(s *site, dirs []string, flags ...string) *server {
 // everyStore runs a test of real clients on a store in one process and on a
 // cluster of processes.
 func everyStore(t *testing.T, test func(t *testing.T, s *site)) {
+	t.Run("cluster", func(t *testing.T) { test(t, newCluster(t).site) })
 	t.Run("server", func(t *testing.T) { test(t, newServer(t, 6, "--scheme", "4+2").site) })
 }
 

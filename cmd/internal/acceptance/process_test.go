@@ -1,12 +1,14 @@
 package acceptance
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,6 +64,9 @@ func freePort(t *testing.T) int {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }
+
+// address is the one that its --address names.
+func (p *process) address() string { return p.args[slices.Index(p.args, "--address")+1] }
 
 // launch starts the process and waits until it lives.
 func (p *process) launch() {
@@ -142,6 +147,19 @@ func (p *process) stop() {
 }
 
 func (p *process) kill() { _ = p.signal(syscall.SIGKILL, 10*time.Second) }
+
+// pause freezes the process, resume lets it go on.
+func (p *process) pause()  { p.send(syscall.SIGSTOP) }
+func (p *process) resume() { p.send(syscall.SIGCONT) }
+
+func (p *process) send(sig syscall.Signal) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatalf("%s: %v", p.name, err)
+	}
+}
 
 // alive says whether the process runs.
 func (p *process) alive() bool {

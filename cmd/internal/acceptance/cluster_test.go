@@ -1,0 +1,194 @@
+package acceptance
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// cluster is every role as processes of their own: three metadata members, six
+// storage nodes with two drives each in three zones, two repairers, two
+// gateways, all on the loopback interface.
+type cluster struct {
+	*site
+	procs map[string]*process
+}
+
+const clusterSecret = "the-cluster-secret-of-the-acceptance-tests"
+
+// Names of the processes by role, as docker-compose.yml has them.
+var (
+	members   = []string{"metadata1", "metadata2", "metadata3"}
+	nodes     = []string{"node1", "node2", "node3", "node4", "node5", "node6"}
+	repairers = []string{"repair1", "repair2"}
+	gateways  = []string{"gateway1", "gateway2"}
+)
+
+func zoneOf(node int) string { return string(rune('a' + node/2)) }
+
+// newCluster starts a cluster of 4+2 and waits until it takes writes.
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	return newClusterOf(t, "")
+}
+
+// newClusterOf starts a cluster of another binary; "": the one that is built.
+func newClusterOf(t *testing.T, path string) *cluster {
+	t.Helper()
+	c := &cluster{site: newSite(t), procs: map[string]*process{}}
+	ports := map[string]string{}
+	for _, name := range []string{"metadata1", "metadata2", "metadata3", "repair1", "repair2", "gateway1", "gateway2"} {
+		ports[name] = loopback(freePort(t))
+	}
+	var initial, urls, join []string
+	peers := map[string]string{}
+	for _, m := range members {
+		peers[m] = loopback(freePort(t))
+		initial = append(initial, m+"="+peers[m])
+		urls = append(urls, ports[m])
+	}
+	for _, r := range repairers {
+		join = append(join, "http://"+ports[r])
+	}
+	for _, g := range gateways {
+		c.s3 = append(c.s3, ports[g])
+		c.admin = append(c.admin, loopback(freePort(t)))
+	}
+	engine := "etcd://" + strings.Join(urls, ",") + "/kintsugi"
+	c.more = []string{"KINTSUGI_METADATA=" + engine, "KINTSUGI_CLUSTER_SECRET=" + clusterSecret}
+	for _, m := range members {
+		c.add(path, m, loopback(freePort(t)), "metadata", "--name", m, "--data-dir", filepath.Join(c.root, m), "--address", ports[m],
+			"--peer-address", peers[m], "--initial-cluster", strings.Join(initial, ","))
+	}
+	for _, r := range repairers {
+		c.add(path, r, loopback(freePort(t)), "repair", "--address", ports[r], "--scheme", "4+2", "--out-after", "15s")
+	}
+	for i, n := range nodes {
+		c.add(path, n, loopback(freePort(t)), "storagenode", "--name", n, "--zone", zoneOf(i), "--address", loopback(freePort(t)),
+			"--join", strings.Join(join, ","), c.drive(i, 1), c.drive(i, 2))
+	}
+	for i, g := range gateways {
+		c.add(path, g, c.admin[i], "gateway", "--address", ports[g], "--scheme", "4+2")
+	}
+	for _, names := range [][]string{members, repairers, nodes, gateways} {
+		for _, name := range names {
+			if err := c.procs[name].begin(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c.ready()
+	return c
+}
+
+// drive is the directory of a node's drive.
+func (c *cluster) drive(node, n int) string {
+	return filepath.Join(c.root, nodes[node], fmt.Sprintf("d%d", n))
+}
+
+// add makes a process of a role; admin is where it says that it lives.
+func (c *cluster) add(path, name, admin, role string, args ...string) {
+	c.t.Helper()
+	p := newProcess(c.t, c.root, name, admin, c.env(), append([]string{role, "--admin-address", admin}, args...))
+	p.path = path
+	c.procs[name] = p
+}
+
+// ready waits until all processes live and the cluster takes writes.
+func (c *cluster) ready() {
+	c.t.Helper()
+	for _, p := range c.procs {
+		if err := p.lives(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	var out string
+	for range 120 {
+		var err error
+		if out, err = c.try(10*time.Second, binary, "admin", "ready"); err == nil {
+			return
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	c.t.Fatalf("the cluster is not ready for writes: %s", tail(out))
+}
+
+// both is the cluster as a target of load: each try goes to the next gateway.
+type both struct {
+	gateways []s3
+	next     *atomic.Uint64
+}
+
+func (c *cluster) both(bucket string) both {
+	b := both{next: new(atomic.Uint64)}
+	for _, address := range c.s3 {
+		b.gateways = append(b.gateways, s3{c.clientOf(address), bucket})
+	}
+	return b
+}
+
+func (b both) one() s3 { return b.gateways[b.next.Add(1)%uint64(len(b.gateways))] }
+
+func (b both) Put(ctx context.Context, key string, p []byte) error { return b.one().Put(ctx, key, p) }
+func (b both) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	return b.one().Get(ctx, key)
+}
+func (b both) Delete(ctx context.Context, key string) error { return b.one().Delete(ctx, key) }
+
+// TestClusterStoresAndSurvives is the cluster's first light: what one gateway
+// takes the other gives, also with any two nodes gone, and all is whole again
+// when they are back.
+func TestClusterStoresAndSurvives(t *testing.T) {
+	c := newCluster(t)
+	c.bucket("data")
+	ctx := t.Context()
+	a, b := s3{c.clientOf(c.s3[0]), "data"}, s3{c.clientOf(c.s3[1]), "data"}
+	want := map[string][]byte{}
+	for i, size := range []int{0, 1, 4 << 10, 64 << 10, 64<<10 + 1, 1 << 20, 9 << 20} {
+		key := fmt.Sprint("k", i)
+		want[key] = bytes.Repeat([]byte{byte(i + 1)}, size)
+		if err := a.Put(ctx, key, want[key]); err != nil {
+			t.Fatalf("put %s: %v", key, err)
+		}
+	}
+	read := func(from s3, when string) {
+		t.Helper()
+		for key, p := range want {
+			if got, found, err := from.Get(ctx, key); err != nil || !found || !bytes.Equal(got, p) {
+				t.Fatalf("%s: get %s: found %v, %d bytes of %d, %v", when, key, found, len(got), len(p), err)
+			}
+		}
+	}
+	read(b, "through the other gateway")
+	n := 0
+	for o := range b.c.ListObjects(ctx, "data", minio.ListObjectsOptions{Recursive: true}) {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		n++
+	}
+	if n != len(want) {
+		t.Fatalf("the other gateway lists %d keys of %d", n, len(want))
+	}
+	c.procs["node1"].kill()
+	c.procs["node4"].kill()
+	read(a, "two nodes killed")
+	if err := os.RemoveAll(filepath.Join(c.root, "node4")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node1", "node4"} {
+		if err := c.procs[name].begin(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	repairUntilWhole(t, c.site)
+	read(b, "whole again")
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"kintsugi/cmd/internal/roles"
+	"kintsugi/metadata"
+	"kintsugi/metadata/kv/etcd"
+	"kintsugi/repair"
+	"kintsugi/storagenode/clock"
+	"kintsugi/storagenode/rpc/auth"
+)
+
+// lease is metadata that knows but who leads.
+type lease struct {
+	metadata.Leaders
+	address string
+}
+
+func (l lease) Lease(_ context.Context, role string) (metadata.Lease, error) {
+	if role != repair.Role {
+		return metadata.Lease{}, errors.New("another role")
+	}
+	return metadata.Lease{Role: role, Term: 1, Holder: "h", Address: l.address}, nil
+}
+
+// TestForward: what a gateway cannot answer itself goes to the leading
+// repairer, proves there who it comes from, and comes back line by line.
+func TestForward(t *testing.T) {
+	key, err := auth.NewKey([]byte(strings.Repeat("k", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Secret-Of-The-Operator") != "" {
+			t.Error("the operator's headers went on")
+		}
+		fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.RequestURI())
+		_ = http.NewResponseController(w).Flush()
+		fmt.Fprintln(w, "end")
+	})
+	repairer := httptest.NewServer(auth.NewGuard(auth.GuardConfig{Key: key}).Wrap(inside))
+	defer repairer.Close()
+	ask := func(leader metadata.Leaders) (int, string) {
+		h := forward(&roles.Leader{Leaders: leader, Clock: clock.System{}}, auth.NewTransport(key, http.DefaultTransport, nil))
+		r := httptest.NewRequest("POST", "/admin/v1/repair?a=b", nil)
+		r.Header.Set("X-Secret-Of-The-Operator", "x")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		text, _ := io.ReadAll(w.Body)
+		return w.Code, string(text)
+	}
+	if code, text := ask(lease{address: repairer.URL}); code != 200 || text != "POST /admin/v1/repair?a=b\nend\n" {
+		t.Errorf("%d %q", code, text)
+	}
+	if code, text := ask(lease{}); code != http.StatusServiceUnavailable || !strings.Contains(text, "no repairer leads") {
+		t.Errorf("nobody leads: %d %q", code, text)
+	}
+	repairer.Close()
+	if code, text := ask(lease{address: repairer.URL}); code != http.StatusBadGateway || !strings.Contains(text, "does not answer") {
+		t.Errorf("the leader is gone: %d %q", code, text)
+	}
+}
+
+func TestProcessesOfAClusterRefuseToStartWithoutSecrets(t *testing.T) {
+	for _, name := range []string{envClusterSecret, envAccessKey, envSecretKey} {
+		t.Setenv(name, "")
+		t.Setenv(name+"_FILE", "")
+	}
+	if _, err := run(t, "gateway", "--metadata", "etcd://127.0.0.1:1"); !errors.Is(err, errNoCredentials) {
+		t.Errorf("a gateway without credentials: %v", err)
+	}
+	t.Setenv(envAccessKey, "root")
+	t.Setenv(envSecretKey, "root-secret")
+	for _, role := range []string{"gateway", "repair"} {
+		_, err := run(t, role, "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", "--metadata", "etcd://127.0.0.1:1")
+		if err == nil || !strings.Contains(err.Error(), "no cluster secret") {
+			t.Errorf("%s without the cluster's secret: %v", role, err)
+		}
+		t.Setenv(envClusterSecret, strings.Repeat("s", 32))
+		for _, bad := range [][]string{{"--scheme", "4-2"}, {"--log-level", "loud"}, {"--tls-cert", "only"}, {"--metadata", "http://x"}} {
+			args := append([]string{role, "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", "--metadata", "etcd://127.0.0.1:1"}, bad...)
+			if _, err := run(t, args...); err == nil {
+				t.Errorf("%v is taken", args)
+			}
+		}
+		t.Setenv(envClusterSecret, "")
+	}
+}
+
+func TestMembersThatDoNotAnswerAreSaid(t *testing.T) {
+	if st := describeMembers([]etcd.Member{{Healthy: true}, {Healthy: true}, {Healthy: true}}, nil); st.Degraded != "" || st.Summary != "3 of 3 members healthy" {
+		t.Errorf("%+v", st)
+	}
+	if st := describeMembers([]etcd.Member{{Healthy: true}, {}, {Healthy: true}}, nil); !strings.Contains(st.Degraded, "1 of 3") {
+		t.Errorf("%+v", st)
+	}
+	if st := describeMembers(nil, errors.New("no majority")); st.Degraded != "no majority" {
+		t.Errorf("%+v", st)
+	}
+}
