@@ -10,23 +10,26 @@ import (
 
 // core writes what etcd logs to slog, from warnings on.
 type core struct {
-	log  *slog.Logger
-	with []zapcore.Field
+	log   *slog.Logger
+	quiet func() bool // drops everything
+	with  []zapcore.Field
 }
 
-func zapTo(log *slog.Logger) *zap.Logger { return zap.New(&core{log: log}) }
+func zapTo(log *slog.Logger, quiet func() bool) *zap.Logger {
+	return zap.New(&core{log: log, quiet: quiet})
+}
 
 // Enabled implements zapcore.LevelEnabler.
 func (c *core) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
 
 // With implements zapcore.Core.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
-	return &core{c.log, append(append([]zapcore.Field(nil), c.with...), fields...)}
+	return &core{c.log, c.quiet, append(append([]zapcore.Field(nil), c.with...), fields...)}
 }
 
 // Check implements zapcore.Core.
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && !c.quiet() {
 		return ce.AddCore(e, c)
 	}
 	return ce

@@ -38,6 +38,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/pkg/v3/featuregate"
@@ -101,6 +102,7 @@ type Member struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	chores   sync.WaitGroup
+	stopping atomic.Bool // what etcd complains of then is of no interest
 	failed   chan error
 }
 
@@ -197,6 +199,7 @@ func (m *Member) Live() error {
 
 // Close hands leadership over and stops the member, within about 8 s.
 func (m *Member) Close() error {
+	m.stopping.Store(true)
 	m.cancel()
 	_ = m.server.Server.TryTransferLeadershipOnShutdown() // without it the others elect by themselves
 	m.server.Close()
@@ -245,7 +248,8 @@ func (m *Member) embedConfig() (*embed.Config, error) {
 	c.QuotaBackendBytes = cfg.Quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, cfg.Retention.String()
 	c.BcryptCost = uint(bcrypt.MinCost) // the password is 256 random bits: slow hashing gains nothing
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Logger))
+	c.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // 0 would log every request
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Logger, m.stopping.Load))
 	gates := c.ServerFeatureGate.(featuregate.MutableFeatureGate)
 	return c, gates.Set("InitialCorruptCheck=true,CompactHashCheck=true")
 }

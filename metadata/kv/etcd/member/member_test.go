@@ -435,6 +435,14 @@ func TestBackup(t *testing.T) {
 	})
 	s := r.open()
 	retried(t, time.Minute, s, "a", []byte("a value to be found"))
+	for range 200 {
+		if _, err := s.Get(t.Context(), []byte("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(r.log.String(), "request stats"); n > 100 {
+		t.Fatalf("%d of 200 requests were logged", n)
+	}
 	eventually(t, "three snapshots are kept", func() bool {
 		names, _ := filepath.Glob(filepath.Join(dir, "metadata-*.snapshot"))
 		return len(names) == 3
