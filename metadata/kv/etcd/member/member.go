@@ -247,7 +247,7 @@ func (m *Member) embedConfig() (*embed.Config, error) {
 	}
 	c.QuotaBackendBytes = cfg.Quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, cfg.Retention.String()
-	c.BcryptCost = uint(bcrypt.MinCost) // the password is 256 random bits: slow hashing gains nothing
+	c.BcryptCost = uint(bcrypt.MinCost)                                      // the password is 256 random bits: slow hashing gains nothing
 	c.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // 0 would log every request
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(cfg.Logger, m.stopping.Load))
 	gates := c.ServerFeatureGate.(featuregate.MutableFeatureGate)
