@@ -122,6 +122,17 @@ type ShardStore interface {
 	DropSlot(ctx context.Context, pg PG, slot int, epoch uint32) error
 }
 
+// Stager is what a ShardStore may offer beside: Put and Sync of a small shard in
+// one, which costs its caller neither a wait nor a goroutine.
+type Stager interface {
+	// Stage takes a shard as Put does, and has done called once, by another
+	// goroutine, with what Sync would have returned: nil once the shard is
+	// durable and visible. done must not block. It is false, and nothing
+	// happened, where the store would have to wait or to refuse, or does not do
+	// so with shards of this size: Put does it, or says why not.
+	Stage(s Shard, done func(error)) bool
+}
+
 // Space is a drive's capacity in bytes. Free already excludes the reserve.
 type Space struct {
 	Total, Used, Free int64

@@ -143,24 +143,28 @@ func (p *put) write(ctx context.Context, st part) error {
 func (p *put) collect(ctx context.Context, w *writers) error {
 	want := p.group.Scheme.MinShards()
 	patience := newPatience(p.set)
+	fell := func(slot int, err error) {
+		if err != nil {
+			p.fell(slot, err)
+		}
+	}
 	for w.running != 0 {
+		impatient := false
 		select {
-		case r := <-w.results:
-			w.running = w.running.Without(r.slot)
-			if r.err != nil {
-				p.fell(r.slot, r.err)
-			}
+		case <-w.results:
 		case <-patience.c:
-			if (p.live&^w.running).Count() >= want || !patience.again() {
-				for i := range p.group.Slots {
-					if w.running.Has(i) {
-						p.drop(i, &w.calls[i], patience.fresh())
-					}
-				}
-				w.running = 0
-			}
+			impatient = true
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		w.take(fell)
+		if impatient && ((p.live&^w.running).Count() >= want || !patience.again()) {
+			for i := range p.group.Slots {
+				if w.running.Has(i) {
+					p.drop(i, &w.calls[i], patience.fresh())
+				}
+			}
+			w.running = 0
 		}
 		if got := p.live.Count(); got < want {
 			return p.quorumError(got, want)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -132,8 +133,49 @@ func TestRangesOutside(t *testing.T) {
 	}
 }
 
-// TestWriteQuorum fails drives in several ways, and wants what the scheme says.
-func TestWriteQuorum(t *testing.T) {
+// staging gives a store a Stage: of every other shard, sometimes at once.
+type staging struct {
+	storagenode.ShardStore
+	asked atomic.Int32
+}
+
+func (s *staging) Stage(sh storagenode.Shard, done func(error)) bool {
+	n := s.asked.Add(1)
+	if n%2 == 0 || len(sh.Payload) > 64<<10 {
+		return false
+	}
+	sh.Payload = bytes.Clone(sh.Payload)
+	run := func() {
+		token, err := s.Put(context.Background(), sh)
+		if err == nil {
+			err = s.Sync(context.Background(), token)
+		}
+		done(err)
+	}
+	if n%3 == 0 {
+		go run()
+	} else if err := func() (err error) { // a drive that answers at once is done before Stage returns
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancel()
+		token, err := s.Put(ctx, sh)
+		if err == nil {
+			err = s.Sync(ctx, token)
+		}
+		return err
+	}(); errors.Is(err, context.DeadlineExceeded) {
+		go run()
+	} else {
+		done(err)
+	}
+	return true
+}
+
+func TestWriteQuorum(t *testing.T) { testWriteQuorum(t, false) }
+
+func TestWriteQuorumStaged(t *testing.T) { testWriteQuorum(t, true) }
+
+// testWriteQuorum fails drives in several ways, and wants what the scheme says.
+func testWriteQuorum(t *testing.T, staged bool) {
 	disk := errors.New("input/output error")
 	ways := map[string]func(*rig, int){
 		"down":    func(r *rig, i int) { r.setStore(r.group.Slots[i].Drive, nil) },
@@ -157,6 +199,8 @@ func TestWriteQuorum(t *testing.T) {
 			{"4+2", 1 << 20, 1, true, 1},
 			{"4+2", 1 << 20, 2, false, 0},
 			{"4+2", 100, 3, true, 0},
+			{"4+2", 100_000, 1, true, 1},
+			{"4+2", 100_000, 2, false, 0},
 			{"4+2", 100, 4, true, 1},
 			{"4+2", 100, 5, false, 0},
 			{"4+2", 9 << 20, 1, true, 1},
@@ -170,8 +214,19 @@ func TestWriteQuorum(t *testing.T) {
 			{"3+0", 1 << 20, 1, false, 0},
 		} {
 			t.Run(fmt.Sprintf("%s %s %d bytes %d bad", name, c.scheme, c.size, c.bad), func(t *testing.T) {
-				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = slack * 30 * time.Millisecond })
+				wait := 2 * time.Second
+				if name == "hang" { // all others answer
+					wait = slack * 30 * time.Millisecond
+				}
+				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = wait })
 				r.t = t
+				if staged {
+					for i, s := range r.group.Slots {
+						st := &staging{ShardStore: r.faulty[i]}
+						st.asked.Store(int32(i))
+						r.setStore(s.Drive, st)
+					}
+				}
 				for i := range c.bad {
 					fail(r, i)
 				}

@@ -96,39 +96,51 @@ func (c *copies) write(ctx context.Context, buf *buffer) error {
 		c.start(ctx, w)
 	}
 	patience := newPatience(p.set)
+	ended := func(slot int, err error) {
+		if err == nil {
+			c.done = c.done.With(slot)
+			return
+		}
+		p.fell(slot, err)
+		c.lost = c.lost.With(slot)
+		c.start(ctx, w)
+	}
 	for w.running != 0 {
+		late := erasure.SlotMask(0)
 		select {
-		case r := <-w.results:
-			w.running = w.running.Without(r.slot)
-			if r.err == nil {
-				c.done = c.done.With(r.slot)
-				continue
-			}
-			p.fell(r.slot, r.err)
-			c.lost = c.lost.With(r.slot)
-			c.start(ctx, w)
+		case <-w.results:
 		case <-patience.c:
-			if c.done.Count() < least && c.tried == p.group.Scheme.N() && patience.again() {
-				continue
-			}
-			late, alone := w.running, patience.fresh() && c.done.Count() >= least
-			w.running = 0
-			for i := range p.group.Slots {
-				if late.Has(i) {
-					p.drop(i, &w.calls[i], alone)
-					c.lost = c.lost.With(i)
-					c.start(ctx, w)
-				}
-			}
-			patience.again()
+			late = w.running
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		w.take(ended)
+		if late &^= w.taken; late != 0 {
+			c.late(ctx, w, late, &patience, least)
 		}
 	}
 	if got := c.done.Count(); got < least {
 		return p.quorumError(got, least)
 	}
 	return nil
+}
+
+// late has other slots take what those that are late should have.
+func (c *copies) late(ctx context.Context, w *writers, late erasure.SlotMask, patience *patience, least int) {
+	p := c.p
+	if c.done.Count() < least && c.tried == p.group.Scheme.N() && patience.again() {
+		return
+	}
+	alone := patience.fresh() && c.done.Count() >= least
+	w.running &^= late
+	for i := range p.group.Slots {
+		if late.Has(i) {
+			p.drop(i, &w.calls[i], alone)
+			c.lost = c.lost.With(i)
+			c.start(ctx, w)
+		}
+	}
+	patience.again()
 }
 
 // blob says where the copies are, and which of the slots that were meant to

@@ -12,10 +12,10 @@
 // hash. rebuild.go and verify.go stand on gather.go too. drive.go remembers how
 // fast each drive is and whether it hangs.
 //
-// Every call to a store runs on another goroutine (callers.go), because a sick disk may
-// hold its caller for as long as it likes; whoever waits, waits for channels
-// and timers. A buffer goes back to its pool only when the last of those
-// goroutines has let go of it.
+// Every call to a store that may touch a disk runs on another goroutine
+// (callers.go), since a sick one may hold its caller for as long as it likes;
+// whoever waits, waits for channels and timers. A buffer goes back to its pool
+// only when the last of those goroutines has let go of it.
 //
 // Block sums are verified by the stores, on every read. The hash of a stripe is
 // compared whenever the stripe was decoded, which is the only way in which

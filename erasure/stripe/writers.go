@@ -2,37 +2,67 @@ package stripe
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/storagenode"
 )
 
-// writers are the goroutines that bring one stripe to its slots. A late one is
-// left to itself; it holds the buffer until its store lets go.
+// writers bring one stripe to its slots: on goroutines, or by stores that stage
+// it. A late one is left to itself; it holds the buffer until its store lets go.
+//
+// Each slot has its end noted before anything is sent. Where all went well, the
+// last of the staged slots to end wakes the waiter for all of them.
 type writers struct {
 	p       *put
 	buf     *buffer
-	results chan written
+	results chan struct{} // there is something to take; at most two for a slot
 	running erasure.SlotMask
+	taken   erasure.SlotMask // what ended, as far as the waiter has seen
 	calls   [storagenode.MaxSlots]call
-}
-
-type written struct {
-	slot int
-	err  error
+	errs    [storagenode.MaxSlots]error // of those in ended
+	ended   atomic.Uint32               // an erasure.SlotMask
+	staged  atomic.Int32                // how many that were staged have not ended
 }
 
 func newWriters(p *put, buf *buffer) *writers {
-	return &writers{p: p, buf: buf, results: make(chan written, len(p.group.Slots))}
+	return &writers{p: p, buf: buf, results: make(chan struct{}, 2*len(p.group.Slots))}
 }
 
 // start puts a shard, and syncs it where it is the last of its blob.
 func (w *writers) start(ctx context.Context, slot int, sh storagenode.Shard) {
-	w.buf.retain(1)
 	w.running = w.running.With(slot)
 	w.calls[slot].drive = w.p.drives[slot]
+	if sh.Last && w.stage(slot, sh) {
+		return
+	}
+	w.buf.retain(1)
 	w.p.set.callers.run(func() { w.run(ctx, w.p.stores[slot], slot, sh) })
+}
+
+// stage spares a small shard the goroutine, if its store can do that.
+func (w *writers) stage(slot int, sh storagenode.Shard) bool {
+	store, ok := w.p.stores[slot].(storagenode.Stager)
+	if !ok {
+		return false
+	}
+	w.staged.Add(1)
+	ok = store.Stage(sh, func(err error) {
+		w.end(slot, err)
+		w.unstaged(err != nil)
+	})
+	if !ok {
+		w.unstaged(false)
+	}
+	return ok
+}
+
+// unstaged wakes the waiter where it must look now, or nobody else would.
+func (w *writers) unstaged(failed bool) {
+	if left := w.staged.Add(-1); left == 0 || failed {
+		w.results <- struct{}{}
+	}
 }
 
 func (w *writers) run(ctx context.Context, store storagenode.ShardStore, slot int, sh storagenode.Shard) {
@@ -47,8 +77,27 @@ func (w *writers) run(ctx context.Context, store storagenode.ShardStore, slot in
 	if err == nil && sh.Last {
 		err = store.Sync(ctx, token)
 	}
+	w.end(slot, err)
+	w.results <- struct{}{}
+}
+
+// end notes how a slot ended.
+func (w *writers) end(slot int, err error) {
 	w.calls[slot].done()
-	w.results <- written{slot, err}
+	w.errs[slot] = err
+	w.ended.Or(1 << slot)
+}
+
+// take calls each for the slots that ended since the last call, late ones
+// included.
+func (w *writers) take(each func(slot int, err error)) {
+	for now := erasure.SlotMask(w.ended.Load()) &^ w.taken; now != 0; {
+		slot := now.First()
+		now = now.Without(slot)
+		w.taken = w.taken.With(slot)
+		w.running = w.running.Without(slot)
+		each(slot, w.errs[slot])
+	}
 }
 
 // patience is the time that a write has for its slots: WriteWait when enough

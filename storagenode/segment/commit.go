@@ -9,13 +9,23 @@ import (
 )
 
 // group is those who wait for the same fdatasync. err is set before done is
-// closed.
+// closed; calls grows, under the store's mu, until the group runs.
 type group struct {
-	done chan struct{}
-	err  error
+	done  chan struct{}
+	err   error
+	calls []func(error)
 }
 
 func newGroup() *group { return &group{done: make(chan struct{})} }
+
+// end tells everybody.
+func (g *group) end(err error) {
+	g.err = err
+	close(g.done)
+	for _, call := range g.calls {
+		call(err)
+	}
+}
 
 // Sync implements storagenode.ShardStore.
 func (s *Store) Sync(ctx context.Context, t storagenode.Token) error {
@@ -115,8 +125,7 @@ func (s *Store) commit(batch []pending) ([]pending, bool) {
 	if err := s.brokenErr(); err != nil {
 		s.next = newGroup()
 		s.mu.Unlock()
-		g.err = err
-		close(g.done)
+		g.end(err)
 		return batch, false
 	}
 	if n == 0 {
@@ -144,11 +153,11 @@ func (s *Store) commit(batch []pending) ([]pending, bool) {
 		}
 	}
 	s.mu.Unlock()
-	g.err = err
 	if err == nil {
-		g.err = refused
+		g.end(refused)
+	} else {
+		g.end(err)
 	}
-	close(g.done)
 	return batch, err == nil
 }
 

@@ -159,10 +159,10 @@ func (m *crashModel) put(s *Store) error {
 	}
 	sh := m.shard(id)
 	sh.ever = append(sh.ever, p)
-	tok, err := s.Put(m.t.Context(), storagenode.Shard{
+	tok, staged, err := m.accept(s, storagenode.Shard{
 		ID: id, K: 1, SlotEpoch: epoch, Payload: p, StripeLen: uint32(len(p)), Last: true, Attrs: p[:min(8, len(p))],
 	})
-	m.logf("put %v epoch %d, %d bytes: %v", id, epoch, len(p), err)
+	m.logf("put %v epoch %d, %d bytes, staged %v: %v", id, epoch, len(p), staged, err)
 	switch {
 	case epoch < m.fenceTry[slot]:
 		if !errors.Is(err, storagenode.ErrStaleEpoch) && !errors.Is(err, storagenode.ErrDeleted) && s.broken.Load() == nil {
@@ -182,13 +182,32 @@ func (m *crashModel) put(s *Store) error {
 	if m.deleted[blob] == 1 && errors.Is(err, storagenode.ErrDeleted) {
 		return nil // by a Delete that failed
 	}
-	if !errors.Is(err, storagenode.ErrReadOnly) {
+	if staged || !errors.Is(err, storagenode.ErrReadOnly) {
 		sh.maybe = append(sh.maybe, putTry{p, epoch, tok})
 	}
 	if err != nil {
 		return m.ended(s, fmt.Errorf("put: %w", err))
 	}
+	if staged {
+		m.synced(s)
+	}
 	return nil
+}
+
+// accept stages some shards and waits for them; the token is of an incarnation
+// that never is where that fails.
+func (m *crashModel) accept(s *Store, sh storagenode.Shard) (tok storagenode.Token, staged bool, err error) {
+	ended := make(chan error, 1)
+	if m.rng.IntN(3) > 0 || !s.Stage(sh, func(err error) { ended <- err }) {
+		tok, err = s.Put(m.t.Context(), sh)
+		return tok, false, err
+	}
+	if err := <-ended; err != nil {
+		return 0, true, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return reservation{ticket: s.lastTicket(), incarnation: s.incarnation}.token(), true, nil
 }
 
 // synced settles all that was accepted.

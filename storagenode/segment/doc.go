@@ -8,7 +8,8 @@
 // segments when it is lost or damaged.
 //
 // How a write travels. Put reserves a place, a sequence number and a ticket
-// under a short lock. A small record is staged in memory (stage.go), a larger one
+// under a short lock. A small record is staged in memory (stage.go), and where its
+// caller likes, without a wait: Stage is Put and Sync in one. A larger one is
 // written into the page cache outside of the lock (put.go). Sync joins a group;
 // one committer goroutine writes what is staged of it, makes the group durable
 // with one fdatasync, applies its records to the index in one batch and wakes

@@ -84,6 +84,12 @@ func (s *Store) reserve(h *header, size int64, gen uint64, from *place) (reserva
 		}
 		break
 	}
+	return s.occupy(h, size, from), nil
+}
+
+// occupy gives a record its place in the active segment, which has room. mu is
+// held.
+func (s *Store) occupy(h *header, size int64, from *place) reservation {
 	g := s.active
 	if from == nil {
 		h.seq = s.nextSeq
@@ -100,7 +106,7 @@ func (s *Store) reserve(h *header, size int64, gen uint64, from *place) (reserva
 	g.filled = max(g.filled, g.tail)
 	s.queue = append(s.queue, p)
 	s.bytes += size
-	return reservation{s.lastTicket(), s.incarnation, g, p.off}, nil
+	return reservation{s.lastTicket(), s.incarnation, g, p.off}
 }
 
 // refusal says why a record may not be appended now. mu is held.

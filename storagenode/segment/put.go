@@ -56,15 +56,7 @@ func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Toke
 		return 0, err
 	}
 	defer s.gate.leave(place)
-	h := header{
-		typ: uint8(typeShard), k: sh.K, m: sh.M, slot: sh.ID.Slot,
-		pg: uint32(sh.ID.PG), blob: sh.ID.Blob, stripe: sh.ID.Stripe, epoch: sh.SlotEpoch,
-		attrLen: uint32(len(sh.Attrs)), payloadLen: uint32(len(sh.Payload)),
-		stripeLen: sh.StripeLen, stripeHash: sh.StripeHash,
-	}
-	if sh.Last {
-		h.flags = flagLast
-	}
+	h := headerOf(&sh)
 	w := writers.Get().(*writer)
 	defer writers.Put(w)
 	if err := w.fill(&sh, s.cfg.TrustSums); err != nil {
@@ -89,6 +81,19 @@ func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Toke
 			return 0, fmt.Errorf("put: %w", err)
 		}
 	}
+}
+
+func headerOf(sh *storagenode.Shard) header {
+	h := header{
+		typ: uint8(typeShard), k: sh.K, m: sh.M, slot: sh.ID.Slot,
+		pg: uint32(sh.ID.PG), blob: sh.ID.Blob, stripe: sh.ID.Stripe, epoch: sh.SlotEpoch,
+		attrLen: uint32(len(sh.Attrs)), payloadLen: uint32(len(sh.Payload)),
+		stripeLen: sh.StripeLen, stripeHash: sh.StripeHash,
+	}
+	if sh.Last {
+		h.flags = flagLast
+	}
+	return h
 }
 
 func (s *Store) putOnce(h *header, w *writer, payload []byte) (storagenode.Token, error) {

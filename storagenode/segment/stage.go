@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/cespare/xxhash/v2"
+
 	"kintsugi/storagenode"
 )
 
@@ -36,9 +38,7 @@ func (s *Store) stage(h *header, w *writer, payload []byte, gen uint64, size int
 		return 0, err
 	}
 	h.encode(w.head, r.seg.bind, r.off)
-	buf := *stageBuffers[stageClass(size)].Get().(*[]byte)
-	buf = append(append(buf[:0], w.head...), payload...)
-	buf = append(buf, w.pad[:size-int64(len(buf))]...)
+	buf := w.record(payload, size)
 	s.staged.Add(size)
 	s.mu.Lock()
 	p := &s.queue[r.ticket-s.base]
@@ -49,6 +49,60 @@ func (s *Store) stage(h *header, w *writer, payload []byte, gen uint64, size int
 		s.cond.Broadcast()
 	}
 	return r.token(), nil
+}
+
+var _ storagenode.Stager = (*Store)(nil)
+
+// Stage implements storagenode.Stager for records that are staged anyhow. It
+// touches no disk and waits for nobody: where the log has to grow, a tombstone
+// has to be looked for, or the record is refused, it is for Put.
+func (s *Store) Stage(sh storagenode.Shard, done func(error)) bool {
+	h := headerOf(&sh)
+	size := h.size()
+	if size > stageMax || s.staged.Load() >= stageBudget || s.checkShard(&sh) != nil {
+		return false
+	}
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	if w.fill(&sh, s.cfg.TrustSums) != nil {
+		return false
+	}
+	h.timeMS = s.cfg.Clock.Now().UnixMilli()
+	h.bodyHash = xxhash.Sum64(w.head[headerSize:])
+	buf := w.record(sh.Payload, size)
+	if !s.join(&h, size, buf, done) {
+		stageBuffers[stageClass(size)].Put(&buf)
+		return false
+	}
+	return true
+}
+
+// join gives a record its place, unless that takes a wait, and has done called
+// by the group that makes it durable.
+func (s *Store) join(h *header, size int64, record []byte, done func(error)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.active
+	if g == nil || s.growing || g.tail+size > g.allocated || s.filling == g && g.tail+size > s.fillFrom ||
+		s.refusal(h, notLooked, false) != nil {
+		return false
+	}
+	r := s.occupy(h, size, nil)
+	h.encode(record, r.seg.bind, r.off)
+	s.staged.Add(size)
+	p := &s.queue[r.ticket-s.base]
+	p.data, p.state = record, stateStaged
+	s.next.calls = append(s.next.calls, done)
+	s.want = max(s.want, r.ticket)
+	s.wake(s.kick)
+	return true
+}
+
+// record lays a record out in a pooled buffer; its header is to be encoded.
+func (w *writer) record(payload []byte, size int64) []byte {
+	buf := *stageBuffers[stageClass(size)].Get().(*[]byte)
+	buf = append(append(buf[:0], w.head...), payload...)
+	return append(buf, w.pad[:size-int64(len(buf))]...)
 }
 
 // writeStaged writes the staged records of a group. Where that fails, they
