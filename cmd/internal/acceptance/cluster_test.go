@@ -121,16 +121,16 @@ func (c *cluster) ready() {
 	c.t.Fatalf("the cluster is not ready for writes: %s", tail(out))
 }
 
-// both is the cluster as a target of load: each try goes to the next gateway.
+// both is a cluster as a target of load: each try goes to the next gateway.
 type both struct {
 	gateways []s3
 	next     *atomic.Uint64
 }
 
-func (c *cluster) both(bucket string) both {
+func (s *site) both(bucket string) both {
 	b := both{next: new(atomic.Uint64)}
-	for _, address := range c.s3 {
-		b.gateways = append(b.gateways, s3{c.clientOf(address), bucket})
+	for _, address := range s.s3 {
+		b.gateways = append(b.gateways, s3{s.clientOf(address), bucket})
 	}
 	return b
 }

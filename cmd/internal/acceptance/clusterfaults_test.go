@@ -19,7 +19,7 @@ import (
 
 // clusterLoad is three writers and three readers through both gateways, which
 // try again as an SDK does. Large objects go by multipart.
-func clusterLoad(t *testing.T, c *cluster, seed uint64) *load.Load {
+func clusterLoad(t *testing.T, c *site, seed uint64) *load.Load {
 	t.Helper()
 	c.bucket("load")
 	t.Logf("seed %d", seed)
@@ -32,7 +32,7 @@ func clusterLoad(t *testing.T, c *cluster, seed uint64) *load.Load {
 // settle ends a load: nothing may have failed for good, no read may have taken
 // longer than reads and no write longer than writes, the history must be
 // linearizable, and all must be whole again.
-func settle(t *testing.T, c *cluster, l *load.Load, reads, writes time.Duration) {
+func settle(t *testing.T, c *site, l *load.Load, reads, writes time.Duration) {
 	t.Helper()
 	l.Stop()
 	ok, failed := l.Counts()
@@ -53,11 +53,11 @@ func settle(t *testing.T, c *cluster, l *load.Load, reads, writes time.Duration)
 	if err := l.Check(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	repairUntilWhole(t, c.site)
+	repairUntilWhole(t, c)
 }
 
 // during lets something be broken for a while, with the load going on.
-func during(t *testing.T, c *cluster, l *load.Load, what string, fault, heal func()) {
+func during(t *testing.T, l *load.Load, what string, fault, heal func()) {
 	t.Helper()
 	began := time.Now()
 	fault()
@@ -74,7 +74,7 @@ func during(t *testing.T, c *cluster, l *load.Load, what string, fault, heal fun
 func TestClusterUnderFire(t *testing.T) {
 	c := newCluster(t)
 	seed := rand.Uint64()
-	l := clusterLoad(t, c, seed)
+	l := clusterLoad(t, c.site, seed)
 	rng := rand.New(rand.NewPCG(seed, 9))
 	writesGoOn(t, l, time.Minute)
 	kill := func(names ...string) func() {
@@ -110,30 +110,30 @@ func TestClusterUnderFire(t *testing.T) {
 		return []string{nodes[p[0]], nodes[p[1]]}
 	}
 	one := nodes[rng.IntN(len(nodes))]
-	during(t, c, l, "a node killed: "+one, kill(one), start(one))
+	during(t, l, "a node killed: "+one, kill(one), start(one))
 	pair := two()
-	during(t, c, l, fmt.Sprint("two nodes killed: ", pair), kill(pair...), start(pair...))
+	during(t, l, fmt.Sprint("two nodes killed: ", pair), kill(pair...), start(pair...))
 	one = nodes[rng.IntN(len(nodes))]
-	during(t, c, l, "a node paused: "+one, pause(one), resume(one))
+	during(t, l, "a node paused: "+one, pause(one), resume(one))
 	pair = two()
-	during(t, c, l, fmt.Sprint("two nodes paused: ", pair), pause(pair...), resume(pair...))
-	during(t, c, l, "a zone killed", kill("node3", "node4"), start("node3", "node4"))
+	during(t, l, fmt.Sprint("two nodes paused: ", pair), pause(pair...), resume(pair...))
+	during(t, l, "a zone killed", kill("node3", "node4"), start("node3", "node4"))
 	for range 3 {
 		for _, g := range gateways {
-			during(t, c, l, "a gateway killed: "+g, kill(g), start(g))
+			during(t, l, "a gateway killed: "+g, kill(g), start(g))
 		}
 	}
 	leader := c.leadingRepairer()
-	during(t, c, l, "the leading repairer killed: "+leader, kill(leader), func() {
+	during(t, l, "the leading repairer killed: "+leader, kill(leader), func() {
 		if now := c.otherLeader(leader); now == leader {
 			t.Fatalf("%s still leads", now)
 		}
 		c.procs[leader].launch()
 	})
 	member := c.metadataLeader()
-	during(t, c, l, "the metadata leader killed: "+member, kill(member), start(member))
-	during(t, c, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
-	settle(t, c, l, 5*time.Second, 15*time.Second)
+	during(t, l, "the metadata leader killed: "+member, kill(member), start(member))
+	during(t, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
+	settle(t, c.site, l, 5*time.Second, 15*time.Second)
 }
 
 // TestClusterThreeNodesGoneIsNeverALie takes more away than may be lost.
@@ -232,7 +232,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 // under load: no operation may fail that an SDK would have tried again.
 func TestClusterRollingRestart(t *testing.T) {
 	c := newClusterOf(t, previousBinary(t))
-	l := clusterLoad(t, c, rand.Uint64())
+	l := clusterLoad(t, c.site, rand.Uint64())
 	writesGoOn(t, l, time.Minute)
 	for _, name := range slices.Concat(members, nodes, repairers, gateways) {
 		p := c.procs[name]
@@ -242,7 +242,7 @@ func TestClusterRollingRestart(t *testing.T) {
 		c.ready()
 		writesGoOn(t, l, time.Minute)
 	}
-	settle(t, c, l, 5*time.Second, 15*time.Second)
+	settle(t, c.site, l, 5*time.Second, 15*time.Second)
 }
 
 // previousBinary builds the commit before this one.

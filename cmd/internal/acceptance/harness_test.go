@@ -55,12 +55,14 @@ type site struct {
 	root      string   // a folder for clients
 	s3, admin []string // host:port, any of which may be used
 	more      []string // of the environment
+	// access and secret are the root credentials.
+	access, secret string
 }
 
 // newSite makes the clients' folder, with what they need in it.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, root: t.TempDir()}
+	s := &site{t: t, root: t.TempDir(), access: accessKey, secret: secretKey}
 	// Version 1 of the CLI presigns by Signature V2 if it is not told otherwise.
 	if err := os.WriteFile(filepath.Join(s.root, "aws-config"), []byte("[default]\ns3 =\n  signature_version = s3v4\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -83,9 +85,9 @@ func clean() []string {
 // env is the environment that servers and clients run in.
 func (s *site) env() []string {
 	return append(append(clean(), s.more...),
-		"KINTSUGI_ROOT_ACCESS_KEY="+accessKey, "KINTSUGI_ROOT_SECRET_KEY="+secretKey,
+		"KINTSUGI_ROOT_ACCESS_KEY="+s.access, "KINTSUGI_ROOT_SECRET_KEY="+s.secret,
 		"KINTSUGI_ADMIN_URL=http://"+s.admin[0],
-		"AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey, "AWS_DEFAULT_REGION=us-east-1",
+		"AWS_ACCESS_KEY_ID="+s.access, "AWS_SECRET_ACCESS_KEY="+s.secret, "AWS_DEFAULT_REGION=us-east-1",
 		"AWS_CONFIG_FILE="+filepath.Join(s.root, "aws-config"), "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
 		"AWS_ENDPOINT_URL="+s.url(),
 		"HOME="+s.root,
@@ -185,7 +187,7 @@ func (s *site) client() *minio.Client {
 
 func (s *site) clientOf(address string) *minio.Client {
 	s.t.Helper()
-	c, err := minio.New(address, &minio.Options{Creds: mcredentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1", MaxRetries: 1})
+	c, err := minio.New(address, &minio.Options{Creds: mcredentials.NewStaticV4(s.access, s.secret, ""), Region: "us-east-1", MaxRetries: 1})
 	if err != nil {
 		s.t.Fatal(err)
 	}
