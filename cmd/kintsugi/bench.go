@@ -18,7 +18,7 @@ import (
 func newBench() *cobra.Command {
 	cfg := bench.Config{}
 	size, ranged := sizeFlag(4<<10), sizeFlag(0)
-	var endpoint, ops string
+	var endpoint, of, ops string
 	var floor, asJSON bool
 	var rounds int
 	c := &cobra.Command{
@@ -52,7 +52,7 @@ and prints the medians.`,
 			}
 			if rounds > 0 && !floor {
 				cfg.Progress = benchProgress(c.ErrOrStderr())
-				return runShares(c, cfg, ops, rounds, asJSON)
+				return runShares(c, cfg, of, ops, rounds, asJSON)
 			}
 			return runBench(c, cfg, ops, asJSON)
 		},
@@ -72,6 +72,7 @@ and prints the medians.`,
 	f.BoolVar(&cfg.Keep, "keep", false, "leave the objects in the bucket")
 	f.BoolVar(&floor, "floor", false, "measure a handler that does nothing instead of an endpoint")
 	f.IntVar(&rounds, "share", 0, "measure endpoint and floor in turn, this many times, and print the share")
+	f.StringVar(&of, "of", "", "with --share: another endpoint to compare with, instead of the floor")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

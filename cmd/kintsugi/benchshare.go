@@ -21,15 +21,21 @@ type share struct {
 }
 
 // runShares measures endpoint and floor in turn, rounds times, and prints the
-// medians.
-func runShares(c *cobra.Command, cfg bench.Config, ops string, rounds int, asJSON bool) error {
-	floor, err := bench.StartFloor(cfg.Size)
-	if err != nil {
-		return err
-	}
-	defer floor.Close()
+// medians. Where of names another endpoint, that one stands in for the floor.
+func runShares(c *cobra.Command, cfg bench.Config, of, ops string, rounds int, asJSON bool) error {
 	atFloor := cfg
-	atFloor.Endpoint, atFloor.Secure, atFloor.AccessKey, atFloor.SecretKey = floor.Address(), false, "floor", "floor-floor"
+	if of != "" {
+		if err := benchTarget(&atFloor, of); err != nil {
+			return fmt.Errorf("--of: %w", err)
+		}
+	} else {
+		floor, err := bench.StartFloor(cfg.Size)
+		if err != nil {
+			return err
+		}
+		defer floor.Close()
+		atFloor.Endpoint, atFloor.Secure, atFloor.AccessKey, atFloor.SecretKey = floor.Address(), false, "floor", "floor-floor"
+	}
 	var shares []share
 	for _, name := range strings.Split(ops, ",") {
 		cfg.Op = bench.Op(strings.TrimSpace(name))
@@ -42,7 +48,7 @@ func runShares(c *cobra.Command, cfg bench.Config, ops string, rounds int, asJSO
 			}
 			f, err := bench.Run(c.Context(), atFloor)
 			if err != nil {
-				return fmt.Errorf("%s at the floor: %w", cfg.Op, err)
+				return fmt.Errorf("%s, what it is compared with: %w", cfg.Op, err)
 			}
 			real, most = append(real, r), append(most, f)
 		}
@@ -54,7 +60,11 @@ func runShares(c *cobra.Command, cfg bench.Config, ops string, rounds int, asJSO
 	if asJSON {
 		return printJSON(c.OutOrStdout(), map[string]any{"shares": shares})
 	}
-	return shareTable(c.OutOrStdout(), shares)
+	name := "floor"
+	if of != "" {
+		name = "other"
+	}
+	return shareTable(c.OutOrStdout(), name, shares)
 }
 
 // medianResult is the run of median speed; of an even number, the slower.
@@ -71,9 +81,10 @@ func medianResult(all []bench.Result) bench.Result {
 	return all[(len(all)-1)/2]
 }
 
-func shareTable(w io.Writer, shares []share) error {
+// shareTable prints the shares; other names what they are of.
+func shareTable(w io.Writer, other string, shares []share) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "op\tsize\tclients\tops/s\tfloor\tshare\tp50\tp99\terrors\t")
+	fmt.Fprintln(t, "op\tsize\tclients\tops/s\t"+other+"\tshare\tp50\tp99\terrors\t")
 	for _, s := range shares {
 		size := formatSize(s.SizeBytes)
 		if s.RangeBytes > 0 {
