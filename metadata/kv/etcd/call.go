@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -114,11 +115,13 @@ func tokenRefused(err error) bool {
 	return err == rpctypes.ErrInvalidAuthToken || err == rpctypes.ErrAuthOldRevision || err == rpctypes.ErrUserEmpty
 }
 
+const noSpaceText = "the etcd members are full (alarm NOSPACE): nothing can be written until space is made; a member run by `kintsugi metadata` compacts, defragments and lifts the alarm by itself where that frees enough, otherwise raise its --quota; on another etcd: etcdctl compact, defrag, then alarm disarm"
+
 // unavailable wraps an error of a member, with what to do where that is known.
 func unavailable(err error) error {
 	switch rpctypes.Error(err) {
 	case rpctypes.ErrNoSpace:
-		return fmt.Errorf("%w: the etcd members are full (alarm NOSPACE): nothing can be written until space is made; a member run by `kintsugi metadata` compacts, defragments and lifts the alarm by itself where that frees enough, otherwise raise its --quota; on another etcd: etcdctl compact, defrag, then alarm disarm", kv.ErrUnavailable)
+		return fmt.Errorf("%w: %s", kv.ErrUnavailable, noSpaceText)
 	case rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrPermissionDenied:
 		return fmt.Errorf("%w: the etcd members refuse this user: %w", kv.ErrUnavailable, err)
 	}
@@ -132,6 +135,7 @@ const (
 	unknown outcome = iota
 	refused         // certainly not done, and would not be another time
 	undone          // certainly not done; another time it might be
+	noSpace         // done or not, but nothing of it is still to come
 )
 
 // classify says what is known of a transaction that failed. sent is false
@@ -148,12 +152,28 @@ func classify(err error, sent bool) outcome {
 	case !strings.HasPrefix(st.Message(), "etcdserver: "):
 		return unknown
 	}
-	switch st.Code() {
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.PermissionDenied,
-		codes.Unauthenticated, codes.ResourceExhausted:
+	switch {
+	case rpctypes.Error(err) == rpctypes.ErrNoSpace:
+		// A member refuses what does not fit before it is proposed; but what the
+		// database grows full under meanwhile is applied and gets the same error.
+		return noSpace
+	case slices.Contains([]codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange,
+		codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted}, st.Code()):
 		return refused
 	}
 	return unknown
+}
+
+// fullFor is for how long nothing that takes space is sent after an answer that
+// there is none: each such request costs the members a proposal.
+const fullFor = 250 * time.Millisecond
+
+// full says why a transaction that takes space need not be sent now.
+func (s *Store) full() error {
+	if time.Now().UnixNano() < s.fullUntil.Load() {
+		return unavailable(rpctypes.ErrGRPCNoSpace)
+	}
+	return nil
 }
 
 // ask performs a range request within timeout.

@@ -27,6 +27,8 @@ type Store struct {
 	data    []byte // what all keys of pairs start with
 	end     []byte // the least key above them
 	closed  atomic.Bool
+	// fullUntil, in ns since 1970: see full.
+	fullUntil atomic.Int64
 }
 
 var _ kv.Store = (*Store)(nil)

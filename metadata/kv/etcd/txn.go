@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -135,6 +136,11 @@ func (t *txn) Commit(ctx context.Context) error {
 	if len(t.reads) >= maxCompares {
 		return fmt.Errorf("%w: %d reads to assert, at most %d", kv.ErrTooLarge, len(t.reads), maxCompares-1)
 	}
+	if t.takesSpace() {
+		if err := t.s.full(); err != nil {
+			return err
+		}
+	}
 	req, asserted := t.request()
 	if n := req.Size(); n > maxRequest {
 		return fmt.Errorf("%w: %d bytes with the keys to assert, at most %d", kv.ErrTooLarge, n, maxRequest)
@@ -152,6 +158,11 @@ func (t *txn) Commit(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// takesSpace says that something is put: members that are full let deletes pass.
+func (t *txn) takesSpace() bool {
+	return slices.ContainsFunc(t.writes, func(w write) bool { return w.value != nil })
 }
 
 // check asserts what was read without writing: a read, which may be repeated.
@@ -243,6 +254,9 @@ func (s *Store) commitOnce(ctx context.Context, req *pb.TxnRequest, asserted *in
 	switch classify(err, p.Addr != nil) {
 	case refused:
 		return false, unavailable(err)
+	case noSpace:
+		s.fullUntil.Store(time.Now().Add(fullFor).UnixNano())
+		return false, fmt.Errorf("%w: %s", kv.ErrUnknown, noSpaceText)
 	case undone:
 		again, err = s.judge(ctx, err)
 		return again, err
