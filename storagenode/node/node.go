@@ -409,9 +409,19 @@ func (n *Node) Check(ctx context.Context) {
 func (n *Node) Close() error {
 	n.cancel()
 	n.done.Wait()
-	var errs []error
-	for _, p := range n.places {
-		errs = append(errs, p.close())
+	// A check that just replaced a drive still has the others told of it: all
+	// have ended before the first is closed.
+	errs := make([]error, len(n.places))
+	var all sync.WaitGroup
+	for i, p := range n.places {
+		all.Go(func() { errs[i] = p.settle() })
+	}
+	all.Wait()
+	for i, p := range n.places {
+		if errs[i] == nil {
+			p.shut()
+			<-p.work
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -215,6 +215,40 @@ func TestEmptiedWhileRunningIsReplaced(t *testing.T) {
 	}
 }
 
+// TestCloseWhileReplacing: a node that is closed when a replacement has just
+// become ACTIVE has the other drives remember it all the same.
+func TestCloseWhileReplacing(t *testing.T) {
+	r := newRig(t, 3)
+	cfg := r.config()
+	active, proceed := make(chan storagenode.DriveReport), make(chan struct{})
+	cfg.Changed = func(d storagenode.DriveReport) {
+		if d.State == storagenode.DriveActive && !d.Replaces.IsZero() {
+			active <- d
+			<-proceed
+		}
+	}
+	n, err := Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty(t, r.dirs[1])
+	now := <-active
+	closed := make(chan error)
+	go func() { closed <- n.Close() }()
+	time.Sleep(50 * time.Millisecond) // closed as far as it goes
+	close(proceed)
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range r.dirs {
+		for _, k := range readKnown(vfs.OS(), dir) {
+			if k.Dir == r.dirs[1] && k.Drive != now.ID {
+				t.Errorf("%s remembers drive %s in %s, it is %s", dir, k.Drive, k.Dir, now.ID)
+			}
+		}
+	}
+}
+
 func TestCheckNoticesAtOnce(t *testing.T) {
 	r := newRig(t, 2)
 	cfg := r.config()

@@ -37,6 +37,9 @@ type place struct {
 
 	checking atomic.Int64  // unix nanoseconds when the running check began, 0: none
 	work     chan struct{} // holds one token: one check, replace or close at a time
+	// remembered is closed when the other drives know of the last replacement
+	// here; nil: there was none. It is for who has the token.
+	remembered chan struct{}
 }
 
 // fail records why the place has no usable drive.
@@ -314,11 +317,14 @@ func (p *place) takePlace(ctx context.Context, old storagenode.DriveID) {
 		p.node.publish(old, nil)
 	}
 	p.open(ctx)
-	p.node.done.Go(func() { // beside the watch: another drive may hang in it
+	told := make(chan struct{})
+	p.remembered = told
+	go func() { // beside the watch: another drive may hang in it
+		defer close(told)
 		if err := p.node.rememberPlace(p); err != nil {
 			p.node.cfg.Logger.Warn("record of drives not renewed", "err", err)
 		}
-	})
+	}()
 }
 
 // replace is takePlace by command.
@@ -406,15 +412,21 @@ func (p *place) closeStore(store storagenode.Drive, lock io.Closer) {
 	}
 }
 
-func (p *place) close() error {
+// settle waits for what goes on in the place and takes its token.
+func (p *place) settle() error {
+	late := p.node.cfg.Clock.After(suspectAfter)
 	select {
 	case p.work <- struct{}{}:
-		defer func() { <-p.work }()
-		p.shut()
-		return nil
-	case <-p.node.cfg.Clock.After(suspectAfter):
+	case <-late:
 		return fmt.Errorf("%s: a check is stuck", p.dir)
 	}
+	if p.remembered != nil {
+		select {
+		case <-p.remembered:
+		case <-late: // another drive hangs
+		}
+	}
+	return nil
 }
 
 // rememberPlace renews the record of drives after one was replaced.
