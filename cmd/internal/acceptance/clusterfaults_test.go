@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,8 +57,10 @@ func settle(t *testing.T, c *site, l *load.Load, reads, writes time.Duration) {
 	repairUntilWhole(t, c)
 }
 
-// during lets something be broken for a while, with the load going on.
-func during(t *testing.T, l *load.Load, what string, fault, heal func()) {
+// during lets something be broken for a while, with the load going on. The next
+// fault must find all whole again, or more than may be lost would be away of what
+// was written meanwhile.
+func during(t *testing.T, s *site, l *load.Load, what string, fault, heal func()) {
 	t.Helper()
 	began := time.Now()
 	fault()
@@ -66,6 +69,7 @@ func during(t *testing.T, l *load.Load, what string, fault, heal func()) {
 	writesGoOn(t, l, 60*time.Second)
 	heal()
 	writesGoOn(t, l, 60*time.Second)
+	repairUntilWhole(t, s)
 	_, longest, _ := l.Retries()
 	t.Logf("%s: %s, the longest so far %v", what, time.Since(began).Round(time.Millisecond), longest)
 }
@@ -110,29 +114,33 @@ func TestClusterUnderFire(t *testing.T) {
 		return []string{nodes[p[0]], nodes[p[1]]}
 	}
 	one := nodes[rng.IntN(len(nodes))]
-	during(t, l, "a node killed: "+one, kill(one), start(one))
+	during(t, c.site, l, "a node killed: "+one, kill(one), start(one))
 	pair := two()
-	during(t, l, fmt.Sprint("two nodes killed: ", pair), kill(pair...), start(pair...))
+	during(t, c.site, l, fmt.Sprint("two nodes killed: ", pair), kill(pair...), start(pair...))
 	one = nodes[rng.IntN(len(nodes))]
-	during(t, l, "a node paused: "+one, pause(one), resume(one))
+	during(t, c.site, l, "a node paused: "+one, pause(one), resume(one))
 	pair = two()
-	during(t, l, fmt.Sprint("two nodes paused: ", pair), pause(pair...), resume(pair...))
-	during(t, l, "a zone killed", kill("node3", "node4"), start("node3", "node4"))
+	during(t, c.site, l, fmt.Sprint("two nodes paused: ", pair), pause(pair...), resume(pair...))
+	during(t, c.site, l, "a zone killed", kill("node3", "node4"), func() {
+		c.narrowed("node3", "node4")
+		start("node3", "node4")()
+	})
 	for range 3 {
 		for _, g := range gateways {
-			during(t, l, "a gateway killed: "+g, kill(g), start(g))
+			during(t, c.site, l, "a gateway killed: "+g, kill(g), start(g))
 		}
 	}
 	leader := c.leadingRepairer()
-	during(t, l, "the leading repairer killed: "+leader, kill(leader), func() {
+	during(t, c.site, l, "the leading repairer killed: "+leader, kill(leader), func() {
 		if now := c.otherLeader(leader); now == leader {
 			t.Fatalf("%s still leads", now)
 		}
 		c.procs[leader].launch()
 	})
 	member := c.metadataLeader()
-	during(t, l, "the metadata leader killed: "+member, kill(member), start(member))
-	during(t, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
+	during(t, c.site, l, "the metadata leader killed: "+member, kill(member), start(member))
+	during(t, c.site, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
+	during(t, c.site, l, "a metadata member lost for good and replaced", func() { c.loseMember("metadata3") }, func() { c.replaceMember("metadata3") })
 	settle(t, c.site, l, 5*time.Second, 15*time.Second)
 }
 
@@ -257,7 +265,7 @@ func previousBinary(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := s.try(time.Minute, "sh", "-c", `cd "$0" && git archive HEAD~1 "$(git rev-parse --show-toplevel)" | tar -x -C "$1"`, wd, src); err != nil {
+	if out, err := s.try(time.Minute, "sh", "-c", `cd "$(git -C "$0" rev-parse --show-toplevel)" && git archive -o "$1/src.tar" HEAD~1 && tar -x -C "$1" -f "$1/src.tar"`, wd, src); err != nil {
 		t.Skipf("the commit before this one is not here, so only restarts with the same binary could be tried: %s", tail(out))
 	}
 	path := filepath.Join(s.root, "previous")
@@ -298,21 +306,103 @@ func (c *cluster) otherLeader(was string) string {
 	}
 }
 
+// narrowed: while nodes are gone new objects go to groups that lie on the others
+// alone and have the full tolerance.
+func (c *cluster) narrowed(gone ...string) {
+	c.t.Helper()
+	var answer struct {
+		PGs []struct {
+			Scheme string `json:"scheme"`
+			Sealed bool   `json:"sealed"`
+			Blobs  int64  `json:"blobs"`
+			Slots  []struct {
+				Node string `json:"node"`
+			} `json:"slots"`
+		} `json:"pgs"`
+	}
+	c.adminJSON(&answer, "pgs")
+	for _, g := range answer.PGs {
+		on := false
+		for _, s := range g.Slots {
+			on = on || slices.Contains(gone, s.Node)
+		}
+		if !on && !g.Sealed && g.Scheme == "2+2" {
+			return
+		}
+	}
+	c.t.Errorf("no group of 2+2 off %v was made: %+v", gone, answer.PGs)
+}
+
+type metadataMember struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Leader  bool   `json:"leader"`
+	Learner bool   `json:"learner"`
+	Healthy bool   `json:"healthy"`
+}
+
+func (c *cluster) metadataMembers() []metadataMember {
+	c.t.Helper()
+	var answer struct {
+		Members []metadataMember `json:"members"`
+	}
+	c.adminJSON(&answer, "metadata", "members")
+	return answer.Members
+}
+
+// loseMember ends a member and all it had.
+func (c *cluster) loseMember(name string) {
+	c.t.Helper()
+	c.procs[name].kill()
+	if err := os.RemoveAll(filepath.Join(c.root, name)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// replaceMember takes the lost member out and lets one with an empty directory
+// join in its place.
+func (c *cluster) replaceMember(name string) {
+	c.t.Helper()
+	for _, m := range c.metadataMembers() {
+		if m.Name == name {
+			c.adminCLI("metadata", "members", "remove", m.ID)
+		}
+	}
+	p := c.procs[name]
+	i := slices.Index(p.args, "--initial-cluster")
+	var others []string
+	for _, m := range members {
+		if m != name {
+			others = append(others, c.procs[m].address())
+		}
+	}
+	p.args[i], p.args[i+1] = "--join", strings.Join(others, ",")
+	p.launch()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(500 * time.Millisecond) {
+		healthy := 0
+		for _, m := range c.metadataMembers() {
+			if m.Healthy && !m.Learner {
+				healthy++
+			}
+		}
+		if healthy == len(members) {
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Fatalf("%s has not joined: %+v", name, c.metadataMembers())
+		}
+	}
+}
+
 // metadataLeader is the member that leads the others.
 func (c *cluster) metadataLeader() string {
 	c.t.Helper()
-	var answer struct {
-		Members []struct {
-			Name   string `json:"name"`
-			Leader bool   `json:"leader"`
-		} `json:"members"`
-	}
-	c.adminJSON(&answer, "metadata", "members")
-	for _, m := range answer.Members {
+	all := c.metadataMembers()
+	for _, m := range all {
 		if m.Leader {
 			return m.Name
 		}
 	}
-	c.t.Fatalf("no member leads: %+v", answer)
+	c.t.Fatalf("no member leads: %+v", all)
 	return ""
 }

@@ -35,7 +35,7 @@ func underLoad(t *testing.T, s *site, seed uint64) *load.Load {
 	s.bucket("load")
 	t.Logf("seed %d", seed)
 	return load.Start(load.Config{
-		Target: s3{s.client(), "load"}, Writers: 3, Readers: 3, Keys: 60, MaxSize: 6 << 20,
+		Target: s3{s.client(), "load"}, Writers: 3, Readers: 3, Keys: 60, MaxSize: 12 << 20,
 		DeletePercent: 15, Seed: seed, Pause: 5 * time.Millisecond, Timeout: 20 * time.Second,
 	})
 }

@@ -84,14 +84,16 @@ func clean() []string {
 
 // env is the environment that servers and clients run in.
 func (s *site) env() []string {
-	return append(append(clean(), s.more...),
+	all := append(append(clean(), s.more...),
 		"KINTSUGI_ROOT_ACCESS_KEY="+s.access, "KINTSUGI_ROOT_SECRET_KEY="+s.secret,
-		"KINTSUGI_ADMIN_URL=http://"+s.admin[0],
 		"AWS_ACCESS_KEY_ID="+s.access, "AWS_SECRET_ACCESS_KEY="+s.secret, "AWS_DEFAULT_REGION=us-east-1",
 		"AWS_CONFIG_FILE="+filepath.Join(s.root, "aws-config"), "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
-		"AWS_ENDPOINT_URL="+s.url(),
 		"HOME="+s.root,
 	)
+	if len(s.s3) > 0 {
+		all = append(all, "AWS_ENDPOINT_URL="+s.url(), "KINTSUGI_ADMIN_URL=http://"+s.admin[0])
+	}
+	return all
 }
 
 // server is a store in one process on drive directories that outlive it.
@@ -207,8 +209,33 @@ type s3 struct {
 	bucket string
 }
 
+// Put stores large payloads by multipart, as clients do.
 func (x s3) Put(ctx context.Context, key string, p []byte) error {
+	if len(p) > leastPart {
+		return x.putParts(ctx, key, p)
+	}
 	_, err := x.c.PutObject(ctx, x.bucket, key, bytes.NewReader(p), int64(len(p)), minio.PutObjectOptions{DisableMultipart: true})
+	return err
+}
+
+// leastPart is what a part other than the last has at least.
+const leastPart = 5 << 20
+
+func (x s3) putParts(ctx context.Context, key string, p []byte) error {
+	core := minio.Core{Client: x.c}
+	id, err := core.NewMultipartUpload(ctx, x.bucket, key, minio.PutObjectOptions{})
+	if err != nil {
+		return err
+	}
+	var parts []minio.CompletePart
+	for n, part := range slices.Collect(slices.Chunk(p, leastPart)) {
+		done, err := core.PutObjectPart(ctx, x.bucket, key, id, n+1, bytes.NewReader(part), int64(len(part)), minio.PutObjectPartOptions{})
+		if err != nil {
+			return err
+		}
+		parts = append(parts, minio.CompletePart{PartNumber: n + 1, ETag: done.ETag})
+	}
+	_, err = core.CompleteMultipartUpload(ctx, x.bucket, key, id, parts, minio.PutObjectOptions{})
 	return err
 }
 
