@@ -27,6 +27,7 @@ const (
 type membership struct {
 	cfg    *Config
 	leader *leadership
+	fleet  *fleet // what the detector knows
 
 	storing sync.Mutex // one announcement at a time is stored
 
@@ -44,8 +45,8 @@ type member struct {
 	drives  []storagenode.DriveReport
 }
 
-func newMembership(cfg *Config, l *leadership) *membership {
-	return &membership{cfg: cfg, leader: l, members: map[string]member{}}
+func newMembership(cfg *Config, l *leadership, f *fleet) *membership {
+	return &membership{cfg: cfg, leader: l, fleet: f, members: map[string]member{}}
 }
 
 // Announce implements storagenode.Membership. A node of another cluster is
@@ -93,7 +94,30 @@ func (m *membership) announce(ctx context.Context, a storagenode.Announcement) (
 	if err != nil {
 		return storagenode.Welcome{}, err
 	}
-	return storagenode.Welcome{Cluster: cluster, Leads: leads}, nil
+	w := storagenode.Welcome{Cluster: cluster, Leads: leads}
+	if a.Cluster.IsZero() && !cluster.IsZero() {
+		w.Drives, err = m.drivesOf(ctx, a.Name)
+	}
+	return w, err
+}
+
+// drivesOf gives the drives that metadata knows of a node, but for those that
+// are done with. The file systems they were on are known where this process has
+// seen a report of them.
+func (m *membership) drivesOf(ctx context.Context, name string) ([]storagenode.KnownDrive, error) {
+	records, err := m.cfg.Records.ListDrives(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("drives of node %q: %w", name, err)
+	}
+	var all []storagenode.KnownDrive
+	for _, r := range records {
+		if r.Node != name || r.State == storagenode.DriveRetired || r.State == storagenode.DriveDrained {
+			continue
+		}
+		seen, _ := m.fleet.drive(r.ID)
+		all = append(all, storagenode.KnownDrive{Drive: r.ID, Dir: r.Address, Device: seen.report.Device, Total: seen.report.Total})
+	}
+	return all, nil
 }
 
 func checkAnnouncement(a storagenode.Announcement) error {

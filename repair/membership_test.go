@@ -45,7 +45,7 @@ func TestAnnounce(t *testing.T) {
 	}
 	waits := r.repairer(r.kv, waiting)
 	// Before a leader was there, there is no cluster to join.
-	if w, err := waits.Announce(r.ctx, node("n1", "http://n1")); err != nil || w != (storagenode.Welcome{}) {
+	if w, err := waits.Announce(r.ctx, node("n1", "http://n1")); err != nil || w.Leads || !w.Cluster.IsZero() || w.Drives != nil {
 		t.Fatalf("%+v %v", w, err)
 	}
 	a := r.repairer(s)
@@ -223,6 +223,40 @@ func TestAnnouncedDrives(t *testing.T) {
 	d.gone = false
 	if rec := record(); rec.State != storagenode.DriveActive {
 		t.Fatalf("%+v", rec)
+	}
+}
+
+// TestWelcomeTellsKnownDrives: a node none of whose directories is a drive is
+// told which drives it had, whoever answers, and on which file systems where
+// that is known; nobody else's, and none that are done with.
+func TestWelcomeTellsKnownDrives(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	mine, retired, other := r.addDrive("n7", "", storagenode.DriveID{}), r.addDrive("n7", "", storagenode.DriveID{}), r.addDrive("n8", "", storagenode.DriveID{})
+	for i, d := range []*disk{mine, retired, other} {
+		d.report.Dir, d.report.Device, d.report.Total = fmt.Sprint("/d", i), uint64(7+i), 1000
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.must(r.cat.EditDrive(r.ctx, retired.report.ID, func(d *metadata.DriveRecord) bool {
+		d.State = storagenode.DriveRetired
+		return true
+	}))
+	want := storagenode.KnownDrive{Drive: mine.report.ID, Dir: "/d0", Device: 7, Total: 1000}
+	wants := func(rep *Repairer, want storagenode.KnownDrive) {
+		t.Helper()
+		w, err := rep.Announce(r.ctx, node("n7", "http://n7"))
+		if err != nil || len(w.Drives) != 1 || w.Drives[0] != want {
+			t.Fatalf("%+v, %v; want %+v", w, err, want)
+		}
+	}
+	mine.gone = true // also when it is away for long
+	r.must(r.rep.detectAndPlan(r.ctx))
+	wants(r.rep, want)
+	want.Device, want.Total = 0, 0 // another process has not seen its report
+	wants(r.repairer(r.kv, waiting), want)
+	a := node("n7", "http://n7")
+	a.Cluster = r.rep.members.cluster
+	if w, err := r.rep.Announce(r.ctx, a); err != nil || w.Drives != nil {
+		t.Fatalf("to a node that has its drives: %+v, %v", w, err)
 	}
 }
 

@@ -185,7 +185,7 @@ func New(cfg Config) (*Repairer, error) {
 		r.kicks[k] = make(chan struct{}, 1)
 	}
 	r.leader = newLeadership(r.cfg)
-	r.members = newMembership(r.cfg, r.leader)
+	r.members = newMembership(r.cfg, r.leader, r.fleet)
 	r.detector = &detector{cfg: r.cfg, fleet: r.fleet, announced: r.members.announced}
 	r.planner = &planner{cfg: r.cfg, fleet: r.fleet}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)

@@ -32,6 +32,21 @@ type Welcome struct {
 	// Leads says that the answering repairer leads, so that what was announced
 	// counts.
 	Leads bool `json:"leads"`
+	// Drives are those that metadata knows of the node; told to who asks which
+	// cluster to join.
+	Drives []KnownDrive `json:"drives,omitempty"`
+}
+
+// KnownDrive is a drive that a directory of a node is known to hold, so that an
+// empty directory in its place can be told from a disk that is not mounted: only
+// the file system the drive was on may take its place.
+type KnownDrive struct {
+	Drive DriveID `json:"drive"`
+	Dir   string  `json:"dir"`
+	// Device and Total are st_dev and the size in bytes of the file system; 0:
+	// nobody knows.
+	Device uint64 `json:"device"`
+	Total  int64  `json:"total"`
 }
 
 // Membership takes announcements; the repairer implements it. It refuses a

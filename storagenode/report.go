@@ -13,6 +13,9 @@ type DriveReport struct {
 	Since  time.Time  `json:"since"`            // when State was entered
 	Space  Space      `json:"space"`
 	Heard  time.Time  `json:"heard"`
+	// Device and Total are those of the file system, as in KnownDrive.
+	Device uint64 `json:"device,omitempty"`
+	Total  int64  `json:"total,omitempty"`
 	// Replaces is the drive whose place this one took when it was formatted.
 	Replaces DriveID `json:"-"`
 }

@@ -22,17 +22,6 @@ const IdentityName = "drive.json"
 // formatLevel is what this code writes; it reads minReader up to formatLevel.
 const formatLevel = 1
 
-// Known is what every drive remembers of the drives of its node, so that an
-// empty directory in a known place can be told from a disk that is not
-// mounted: only the file system the drive was on may take its place.
-type Known struct {
-	Drive storagenode.DriveID `json:"drive"`
-	Dir   string              `json:"dir"`
-	// Device and Total are st_dev and the size in bytes of the file system.
-	Device uint64 `json:"device"`
-	Total  int64  `json:"total"`
-}
-
 // Identity is the content of drive.json. It is written once, when the drive is
 // formatted, and never again: a rewrite could give an identity to a directory
 // that someone emptied in that moment.
@@ -51,7 +40,8 @@ type Identity struct {
 // Names of the other small files in a drive's directory. Neither makes it a
 // drive, and an emptied directory may be left with one.
 const (
-	// knownName holds a []Known: which drives the node has.
+	// knownName holds a []storagenode.KnownDrive: every drive remembers those of
+	// its node.
 	knownName = "known.json"
 	// foundingName is there from the format of a new cluster until its
 	// namespace was made.
@@ -160,19 +150,19 @@ func writeFile(fsys vfs.FS, dir, name string, text []byte) error {
 
 // readKnown gives what a drive remembers of its node's drives; nothing where
 // it cannot be read: the other drives remember the same.
-func readKnown(fsys vfs.FS, dir string) []Known {
+func readKnown(fsys vfs.FS, dir string) []storagenode.KnownDrive {
 	text, err := readFile(fsys, filepath.Join(dir, knownName))
 	if err != nil {
 		return nil
 	}
-	var all []Known
+	var all []storagenode.KnownDrive
 	if json.Unmarshal(text, &all) != nil {
 		return nil
 	}
 	return all
 }
 
-func writeKnown(fsys vfs.FS, dir string, all []Known) error {
+func writeKnown(fsys vfs.FS, dir string, all []storagenode.KnownDrive) error {
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err

@@ -36,9 +36,10 @@ type Config struct {
 	// Name and Zone are what reports carry; "" for Zone means none.
 	Name, Zone string
 	// Join gives the cluster that the node is to be of, where none of its
-	// directories is a drive yet; it may wait for as long as ctx lets it. Nil:
-	// a new cluster is founded.
-	Join func(ctx context.Context) (storagenode.UUID, error)
+	// directories is a drive, and the drives that the cluster knows in them, whose
+	// disks may not be mounted; it may wait for as long as ctx lets it. Nil: a new
+	// cluster is founded.
+	Join func(ctx context.Context) (storagenode.UUID, []storagenode.KnownDrive, error)
 	// Open opens the store of a formatted drive.
 	Open func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error)
 	// Changed is told of every change of a drive's state, one call at a time.
@@ -166,7 +167,7 @@ func (n *Node) survey(ctx context.Context) error {
 		return fmt.Errorf("%w: want 1 to %d drive directories, got %d", ErrRefused, MaxDrives, len(n.cfg.Dirs))
 	}
 	seen := map[string]bool{}
-	known := map[string]Known{}
+	known := map[string]storagenode.KnownDrive{}
 	for _, dir := range n.cfg.Dirs {
 		dir, err := filepath.Abs(dir)
 		if err != nil {
@@ -199,7 +200,7 @@ func (n *Node) survey(ctx context.Context) error {
 }
 
 // join accepts a formatted directory into the cluster.
-func (n *Node) join(p *place, id Identity, known map[string]Known) error {
+func (n *Node) join(p *place, id Identity, known map[string]storagenode.KnownDrive) error {
 	if n.cluster.IsZero() {
 		n.cluster = id.Cluster
 	}
@@ -234,8 +235,9 @@ func (n *Node) refuseForeign(empty []*place) error {
 	return nil
 }
 
-// begin decides which cluster a node is of whose directories are all empty.
-func (n *Node) begin(ctx context.Context, empty []*place) error {
+// begin decides which cluster a node is of whose directories are all empty, and
+// adds to known what that cluster knows of them.
+func (n *Node) begin(ctx context.Context, empty []*place, known map[string]storagenode.KnownDrive) error {
 	if len(empty) < len(n.places) {
 		return fmt.Errorf("%w: no directory could be read as a drive, and some could not be read at all: see to them before the others are formatted", ErrRefused)
 	}
@@ -243,9 +245,12 @@ func (n *Node) begin(ctx context.Context, empty []*place) error {
 		n.cluster, n.created = storagenode.NewUUID(), true
 		return nil
 	}
-	cluster, err := n.cfg.Join(ctx)
+	cluster, drives, err := n.cfg.Join(ctx)
 	if err != nil {
 		return err
+	}
+	for _, k := range drives {
+		known[k.Dir] = k
 	}
 	if cluster.IsZero() {
 		return errors.New("join: a cluster without an identity")
@@ -263,9 +268,9 @@ func (n *Node) begin(ctx context.Context, empty []*place) error {
 
 // format makes drives of the empty places: all of them when no directory is a
 // drive yet, otherwise those that may be one.
-func (n *Node) format(ctx context.Context, empty []*place, known map[string]Known) error {
+func (n *Node) format(ctx context.Context, empty []*place, known map[string]storagenode.KnownDrive) error {
 	if n.cluster.IsZero() {
-		if err := n.begin(ctx, empty); err != nil {
+		if err := n.begin(ctx, empty, known); err != nil {
 			return err
 		}
 	}
@@ -303,7 +308,7 @@ func (n *Node) format(ctx context.Context, empty []*place, known map[string]Know
 
 // remember writes to every drive which drives there are and on which file
 // systems, where that changed.
-func (n *Node) remember(known map[string]Known) {
+func (n *Node) remember(known map[string]storagenode.KnownDrive) {
 	for _, p := range n.places {
 		p.mu.Lock()
 		id := p.identity.Drive
@@ -312,10 +317,10 @@ func (n *Node) remember(known map[string]Known) {
 			continue // what was known of this place stays
 		}
 		if dev, total, err := fileSystem(n.cfg.FS, p.dir); err == nil {
-			known[p.dir] = Known{Drive: id, Dir: p.dir, Device: dev, Total: total}
+			known[p.dir] = storagenode.KnownDrive{Drive: id, Dir: p.dir, Device: dev, Total: total}
 		}
 	}
-	all := slices.SortedFunc(maps.Values(known), func(a, b Known) int { return strings.Compare(a.Dir, b.Dir) })
+	all := slices.SortedFunc(maps.Values(known), func(a, b storagenode.KnownDrive) int { return strings.Compare(a.Dir, b.Dir) })
 	for _, p := range n.places {
 		if p.identity.Drive.IsZero() || slices.Equal(readKnown(n.cfg.FS, p.dir), all) {
 			continue

@@ -76,7 +76,8 @@ func (p *place) report() (storagenode.DriveReport, bool) {
 	p.mu.Lock()
 	r := storagenode.DriveReport{
 		ID: p.identity.Drive, Node: p.node.cfg.Name, Zone: p.node.cfg.Zone, Dir: p.dir,
-		State: p.state, Reason: p.reason, Since: p.since, Heard: p.heard, Replaces: p.identity.Replaces,
+		State: p.state, Reason: p.reason, Since: p.since, Heard: p.heard, Device: p.device, Total: p.total,
+		Replaces: p.identity.Replaces,
 	}
 	if r.ID.IsZero() {
 		r.ID = p.lost
@@ -92,7 +93,7 @@ func (p *place) report() (storagenode.DriveReport, bool) {
 // mayTake says whether this empty directory may become the drive of its
 // place: when nothing is known of the place, or it lies on the same file
 // system as the drive that was here.
-func (p *place) mayTake(old Known, known bool) error {
+func (p *place) mayTake(old storagenode.KnownDrive, known bool) error {
 	dev, total, err := fileSystem(p.node.cfg.FS, p.dir)
 	if errors.Is(err, vfs.ErrNotExist) {
 		return fmt.Errorf("directory %s does not exist", p.dir)
@@ -101,7 +102,7 @@ func (p *place) mayTake(old Known, known bool) error {
 		return err
 	}
 	if known && (dev != old.Device || total != old.Total) {
-		return fmt.Errorf("%s is empty and lies on another file system than its drive %s did: mount that disk, or, where it was exchanged, run: kintsugi admin drives replace %s", p.dir, old.Drive, p.dir)
+		return fmt.Errorf("%s is empty and does not lie on the file system that its drive %s was on, so far as is known: mount that disk, or, where it was exchanged, run: kintsugi admin drives replace %s", p.dir, old.Drive, p.dir)
 	}
 	return nil
 }
@@ -294,7 +295,7 @@ func (p *place) missing(ctx context.Context) {
 		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s has lost its %s but still holds %s: restore that file, or empty the directory to have the drive rebuilt", p.dir, IdentityName, strings.Join(left[:min(3, len(left))], ", ")))
 		return
 	}
-	old := Known{Drive: p.drive(), Device: p.device, Total: p.total}
+	old := storagenode.KnownDrive{Drive: p.drive(), Device: p.device, Total: p.total}
 	if old.Drive.IsZero() {
 		old.Drive = p.lost
 	}
@@ -434,7 +435,7 @@ func (n *Node) rememberPlace(p *place) error {
 	n.remembering.Lock()
 	defer n.remembering.Unlock()
 	p.mu.Lock()
-	now := Known{Drive: p.identity.Drive, Dir: p.dir, Device: p.device, Total: p.total}
+	now := storagenode.KnownDrive{Drive: p.identity.Drive, Dir: p.dir, Device: p.device, Total: p.total}
 	p.mu.Unlock()
 	var errs []error
 	for _, q := range n.places {
@@ -445,7 +446,7 @@ func (n *Node) rememberPlace(p *place) error {
 	return errors.Join(errs...)
 }
 
-func replaceKnown(all []Known, k Known) []Known {
+func replaceKnown(all []storagenode.KnownDrive, k storagenode.KnownDrive) []storagenode.KnownDrive {
 	for i := range all {
 		if all[i].Dir == k.Dir {
 			all[i] = k

@@ -26,7 +26,10 @@ func (r *registry) Announce(_ context.Context, a storagenode.Announcement) (stor
 }
 
 func TestAnnounce(t *testing.T) {
-	m := &registry{welcome: storagenode.Welcome{Cluster: testCluster, Leads: true}}
+	m := &registry{welcome: storagenode.Welcome{
+		Cluster: testCluster, Leads: true,
+		Drives: []storagenode.KnownDrive{{Drive: testDrive, Dir: "/d", Device: 1<<64 - 1, Total: 1 << 40}},
+	}}
 	bare := NewMembershipHandler(m)
 	server := httptest.NewServer(auth.NewGuard(auth.GuardConfig{Key: testKey(t)}).Wrap(bare))
 	defer server.Close()
@@ -37,7 +40,7 @@ func TestAnnounce(t *testing.T) {
 	}
 	for range 2 { // the second time without learning the server's life
 		w, err := c.Membership().Announce(t.Context(), a)
-		if err != nil || w != m.welcome || !reflect.DeepEqual(m.got, a) {
+		if err != nil || !reflect.DeepEqual(w, m.welcome) || !reflect.DeepEqual(m.got, a) {
 			t.Fatalf("%+v, %v; arrived %+v", w, err, m.got)
 		}
 	}

@@ -125,17 +125,18 @@ func (s *StorageNode) openDrive(ctx context.Context, dir string, id node.Identit
 	})
 }
 
-// join asks the repairers which cluster this is, until one knows.
-func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, error) {
+// join asks the repairers which cluster this is, and which drives of this node
+// it knows, until one does.
+func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, []storagenode.KnownDrive, error) {
 	if len(s.cfg.Repairers) == 0 {
-		return storagenode.UUID{}, ErrNoRepairers
+		return storagenode.UUID{}, nil, ErrNoRepairers
 	}
 	for first := true; ; first = false {
 		for _, r := range s.cfg.Repairers {
 			w, err := s.tell(ctx, r, storagenode.UUID{}, nil)
 			if err == nil && !w.Cluster.IsZero() {
-				s.cfg.Logger.Info("joining", "cluster", w.Cluster.String())
-				return w.Cluster, nil
+				s.cfg.Logger.Info("joining", "cluster", w.Cluster.String(), "known", len(w.Drives))
+				return w.Cluster, w.Drives, nil
 			}
 			if err == nil {
 				err = errors.New("the cluster is not founded yet")
@@ -145,7 +146,7 @@ func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, error) {
 			}
 		}
 		if err := s.cfg.Clock.Sleep(ctx, announceEvery); err != nil {
-			return storagenode.UUID{}, fmt.Errorf("join a cluster: %w", err)
+			return storagenode.UUID{}, nil, fmt.Errorf("join a cluster: %w", err)
 		}
 	}
 }

@@ -38,6 +38,7 @@ type registrar struct {
 	mu      sync.Mutex
 	refuse  int
 	cluster storagenode.UUID
+	drives  []storagenode.KnownDrive
 	heard   []storagenode.Announcement
 }
 
@@ -48,7 +49,7 @@ func (r *registrar) Announce(_ context.Context, a storagenode.Announcement) (sto
 	if len(r.heard) <= r.refuse {
 		return storagenode.Welcome{}, storagenode.ErrUnavailable
 	}
-	return storagenode.Welcome{Cluster: r.cluster, Leads: true}, nil
+	return storagenode.Welcome{Cluster: r.cluster, Leads: true, Drives: r.drives}, nil
 }
 
 func (r *registrar) last() (a storagenode.Announcement) {
@@ -144,6 +145,35 @@ func TestStorageNodeJoins(t *testing.T) {
 	p := make([]byte, 10_000)
 	if _, err := d.ReadAt(t.Context(), sh.ID, 0, p); err != nil || !bytes.Equal(p, sh.Payload) {
 		t.Fatal(err)
+	}
+}
+
+// TestStorageNodeWithoutItsDisks: a node all of whose disks are away serves
+// nothing, formats nothing and says so, and does as it is told then.
+func TestStorageNodeWithoutItsDisks(t *testing.T) {
+	root := t.TempDir()
+	r := &registrar{cluster: storagenode.UUID{42}}
+	cfg := nodeConfig(t, root, r)
+	for i, dir := range cfg.Dirs {
+		r.drives = append(r.drives, storagenode.KnownDrive{Drive: storagenode.UUID{byte(i + 1)}, Dir: dir, Device: 1<<63 + 1, Total: 1})
+	}
+	s := openNode(t, cfg)
+	defer s.Close()
+	for len(r.last().Drives) != 2 {
+		time.Sleep(time.Millisecond)
+	}
+	if a := r.last(); a.Cluster != r.cluster || a.Drives[0].ID != r.drives[0].Drive || a.Drives[0].State != storagenode.DriveDown || a.Drives[1].State != storagenode.DriveDown {
+		t.Fatalf("announced %+v", a)
+	}
+	left, err := filepath.Glob(filepath.Join(root, "*", "*"))
+	if err != nil || len(left) != 0 {
+		t.Fatalf("made: %v, %v", left, err)
+	}
+	if err := s.Node.Replace(t.Context(), cfg.Dirs[1]); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.Node.Reports()[1]; d.State != storagenode.DriveActive || d.Replaces != r.drives[1].Drive {
+		t.Fatalf("%+v", d)
 	}
 }
 
