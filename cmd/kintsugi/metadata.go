@@ -31,8 +31,9 @@ func newMetadata() *cobra.Command {
 etcd server that answers nobody without the cluster's secret.
 
 Start all first members with the same --initial-cluster and the same secret in
-KINTSUGI_CLUSTER_SECRET (or …_FILE). Gateways and repairers with that secret
-then use --metadata etcd://host1:2379,host2:2379,host3:2379.
+KINTSUGI_CLUSTER_SECRET (or …_FILE); they begin when all of them are there.
+Gateways and repairers with that secret then use
+--metadata etcd://host1:2379,host2:2379,host3:2379.
 
 To replace a member that is gone for good, remove it with
 kintsugi admin metadata members remove ID, then start a new one with an empty
@@ -101,7 +102,10 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 		defer admin.Close()
 	}
 	m, err := member.Start(ctx, cfg)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // stopped while it waited for the others
+	case err != nil:
 		return err
 	}
 	if admin != nil {

@@ -22,7 +22,7 @@ func (m *Member) found(ctx context.Context, c *embed.Config) error {
 	if cluster == "" {
 		cluster = m.cfg.Name + "=" + m.cfg.AdvertisePeer
 	}
-	var all []string
+	var all, others []string
 	own := false
 	for part := range strings.SplitSeq(cluster, ",") {
 		name, address, ok := strings.Cut(strings.TrimSpace(part), "=")
@@ -30,14 +30,21 @@ func (m *Member) found(ctx context.Context, c *embed.Config) error {
 			return fmt.Errorf("--initial-cluster: %q: want name=host:port,name=host:port,…", part)
 		}
 		address = strings.TrimPrefix(address, "https://")
-		own = own || name == m.cfg.Name && address == m.cfg.AdvertisePeer
+		if name == m.cfg.Name && address == m.cfg.AdvertisePeer {
+			own = true
+		} else {
+			others = append(others, address)
+		}
 		all = append(all, name+"=https://"+address)
 	}
 	if !own {
 		return fmt.Errorf("--initial-cluster must name this member as %s=%s", m.cfg.Name, m.cfg.AdvertisePeer)
 	}
 	c.InitialCluster = strings.Join(all, ",")
-	return nil
+	if len(others) == 0 {
+		return nil
+	}
+	return m.meet(ctx, c.PeerTLSInfo, others)
 }
 
 // clients gives the configuration of a client of these addresses.

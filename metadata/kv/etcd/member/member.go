@@ -18,6 +18,12 @@
 // follows from the cluster's secret (peers.go): who does not know the secret
 // can neither join nor listen.
 //
+// # Founding
+//
+// All first members have to be there before the first of them starts (meet.go):
+// one that has lost its data must not pass for a new one. Where one is lost for
+// good, it is removed, and another joins.
+//
 // # Chores
 //
 // The leading member looks after all: it defragments one member at a time,
@@ -37,6 +43,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,7 +113,8 @@ type Member struct {
 	failed   chan error
 }
 
-// Start starts the member and returns once it listens. Ready tells when it
+// Start starts the member and returns once it listens; one of several first
+// members waits for the others, as long as ctx lets it. Ready tells when it
 // serves; Failed gives an error that ended it.
 func Start(ctx context.Context, cfg Config) (m *Member, err error) {
 	if cfg, err = cfg.complete(); err != nil {
@@ -131,6 +139,9 @@ func Start(ctx context.Context, cfg Config) (m *Member, err error) {
 		}
 	}
 	if m.server, err = embed.StartEtcd(c); err != nil {
+		if strings.Contains(err.Error(), "has already been bootstrapped") {
+			err = fmt.Errorf("%w (%w)", errLostData, err)
+		}
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
 	m.gate.server.Store(m.server.Server)

@@ -98,8 +98,14 @@ func newRig(t *testing.T, n int, change ...func(*member.Config)) *rig {
 			t.Error("the log holds a secret")
 		}
 	})
+	started := make([]error, n)
+	var all sync.WaitGroup
 	for i := range n {
-		r.start(i)
+		all.Go(func() { r.members[i], started[i] = member.Start(t.Context(), r.configs[i]) })
+	}
+	all.Wait()
+	if err := errors.Join(started...); err != nil {
+		t.Fatal(err)
 	}
 	for i := range n {
 		r.ready(i)
