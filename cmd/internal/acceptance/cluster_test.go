@@ -191,4 +191,8 @@ func TestClusterStoresAndSurvives(t *testing.T) {
 	}
 	repairUntilWhole(t, c.site)
 	read(b, "whole again")
+	// Whole is what two others can be taken from.
+	c.procs["node2"].kill()
+	c.procs["node6"].kill()
+	read(a, "two others killed, after all was said to be whole")
 }

@@ -53,7 +53,7 @@ type Load struct {
 	wrong []error
 	errs  map[string]int           // by kind of operation; those given up
 	tries map[string]int           // that failed and were made again
-	waits map[string]time.Duration // the longest from a first try that failed to the one that did not
+	waits map[string]time.Duration // the longest from a first try to the one that succeeded, often the same
 	oks   map[string]int
 	last  error // of the newest operation that was given up
 }
@@ -150,9 +150,9 @@ func (l *Load) persist(ctx context.Context, client int, in input, try func(conte
 		again := err != nil && time.Since(began) < l.cfg.Patience
 		l.record(client, in, out, call, err, again)
 		if !again {
-			if waited := time.Since(began); err == nil && call > began.Sub(l.begin)+time.Millisecond {
+			if err == nil { // one that hung and then succeeded counts as well
 				l.mu.Lock()
-				l.waits[in.kind] = max(l.waits[in.kind], waited)
+				l.waits[in.kind] = max(l.waits[in.kind], time.Since(began))
 				l.mu.Unlock()
 			}
 			return
@@ -189,7 +189,7 @@ func (l *Load) record(client int, in input, out output, call time.Duration, err 
 }
 
 // Retries are the tries that failed and were made again, by kind, and how long
-// the operation took at most that succeeded in the end. LastError is of the
+// an operation took at most that succeeded in the end. LastError is of the
 // newest operation that was given up, nil where none was.
 func (l *Load) Retries() (tries map[string]int, longest map[string]time.Duration, lastError error) {
 	l.mu.Lock()
