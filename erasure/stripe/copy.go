@@ -34,6 +34,14 @@ type copyReader struct {
 }
 
 func (s *Set) readCopy(ctx context.Context, g *erasure.Group, b *erasure.Blob, off int64, n int, w io.Writer) error {
+	key := hotKey{blob: b.ID}
+	if p, buf := s.hot.take(key, int(off), int(off)+n); p != nil {
+		defer buf.release()
+		if err := ended(ctx); err != nil {
+			return err
+		}
+		return writeAll(w, p)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends stragglers
 	r := &copyReader{set: s, group: g, blob: b, off: off, n: n, results: make(chan *attempt, b.Slots.Count())}
@@ -45,6 +53,9 @@ func (s *Set) readCopy(ctx context.Context, g *erasure.Group, b *erasure.Blob, o
 	}
 	if err != nil {
 		return err
+	}
+	if int64(n) == b.Size && s.hot.again(key) {
+		s.hot.put(key, a.buf, n)
 	}
 	err = writeAll(w, a.buf.mem[:n])
 	a.buf.release()

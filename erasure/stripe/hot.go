@@ -11,9 +11,10 @@ import (
 	"kintsugi/storagenode"
 )
 
-// hot keeps pieces of blobs that were read more than once lately, within what
-// transfers leave of the memory: reading one again from the page cache costs as
-// much as all else of the read. A blob's bytes never change and its id is never
+// hot keeps pieces of blobs that were read more than once lately, and small blobs
+// whole, within what transfers leave of the memory: reading one again from the
+// page cache costs as much as all else of the read, and asking a node for it
+// several times as much. A blob's bytes never change and its id is never
 // used twice, so that no piece can be out of date; whether the blob is still
 // anybody's is what metadata says before. Pieces were verified when they were
 // read, and are verified again whenever they are used.
@@ -76,6 +77,12 @@ func (h *hot) get(key hotKey) *hotPiece {
 		h.link(p)
 	}
 	return p
+}
+
+func (h *hot) has(key hotKey) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.pieces[key] != nil
 }
 
 // again says that a piece should be kept, since it was read before, not long
@@ -195,15 +202,19 @@ func (r *reader) hotKey(stripe, from int) hotKey {
 	return hotKey{r.blob.ID, int64(stripe)*erasure.StripeSize + int64(from)}
 }
 
-// hot gives what a window wants of a piece that is kept, verified, with a
-// reference to its buffer; nil where there is none.
+// hot gives what a window wants of a piece that is kept, as take does.
 func (r *reader) hot(win, whole window) ([]byte, *buffer) {
-	h := r.set.hot
-	p := h.get(r.hotKey(whole.stripe, whole.from))
+	return r.set.hot.take(r.hotKey(whole.stripe, whole.from), win.from-whole.from, win.to-whole.from)
+}
+
+// take gives bytes of a piece that is kept, verified, with a reference to its
+// buffer; nil where there is none.
+func (h *hot) take(key hotKey, from, to int) ([]byte, *buffer) {
+	p := h.get(key)
 	if p == nil {
 		return nil, nil
 	}
-	b := p.verified(win.from-whole.from, win.to-whole.from)
+	b := p.verified(from, to)
 	if b == nil {
 		h.drop(p)
 		p.buf.release()
@@ -211,6 +222,37 @@ func (r *reader) hot(win, whole window) ([]byte, *buffer) {
 	}
 	h.reads.Add(1)
 	return b, p.buf
+}
+
+// keep keeps those pieces of a window that lie in it wholly and were read before.
+// They are copied: a window is let go as a whole.
+func (r *reader) keep(win window, p []byte) {
+	base := int64(win.stripe) * erasure.StripeSize
+	for at := win.from; at < win.to; {
+		_, whole := r.piece(base + int64(at))
+		if whole.from == at && whole.to <= win.to {
+			r.set.hot.copy(r.set.memory, r.hotKey(whole.stripe, at), p[at-win.from:whole.to-win.from])
+		}
+		at = whole.to
+	}
+}
+
+// copy keeps a copy of verified bytes if they were read before, are not kept yet
+// and memory is free.
+func (h *hot) copy(m *memory, key hotKey, p []byte) {
+	if !h.again(key) || h.has(key) {
+		return
+	}
+	if buf := m.try(len(p)); buf != nil {
+		h.put(key, buf, copy(buf.mem, p))
+		buf.release()
+	}
+}
+
+// kept says that the next window begins with a piece that is kept.
+func (r *reader) kept() bool {
+	_, whole := r.piece(r.off)
+	return r.set.hot.has(r.hotKey(whole.stripe, whole.from))
 }
 
 // again writes the next window if its piece is kept, and moves off behind it.

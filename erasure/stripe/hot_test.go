@@ -33,42 +33,58 @@ func (r *rig) calls() (n int64) {
 }
 
 // TestHotPieces: what was read twice is not asked of the drives again, whatever
-// part of it is wanted; what was read once is not kept.
+// part of it is wanted; what was read once is not kept. It is so for copies, for
+// drives that are read in turn, and for those that are asked side by side.
 func TestHotPieces(t *testing.T) {
-	for _, size := range []int{100_000, 1 << 20, 9<<20 + 12345} {
-		r := quickRig(t)
-		data := noise(size, 1)
-		once := r.put(data)
-		r.want(once, data, 0, once.Size)
-		if n := r.set.hot.size(); n > 0 {
-			t.Fatalf("%d bytes: %d are kept after one read", size, n)
-		}
-		want := r.warm(data)
-		before := r.calls()
-		for range 30 {
-			off := rand.Int64N(int64(size))
-			want(off, 1+rand.Int64N(int64(size)-off))
-		}
-		if n := r.calls() - before; n > 0 {
-			t.Errorf("%d bytes: %d calls for what is kept", size, n)
-		}
+	for _, size := range []int{3000, 65536, 100_000, 1 << 20, 9<<20 + 12345} {
+		hotPieces(t, quickRig(t), size)
+		remote := newRig(t, "4+2", func(c *Config) { c.Remote = true })
+		remote.keeps()
+		hotPieces(t, remote, size)
+	}
+}
+
+func hotPieces(t *testing.T, r *rig, size int) {
+	t.Helper()
+	data := noise(size, 1)
+	once := r.put(data)
+	r.want(once, data, 0, once.Size)
+	if n := r.set.hot.size(); n > 0 {
+		t.Fatalf("%d bytes: %d are kept after one read", size, n)
+	}
+	want := r.warm(data)
+	before := r.calls()
+	for range 30 {
+		off := rand.Int64N(int64(size))
+		want(off, 1+rand.Int64N(int64(size)-off))
+	}
+	if n := r.calls() - before; n > 0 {
+		t.Errorf("%d bytes: %d calls for what is kept", size, n)
 	}
 }
 
 // TestHotPieceDamaged: a flipped bit in memory is found, and the piece read anew.
 func TestHotPieceDamaged(t *testing.T) {
-	r := quickRig(t)
-	want := r.warm(noise(1<<20, 1))
+	hotPieceDamaged(t, quickRig(t), 1<<20)
+	remote := newRig(t, "4+2", func(c *Config) { c.Remote = true })
+	remote.keeps()
+	hotPieceDamaged(t, remote, 1<<20)
+	hotPieceDamaged(t, remote, 4096)
+}
+
+func hotPieceDamaged(t *testing.T, r *rig, size int) {
+	t.Helper()
+	want := r.warm(noise(size, 1))
 	for _, p := range r.set.hot.pieces {
 		p.buf.mem[rand.IntN(p.n)] ^= 8
 	}
 	reads := r.set.hot.reads.Load()
-	want(0, 1<<20)
+	want(0, int64(size))
 	if r.set.hot.reads.Load() != reads {
 		t.Error("a damaged piece was used")
 	}
 	for range 50 {
-		want(0, 1<<20)
+		want(0, int64(size))
 		if r.set.hot.reads.Load() > reads {
 			return
 		}
@@ -119,7 +135,15 @@ func TestHotYields(t *testing.T) {
 // TestHotRush reads many blobs at once through a memory that holds few of them,
 // beside writes; what is let go is overwritten (see memory.poison).
 func TestHotRush(t *testing.T) {
-	r := quickRig(t, func(c *Config) { c.MemoryBytes = 32 << 20 })
+	small := func(c *Config) { c.MemoryBytes = 32 << 20 }
+	hotRush(t, quickRig(t, small))
+	remote := newRig(t, "4+2", small, func(c *Config) { c.Remote = true })
+	remote.keeps()
+	hotRush(t, remote)
+}
+
+func hotRush(t *testing.T, r *rig) {
+	t.Helper()
 	var all [][]byte
 	var read []func(off, n int64)
 	for i := range 12 {

@@ -16,6 +16,7 @@ import (
 // quickRig has drives that answered from memory so far, and always will.
 func quickRig(t *testing.T, change ...func(*Config)) *rig {
 	r := newRig(t, "4+2", change...)
+	r.keeps()
 	r.set.quick = time.Hour
 	for i := range r.group.Slots {
 		d := r.set.drives.get(r.group.Slots[i].Drive)

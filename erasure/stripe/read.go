@@ -93,7 +93,7 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 		for _, p := range f.pieces {
 			r.off += int64(len(p))
 		}
-		if r.off < r.end && !r.inTurns() {
+		if r.off < r.end && !r.kept() && !r.inTurns() {
 			ahead = r.prefetch(ctx, r.window(r.off))
 		}
 		for _, p := range f.pieces {
@@ -264,6 +264,7 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 	}
 	f := &fetched{mem: mem}
 	f.one[0] = mem.mem[:win.to-win.from]
+	r.keep(win, f.one[0])
 	f.pieces = f.one[:]
 	return f
 }

@@ -88,6 +88,7 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 		f(&cfg)
 	}
 	r.set = New(cfg)
+	r.set.hot.limit = 0 // so that every read asks the drives; see keeps
 	r.set.memory.poison = true
 	if _, bench := t.(*testing.B); bench {
 		r.set.memory.poison = false
@@ -110,6 +111,9 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 	})
 	return r
 }
+
+// keeps has what is read again and again kept.
+func (r *rig) keeps() { r.set.hot.limit = r.set.memory.total / 8 * hotShare }
 
 // noise is n bytes that follow from the seed.
 func noise(n int, seed uint64) []byte {

@@ -6,8 +6,8 @@
 // (memory.go); a blob of at most erasure.ReplicateMax becomes copies on a few
 // slots (replicate.go), a larger one is encoded over all of them (encode.go). A
 // read (read.go) takes the data shards that hold its range and decodes nothing,
-// one after another where they come from memory (turn.go), and keeps what is
-// read again and again (hot.go); where one is lost or late, gather.go collects
+// one after another where they come from this machine's memory (turn.go), and
+// keeps what is read again and again (hot.go); where one is lost or late, gather.go collects
 // any k shards of one generation, decodes them and compares the stripe with its
 // hash. rebuild.go and verify.go stand on gather.go too. drive.go remembers how
 // fast each drive is and whether it hangs.
@@ -56,6 +56,10 @@ var (
 // Config says what a Set needs. Drives must be set.
 type Config struct {
 	Drives storagenode.Drives
+	// Remote says that the drives are reached over a network: then they are
+	// asked side by side also where they answer from memory, since each call
+	// costs its way.
+	Remote bool
 	Clock  clock.Clock  // nil: the system's
 	Logger *slog.Logger // nil: discards
 	// MemoryBytes bounds the buffers of all stripes in flight; what they leave

@@ -47,8 +47,11 @@ const (
 	turnTaken = -1
 )
 
-// quick says that the drives' reads come from memory.
+// quick says that the drives' reads come from this machine's memory.
 func (r *reader) quick() bool {
+	if r.set.cfg.Remote {
+		return false
+	}
 	n := min(turnBytes, r.group.Scheme.ShardSize(stripeLen(r.blob.Size, int(r.off/erasure.StripeSize))))
 	for i := range int(r.group.Scheme.K) {
 		p95 := r.set.drives.get(r.group.Slots[i].Drive).latency(n).p95()

@@ -56,7 +56,7 @@ func OpenRepairer(ctx context.Context, cfg RepairerConfig) (r *Repairer, err err
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}
 	r.Stripes = stripe.New(stripe.Config{
-		Drives: cfg.Drives, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Drives: cfg.Drives, Remote: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		MemoryBytes: cfg.TransferMemory,
 		Damaged:     func(d stripe.Damage) { r.Notify(d) }, // nobody reads before it is there
 	})
