@@ -148,6 +148,27 @@ func writeFile(fsys vfs.FS, dir, name string, text []byte) error {
 	return nil
 }
 
+// makeDir makes a directory and those above it that are not there, durably: a
+// drive in a directory that a power cut takes away would be lost as a whole.
+func makeDir(fsys vfs.FS, dir string) error {
+	var made []string
+	for d := dir; d != filepath.Dir(d); d = filepath.Dir(d) {
+		if _, err := fsys.Stat(d); err == nil {
+			break
+		}
+		made = append(made, d)
+	}
+	if err := fsys.MkdirAll(dir); err != nil {
+		return err
+	}
+	for _, d := range made {
+		if err := fsys.SyncDir(filepath.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // readKnown gives what a drive remembers of its node's drives; nothing where
 // it cannot be read: the other drives remember the same.
 func readKnown(fsys vfs.FS, dir string) []storagenode.KnownDrive {

@@ -259,7 +259,7 @@ func (n *Node) begin(ctx context.Context, empty []*place, known map[string]stora
 	// All before the first is formatted: should this start be cut short, the
 	// next finds them, and takes a directory that is not there for a lost one.
 	for _, p := range empty {
-		if err := n.cfg.FS.MkdirAll(p.dir); err != nil {
+		if err := makeDir(n.cfg.FS, p.dir); err != nil {
 			return fmt.Errorf("create drive directory: %w", err)
 		}
 	}
@@ -288,7 +288,7 @@ func (n *Node) format(ctx context.Context, empty []*place, known map[string]stor
 			continue // could not be read
 		}
 		if n.created {
-			if err := n.cfg.FS.MkdirAll(p.dir); err != nil {
+			if err := makeDir(n.cfg.FS, p.dir); err != nil {
 				return fmt.Errorf("create drive directory: %w", err)
 			}
 		}
