@@ -37,6 +37,9 @@ type Groups struct {
 	last atomic.Uint64
 	// all are the drives as metadata remembers them, for the failure domains.
 	all atomic.Pointer[[]metadata.Candidate]
+	// unfit are those that the repairers take every slot away from, however well
+	// they look: retired ones that came back, and drained ones.
+	unfit atomic.Pointer[map[storagenode.DriveID]bool]
 
 	open    atomic.Pointer[openSet]
 	stale   atomic.Bool // known is to be read anew before groups are chosen
@@ -77,6 +80,7 @@ func newGroups(e *engine, cfg Config) *Groups {
 	s := &Groups{e: e, cfg: cfg, drives: cfg.Drives}
 	s.known.Store(&map[storagenode.PG]*groupEntry{})
 	s.all.Store(&[]metadata.Candidate{})
+	s.unfit.Store(&map[storagenode.DriveID]bool{})
 	s.born = e.clock.Now()
 	return s
 }
@@ -108,12 +112,18 @@ func (s *Groups) load(ctx context.Context) error {
 		return err
 	}
 	all := make([]metadata.Candidate, 0, len(drives))
+	unfit := make(map[storagenode.DriveID]bool)
 	for _, d := range drives {
-		if d.State != storagenode.DriveRetired && d.State != storagenode.DriveDrained {
+		gone := d.State == storagenode.DriveRetired || d.State == storagenode.DriveDrained
+		if !gone {
 			all = append(all, metadata.Candidate{Drive: d.ID, Zone: d.Zone, Node: d.Node})
+		}
+		if gone || d.State == storagenode.DriveDraining {
+			unfit[d.ID] = true
 		}
 	}
 	s.all.Store(&all)
+	s.unfit.Store(&unfit)
 	return nil
 }
 

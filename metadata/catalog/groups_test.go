@@ -104,6 +104,35 @@ func TestNarrowing(t *testing.T) {
 	}
 }
 
+// TestDrivesOutOfServiceTakeNoGroups: a drive that was replaced and came back, or
+// that is being drained, is well as its node sees it, but the repairers take
+// every slot away from it.
+func TestDrivesOutOfServiceTakeNoGroups(t *testing.T) {
+	for _, state := range []storagenode.DriveState{storagenode.DriveRetired, storagenode.DriveDraining, storagenode.DriveDrained} {
+		f := newFixture(t, nil)
+		out := f.drives.reports[2].ID
+		err := f.EditDrive(t.Context(), out, func(d *metadata.DriveRecord) bool { d.State = state; return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := f.OpenGroup(t.Context())
+		if err != nil || g.Scheme.String() != "3+2" {
+			t.Fatalf("%s: scheme %s, %v", state, g.Scheme, err)
+		}
+		groups, err := f.ListGroups(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range groups {
+			for _, s := range g.Slots {
+				if s.Drive == out {
+					t.Fatalf("%s: the drive has a slot of group %d", state, g.PG)
+				}
+			}
+		}
+	}
+}
+
 func TestReadOnlyDriveTakesNoGroups(t *testing.T) {
 	f := newFixture(t, nil)
 	f.drives.reports[3].Space.ReadOnly = true

@@ -172,8 +172,9 @@ func (s *Groups) domains() (metadata.Domains, erasure.Scheme) {
 	for i := range all {
 		known[all[i].Drive] = true
 	}
+	unfit := *s.unfit.Load()
 	for _, r := range s.drives.Reports() {
-		if !known[r.ID] {
+		if !known[r.ID] && !unfit[r.ID] {
 			all = append(all, metadata.Candidate{Drive: r.ID, Zone: r.Zone, Node: r.Node})
 		}
 	}
@@ -256,9 +257,10 @@ func (s *Groups) candidates() []metadata.Candidate {
 			}
 		}
 	}
+	unfit := *s.unfit.Load()
 	var cands []metadata.Candidate
 	for _, r := range s.drives.Reports() {
-		if r.State != storagenode.DriveActive || r.Space.ReadOnly {
+		if r.State != storagenode.DriveActive || r.Space.ReadOnly || unfit[r.ID] {
 			continue
 		}
 		if store, state := s.drives.Drive(r.ID); store == nil || state != storagenode.DriveActive {
