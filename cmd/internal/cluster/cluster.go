@@ -1,7 +1,9 @@
-// Package cluster runs a whole store in one process under faults: drives,
-// journal, catalog, stripes and repairer, as package embedded puts them
-// together, on file systems that forget, fail and hang. Cluster is the
-// harness, the tests are what it is for.
+// Package cluster runs a whole store in one process under faults. Cluster is
+// that of one process: drives, journal, catalog, stripes and repairer, as
+// package embedded puts them together, on file systems that forget, fail and
+// hang. Many is one of many processes, put together by package roles, on a
+// network that fails too. They are the harnesses, the tests are what they are
+// for.
 //
 // A test that fails prints its seed; KINTSUGI_SEED=n replays that one,
 // KINTSUGI_SEEDS=n tries so many.

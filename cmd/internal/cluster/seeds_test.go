@@ -14,12 +14,15 @@ import (
 )
 
 // forSeeds runs f for n seeds, KINTSUGI_SEEDS of them where that is set, or
-// for KINTSUGI_SEED alone. It stops at the third failure.
+// for KINTSUGI_SEED alone. It stops at the third failure, or KINTSUGI_FAILURES.
 func forSeeds(t *testing.T, n int, f func(seed uint64) error) {
 	t.Helper()
-	first := uint64(1)
+	first, most := uint64(1), 3
 	if v, err := strconv.Atoi(os.Getenv("KINTSUGI_SEEDS")); err == nil {
 		n = v
+	}
+	if v, err := strconv.Atoi(os.Getenv("KINTSUGI_FAILURES")); err == nil {
+		most = v
 	}
 	if v, err := strconv.ParseUint(os.Getenv("KINTSUGI_FIRST"), 10, 64); err == nil {
 		first = v
@@ -36,7 +39,7 @@ func forSeeds(t *testing.T, n int, f func(seed uint64) error) {
 		}
 		if err != nil {
 			t.Errorf("KINTSUGI_SEED=%d: %v", seed, err)
-			if failed++; failed == 3 {
+			if failed++; failed == most {
 				return
 			}
 		}

@@ -22,7 +22,8 @@ import (
 )
 
 const (
-	// announceEvery is the time between two announcements to a repairer.
+	// announceEvery is the time between two announcements to a repairer, where
+	// StorageNodeConfig does not say another.
 	announceEvery = 3 * time.Second
 	// announceTime is how long one may take.
 	announceTime = 3 * time.Second
@@ -58,6 +59,8 @@ type StorageNodeConfig struct {
 	Grace time.Duration
 	// Poll is how often drives are looked at; 0: 2 s.
 	Poll time.Duration
+	// Announce is the time between two announcements to a repairer; 0: 3 s.
+	Announce time.Duration
 	// Memory bounds the payloads in flight, in bytes; 0: 256 MiB.
 	Memory int64
 }
@@ -82,6 +85,9 @@ func OpenStorageNode(ctx context.Context, cfg StorageNodeConfig) (*StorageNode, 
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Announce <= 0 {
+		cfg.Announce = announceEvery
 	}
 	s := &StorageNode{cfg: cfg, cache: pebble.NewCache(int64(len(cfg.Dirs)) * cachePerDrive)}
 	var err error
@@ -145,7 +151,7 @@ func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, []storagenode
 				s.cfg.Logger.Info("waiting for a repairer to say which cluster to join", "err", err)
 			}
 		}
-		if err := s.cfg.Clock.Sleep(ctx, announceEvery); err != nil {
+		if err := s.cfg.Clock.Sleep(ctx, s.cfg.Announce); err != nil {
 			return storagenode.UUID{}, nil, fmt.Errorf("join a cluster: %w", err)
 		}
 	}
@@ -176,7 +182,7 @@ func (s *StorageNode) announce(ctx context.Context, r storagenode.Membership) {
 				s.cfg.Logger.Warn("not announced", "err", err)
 			}
 		}
-		if s.cfg.Clock.Sleep(ctx, announceEvery) != nil {
+		if s.cfg.Clock.Sleep(ctx, s.cfg.Announce) != nil {
 			return
 		}
 	}
