@@ -77,6 +77,10 @@ func (s *still) Object(context.Context, metadata.BucketID, string) (*metadata.Ob
 	return s.object, nil
 }
 
+func (s *still) Find(context.Context, string, string) (metadata.Bucket, *metadata.Object, error) {
+	return metadata.Bucket{}, s.object, nil
+}
+
 func BenchmarkWritePage(b *testing.B) {
 	st := &still{}
 	for i := range 1000 {

@@ -61,6 +61,14 @@ func (h *hooked) Object(ctx context.Context, b metadata.BucketID, key string) (*
 	return h.Objects.Object(ctx, b, key)
 }
 
+func (h *hooked) Find(ctx context.Context, bucket, key string) (metadata.Bucket, *metadata.Object, error) {
+	b, o, err := h.Objects.Find(ctx, bucket, key)
+	if h.object != nil && !errors.Is(err, metadata.ErrNoSuchBucket) {
+		o, err = h.object(ctx, b.ID, key)
+	}
+	return b, o, err
+}
+
 func (h *hooked) Read(ctx context.Context, g erasure.Group, b erasure.Blob, off, n int64, w io.Writer) error {
 	if h.read != nil {
 		if err := h.read(); err != nil {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -52,14 +53,36 @@ func (x *exchange) headObject() error {
 	return nil
 }
 
-// current looks the object up that a read names.
+// current looks the object up that a read names, together with its bucket where
+// that was not done before.
 func (x *exchange) current() (*metadata.Object, error) {
+	if !x.op.inBucket {
+		return x.find()
+	}
 	if len(x.query) > 0 {
 		if err := checkVersion(x.lookup("versionId")); err != nil {
 			return nil, err
 		}
 	}
 	return x.g.objects.Object(x.r.Context(), x.bucket.ID, x.key)
+}
+
+// find looks bucket and object up. What is wrong with the bucket is said before
+// anything else.
+func (x *exchange) find() (o *metadata.Object, err error) {
+	x.bucket, o, err = x.g.objects.Find(x.r.Context(), x.name, x.key)
+	if err != nil && !errors.Is(err, metadata.ErrNoSuchKey) {
+		return nil, err
+	}
+	if err := checkOwner(x.bucket, x.header("X-Amz-Expected-Bucket-Owner")); err != nil {
+		return nil, err
+	}
+	if len(x.query) > 0 {
+		if err := checkVersion(x.lookup("versionId")); err != nil {
+			return nil, err
+		}
+	}
+	return o, err
 }
 
 // unencrypted refuses a read that names the encryption of its object: there is

@@ -10,7 +10,7 @@ import (
 // operation is one of S3's, as the router finds it.
 type operation struct {
 	name     string
-	inBucket bool // the bucket is looked up before
+	inBucket bool // the bucket is looked up before; GetObject and HeadObject do it themselves
 	run      func(*exchange) error
 	series   *series
 }
@@ -137,8 +137,8 @@ func (g *gateway) bucketRoutes() *mux.Router {
 
 func (g *gateway) objectRoutes() *mux.Router {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	g.add(r, "GET", "GetObject", true, (*exchange).getObject)
-	g.add(r, "HEAD", "HeadObject", true, (*exchange).headObject)
+	g.add(r, "GET", "GetObject", false, (*exchange).getObject)
+	g.add(r, "HEAD", "HeadObject", false, (*exchange).headObject)
 	g.add(r, "PUT", "PutObject", true, (*exchange).putOrCopy)
 	g.add(r, "DELETE", "DeleteObject", true, (*exchange).deleteObject)
 	g.add(r, "PUT", "UploadPart", true, (*exchange).uploadPart, "uploadId")

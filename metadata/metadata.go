@@ -132,6 +132,9 @@ type Buckets interface {
 type Objects interface {
 	// Object gives the current version: ErrNoSuchKey.
 	Object(ctx context.Context, b BucketID, key string) (*Object, error)
+	// Find looks a bucket and an object in it up, at the cost of one look-up
+	// where that matters: ErrNoSuchBucket; ErrNoSuchKey with the bucket.
+	Find(ctx context.Context, bucket, key string) (Bucket, *Object, error)
 	// PutObject commits o, whose bytes were written and synced as blobs, as
 	// the current version; what it replaces is owed a delete. b is asserted
 	// to exist still. ErrNoSuchBucket, ErrNoSuchKey (IfMatch on nothing),

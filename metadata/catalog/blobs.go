@@ -35,6 +35,18 @@ const maxBlobs = 8
 // errTooManyBlobs refuses what does not fit in one transaction.
 var errTooManyBlobs = fmt.Errorf("more than %d blobs in one upload", maxBlobs)
 
+// prefetch reads ahead, together with other keys, what admit will read.
+func (s *Blobs) prefetch(ctx context.Context, t *txn, blobs []metadata.Written, others ...[]byte) error {
+	if _, ok := t.Txn.(kv.Prefetcher); !ok {
+		return nil
+	}
+	keys := append(others, t.formatKey(fmtHorizon))
+	for i := range blobs {
+		keys = append(keys, t.owedKey(blobs[i].Group.PG, blobs[i].Blob.ID), t.groupKey(blobs[i].Group.PG))
+	}
+	return kv.Prefetch(ctx, t.Txn, keys...)
+}
+
 // admit checks within a transaction that blobs may be committed: their ids are
 // not below the horizon and not owed, and enough of their slots are where they
 // were written to. It returns what is missing of each.
@@ -120,6 +132,15 @@ func marginOf(b erasure.Blob, s erasure.Scheme) int {
 // owe takes the records of blobs away within a transaction and writes down
 // that their delete is owed.
 func (s *Blobs) owe(ctx context.Context, t *txn, blobs []metadata.Located, since time.Time) error {
+	if len(blobs) > 1 {
+		keys := make([][]byte, len(blobs))
+		for i := range blobs {
+			keys[i] = t.blobKey(blobs[i].PG, blobs[i].Blob.ID)
+		}
+		if err := kv.Prefetch(ctx, t.Txn, keys...); err != nil {
+			return err
+		}
+	}
 	for i := range blobs {
 		l := &blobs[i]
 		key := t.blobKey(l.PG, l.Blob.ID)

@@ -15,6 +15,7 @@ import (
 // Objects keeps the current versions (famObject).
 type Objects struct {
 	lists   listBuffers
+	hints   hints
 	e       *engine
 	blobs   *Blobs
 	buckets *Buckets
@@ -120,10 +121,13 @@ func (s *Objects) tryPut(ctx context.Context, b *metadata.Bucket, o *metadata.Ob
 	if err != nil {
 		return err
 	}
+	key := t.objectKey(b.ID, o.Key)
+	if err := s.blobs.prefetch(ctx, t, blobs, t.bucketKey(b.Name), key); err != nil {
+		return err
+	}
 	if err := assertActive(ctx, t, b); err != nil {
 		return err
 	}
-	key := t.objectKey(b.ID, o.Key)
 	v, err := t.Get(ctx, key)
 	if err != nil {
 		return err

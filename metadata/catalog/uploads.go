@@ -137,10 +137,14 @@ func (s *Uploads) tryPutPart(ctx context.Context, b *metadata.Bucket, key, id st
 	if err != nil {
 		return err
 	}
+	upload, partKey := t.uploadKey(b.ID, key, id), t.partKey(id, r.Number)
+	if err := s.blobs.prefetch(ctx, t, blobs, t.bucketKey(b.Name), upload, partKey); err != nil {
+		return err
+	}
 	if err := assertActive(ctx, t, b); err != nil {
 		return err
 	}
-	v, err := t.Get(ctx, t.uploadKey(b.ID, key, id))
+	v, err := t.Get(ctx, upload)
 	if err != nil {
 		return err
 	}
@@ -153,7 +157,6 @@ func (s *Uploads) tryPutPart(ctx context.Context, b *metadata.Bucket, key, id st
 		// It will have ended, or be open again, in a moment.
 		return metadata.ErrNoSuchUpload
 	}
-	partKey := t.partKey(id, r.Number)
 	if v, err = t.Get(ctx, partKey); err != nil {
 		return err
 	}

@@ -88,6 +88,44 @@ type Store interface {
 	Close() error
 }
 
+// Prefetcher is a Txn that reads several keys at the cost of one, for engines to
+// which each Get is a request.
+type Prefetcher interface {
+	// Prefetch reads keys that the transaction is about to Get, in its state.
+	// What is never got is not asserted. Errors are those of Get.
+	Prefetch(ctx context.Context, keys ...[]byte) error
+}
+
+// Prefetch has t read keys ahead where its engine gains something by it.
+func Prefetch(ctx context.Context, t Txn, keys ...[]byte) error {
+	if p, ok := t.(Prefetcher); ok {
+		return p.Prefetch(ctx, keys...)
+	}
+	return nil
+}
+
+// AllGetter is a Store that reads several keys at the cost of one.
+type AllGetter interface {
+	// GetAll is Get of several keys in one state, the newest.
+	GetAll(ctx context.Context, keys ...[]byte) ([][]byte, error)
+}
+
+// GetAll gets keys of the newest state: at once where the engine can, else one
+// after another in their order, each of the state that is the newest then.
+func GetAll(ctx context.Context, s Store, keys ...[]byte) ([][]byte, error) {
+	if a, ok := s.(AllGetter); ok {
+		return a.GetAll(ctx, keys...)
+	}
+	values := make([][]byte, len(keys))
+	for i, k := range keys {
+		var err error
+		if values[i], err = s.Get(ctx, k); err != nil {
+			return nil, err
+		}
+	}
+	return values, nil
+}
+
 // Update runs f in transactions until one commits, at most attempts times
 // while there are conflicts, then returns ErrConflict. f may run several
 // times; an error of f ends it with nothing written. ErrUnknown is returned,

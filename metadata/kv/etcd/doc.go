@@ -3,27 +3,32 @@
 //
 // # Reads
 //
-// A Get of the newest state is one linearizable read; the members share one
-// round of agreement among all reads that wait. The first Get of a transaction
-// or the first page of a scan tells the revision that the rest is read at;
-// later ones may be answered by any member that has that revision. A history
-// compacted away meanwhile is a conflict to a transaction and the end of a
-// scan. See store.go, scan.go, call.go.
+// Gets that wait while a read is under way share the next request, whichever
+// state each of them wants: one linearizable transaction of ranges, made after
+// all of them were called (lane.go, look.go). The first Get of a transaction,
+// or the first page of a scan, tells the revision that the rest is read at. A
+// transaction that says beforehand what it will read (Prefetch) asks once. A
+// history compacted away meanwhile is a conflict to a transaction and the end
+// of a scan. See store.go, scan.go, call.go.
 //
 // # Commits
 //
-// A commit is one etcd transaction: it asserts the mod revision of every key
-// read (0 where there was none) and writes. It is sent once: a request whose
-// answer is lost is never sent again, so our own success cannot come back as a
-// conflict. What certainly did not take place is told apart from what is
-// unknown; see txn.go and call.go.
+// A commit asserts the mod revision of every key read (0 where there was none)
+// and writes. Commits that wait while one is under way share the next request:
+// one etcd transaction whose operations are transactions, each with assertions
+// and an outcome of its own. etcd judges the assertions of all by the state
+// before the whole, so that what one of a group writes no other of it may read
+// or write (takeCommits). A request is sent once: if its answer is lost it is
+// never sent again, so our own success cannot come back as a conflict. What
+// certainly did not take place is told apart from what is unknown, and is so
+// for each of a group; see commit.go, txn.go, call.go.
 //
 // # The fence
 //
 // kv promises that a commit of unknown outcome cannot take place any more once
 // a later transaction wrote one of its keys. Its request may still be on some
-// wire, so every commit asserts the mod revision of a key of this Store, the
-// fence. After an unknown outcome the fence is written before anything else is
+// wire, so every request with commits asserts the mod revision of a key of this
+// Store, the fence. After an unknown outcome the fence is written before anything else is
 // sent, and what is still on its way fails. See fence.go.
 //
 // # Keys

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -20,9 +21,10 @@ type fence struct {
 	key  []byte
 	turn chan struct{} // holds one token; the holder may use what follows
 	rev  int64         // the mod revision to assert; 0: the key was never written
-	// torn says that a request of unknown outcome asserted rev: before
-	// anything else is sent, the fence is raised.
-	torn bool
+	// torn is one more than the highest revision that a request of unknown
+	// outcome asserted: where rev is below it, the fence is raised before
+	// anything else is sent. 0: none.
+	torn atomic.Int64
 }
 
 func (f *fence) init(key []byte) {
@@ -45,14 +47,14 @@ func (s *Store) current(ctx context.Context) (int64, error) {
 		}
 		return 0, fmt.Errorf("%w: the fence after a commit of unknown outcome is not raised yet", kv.ErrUnavailable)
 	}
-	if !f.torn {
+	if f.rev >= f.torn.Load() {
 		return f.rev, nil
 	}
 	rev, err := s.raise(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("raise the fence after a commit of unknown outcome: %w", err)
 	}
-	f.rev, f.torn = rev, false
+	f.rev = rev
 	return rev, nil
 }
 
@@ -81,9 +83,12 @@ func (s *Store) raise(ctx context.Context) (rev int64, err error) {
 }
 
 // tear notes that the outcome of a commit that asserted rev is unknown, or
-// that the fence is not where it was left.
+// that the fence is not where it was left. It does not wait.
 func (s *Store) tear(rev int64) {
-	<-s.fence.turn
-	s.fence.torn = s.fence.torn || s.fence.rev == rev
-	s.fence.turn <- struct{}{}
+	for {
+		old := s.fence.torn.Load()
+		if old > rev || s.fence.torn.CompareAndSwap(old, rev+1) {
+			return
+		}
+	}
 }

@@ -23,6 +23,8 @@ type Store struct {
 	authRPC pb.AuthClient
 	auth    *login
 	fence   fence
+	looks   lane[*look]
+	commits lane[*commit]
 	density density
 	data    []byte // what all keys of pairs start with
 	end     []byte // the least key above them
@@ -49,6 +51,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		data: []byte(cfg.Prefix + "k/"), end: []byte(cfg.Prefix + "k0"),
 	}
 	s.fence.init(append([]byte(cfg.Prefix+"f/"), rand.Text()...))
+	s.looks.take, s.looks.send = takeLooks, s.sendLooks
+	s.commits.take, s.commits.send = takeCommits, s.sendCommits
 	scheme := "http://"
 	if cfg.TLS != nil {
 		scheme = "https://"
@@ -97,11 +101,41 @@ func (s *Store) Get(ctx context.Context, key []byte) ([]byte, error) {
 	if len(key) == 0 {
 		return nil, s.usable(ctx)
 	}
-	resp, err := s.ask(ctx, s.cfg.Timeout, &pb.RangeRequest{Key: s.key(key)})
-	if err != nil || len(resp.Kvs) == 0 {
+	kvs, _, err := s.look(ctx, 0, s.key(key))
+	if err != nil || kvs[0] == nil {
 		return nil, err
 	}
-	return resp.Kvs[0].Value, nil
+	return kvs[0].Value, nil
+}
+
+// GetAll implements kv.AllGetter: the values are of one state.
+func (s *Store) GetAll(ctx context.Context, keys ...[]byte) ([][]byte, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	values, full := make([][]byte, len(keys)), make([][]byte, len(keys))
+	for i, k := range keys {
+		full[i] = s.key(k)
+	}
+	most := maxLooks
+	for rev, i := int64(0), 0; i < len(full); {
+		n := min(most, len(full)-i)
+		kvs, at, err := s.look(ctx, rev, full[i:i+n]...)
+		if err == errTooBig && n > 1 {
+			most = 1
+			continue
+		}
+		if err != nil {
+			return nil, ended(err)
+		}
+		for j := range kvs {
+			if kvs[j] != nil {
+				values[i+j] = kvs[j].Value
+			}
+		}
+		i, rev = i+n, at
+	}
+	return values, nil
 }
 
 // revision is the newest: every write acknowledged before, by any process, is
@@ -135,14 +169,11 @@ func (v *snapshot) Get(ctx context.Context, key []byte) ([]byte, error) {
 	if len(key) == 0 {
 		return nil, v.s.usable(ctx)
 	}
-	resp, err := v.s.ask(ctx, v.s.cfg.Timeout, &pb.RangeRequest{Key: v.s.key(key), Revision: v.rev, Serializable: true})
-	if err != nil {
+	kvs, _, err := v.s.look(ctx, v.rev, v.s.key(key))
+	if err != nil || kvs[0] == nil {
 		return nil, ended(err)
 	}
-	if len(resp.Kvs) == 0 {
-		return nil, nil
-	}
-	return resp.Kvs[0].Value, nil
+	return kvs[0].Value, nil
 }
 
 // Close implements kv.Snapshot.

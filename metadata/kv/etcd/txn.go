@@ -5,23 +5,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/peer"
 
 	"kintsugi/metadata/kv"
-)
-
-const (
-	// maxCompares is what an etcd takes that was not told otherwise.
-	maxCompares = 128
-	// maxRequest leaves room for what members add to a request of 1.5 MiB.
-	maxRequest = 3<<19 - 64<<10
-	// maxResends bounds how often a commit that was certainly not done is sent
-	// again.
-	maxResends = 16
 )
 
 // read is a key that was read; keys are as etcd knows them.
@@ -38,6 +26,7 @@ type txn struct {
 	s      *Store
 	rev    int64 // of the first Get; 0: there was none
 	reads  []read
+	ahead  []read // read ahead of their Gets, and not asserted before those
 	writes []write
 	count  int // of writes, also of those written over
 	size   int // keys and values written
@@ -60,7 +49,42 @@ func (t *txn) Get(ctx context.Context, key []byte) ([]byte, error) {
 			return t.reads[i].value, nil
 		}
 	}
-	resp, err := t.s.ask(ctx, t.s.cfg.Timeout, &pb.RangeRequest{Key: full, Revision: t.rev, Serializable: t.rev != 0})
+	for i := range t.ahead {
+		if bytes.Equal(t.ahead[i].key, full) {
+			t.reads = append(t.reads, t.ahead[i])
+			return t.ahead[i].value, nil
+		}
+	}
+	found, err := t.look(ctx, full)
+	if err != nil {
+		return nil, err
+	}
+	t.reads = append(t.reads, found...)
+	return found[0].value, nil
+}
+
+// Prefetch implements kv.Prefetcher.
+func (t *txn) Prefetch(ctx context.Context, keys ...[]byte) error {
+	var full [][]byte
+	for _, k := range keys {
+		if len(k) > 0 && len(full) < maxLooks {
+			full = append(full, t.s.key(k))
+		}
+	}
+	if len(full) == 0 {
+		return nil
+	}
+	found, err := t.look(ctx, full...)
+	if err == errTooBig {
+		return nil // each for itself then
+	}
+	t.ahead = append(t.ahead, found...)
+	return err
+}
+
+// look reads keys at the transaction's revision; the first look chooses it.
+func (t *txn) look(ctx context.Context, full ...[]byte) ([]read, error) {
+	kvs, at, err := t.s.look(ctx, t.rev, full...)
 	switch {
 	case err == errCompacted:
 		return nil, fmt.Errorf("%w: %w", kv.ErrConflict, err)
@@ -68,14 +92,16 @@ func (t *txn) Get(ctx context.Context, key []byte) ([]byte, error) {
 		return nil, ended(err)
 	}
 	if t.rev == 0 {
-		t.rev = resp.Header.Revision
+		t.rev = at
 	}
-	r := read{key: full}
-	if len(resp.Kvs) > 0 {
-		r.value, r.mod = resp.Kvs[0].Value, resp.Kvs[0].ModRevision
+	found := make([]read, len(full))
+	for i, p := range kvs {
+		found[i].key = full[i]
+		if p != nil {
+			found[i].value, found[i].mod = p.Value, p.ModRevision
+		}
 	}
-	t.reads = append(t.reads, r)
-	return r.value, nil
+	return found, nil
 }
 
 // Put implements kv.Txn.
@@ -136,33 +162,34 @@ func (t *txn) Commit(ctx context.Context) error {
 	if len(t.reads) >= maxCompares {
 		return fmt.Errorf("%w: %d reads to assert, at most %d", kv.ErrTooLarge, len(t.reads), maxCompares-1)
 	}
-	if t.takesSpace() {
+	if takesSpace(t.writes) {
 		if err := t.s.full(); err != nil {
 			return err
 		}
 	}
-	req, asserted := t.request()
-	if n := req.Size(); n > maxRequest {
-		return fmt.Errorf("%w: %d bytes with the keys to assert, at most %d", kv.ErrTooLarge, n, maxRequest)
+	c := &commit{ctx: ctx, reads: t.reads, writes: t.writes, done: make(chan error, 1)}
+	if c.size = c.measure(len(t.s.fence.key)); c.size > maxRequest {
+		return fmt.Errorf("%w: %d bytes with the keys to assert, at most %d", kv.ErrTooLarge, c.size, maxRequest)
 	}
-	end := time.Now().Add(t.s.cfg.Timeout)
-	for pause, n := 20*time.Millisecond, 0; ; pause, n = min(2*pause, maxPause), n+1 {
-		again, err := t.s.commitOnce(ctx, req, asserted)
-		if !again {
-			return err
-		}
-		if n >= maxResends || time.Until(end) <= pause {
-			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-		}
-		if !sleep(ctx, pause) {
-			return ctx.Err()
-		}
+	return t.s.commit(ctx, c)
+}
+
+// measure gives how large a request a commit makes, at most.
+func (c *commit) measure(fence int) int {
+	const each = 48 // for the tags, lengths and numbers around a key
+	n := 4*each + 2*fence
+	for i := range c.reads {
+		n += each + len(c.reads[i].key)
 	}
+	for i := range c.writes {
+		n += each + len(c.writes[i].key) + len(c.writes[i].value)
+	}
+	return n
 }
 
 // takesSpace says that something is put: members that are full let deletes pass.
-func (t *txn) takesSpace() bool {
-	return slices.ContainsFunc(t.writes, func(w write) bool { return w.value != nil })
+func takesSpace(writes []write) bool {
+	return slices.ContainsFunc(writes, func(w write) bool { return w.value != nil })
 }
 
 // check asserts what was read without writing: a read, which may be repeated.
@@ -172,7 +199,7 @@ func (t *txn) check(ctx context.Context) error {
 	look := []*pb.RequestOp{lookAt(t.s.fence.key)}
 	for rest := t.reads; len(rest) > 0; {
 		n := min(len(rest), maxCompares)
-		req := &pb.TxnRequest{Compare: compares(rest[:n], nil), Success: look}
+		req := &pb.TxnRequest{Compare: compares(rest[:n]), Success: look}
 		var resp *pb.TxnResponse
 		err := t.s.repeat(ctx, t.s.cfg.Timeout, func(ctx context.Context, o grpc.CallOption) (err error) {
 			resp, err = t.s.rpc.Txn(ctx, req, o)
@@ -187,93 +214,4 @@ func (t *txn) check(ctx context.Context) error {
 		rest = rest[n:]
 	}
 	return nil
-}
-
-// compares asserts the mod revisions of what was read, and of the fence last
-// where one is given. It returns room to set the fence's revision in.
-func compares(reads []read, fence []byte) []*pb.Compare {
-	n := len(reads)
-	if fence != nil {
-		n++
-	}
-	all, mods, list := make([]pb.Compare, n), make([]pb.Compare_ModRevision, n), make([]*pb.Compare, n)
-	for i := range all {
-		key := fence
-		if i < len(reads) {
-			key, mods[i].ModRevision = reads[i].key, reads[i].mod
-		}
-		all[i] = pb.Compare{Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, Key: key, TargetUnion: &mods[i]}
-		list[i] = &all[i]
-	}
-	return list
-}
-
-// request makes the etcd transaction; asserted is where the fence's revision
-// goes. A failed one reads the fence, which tells a conflict from a fence that
-// was raised meanwhile.
-func (t *txn) request() (req *pb.TxnRequest, asserted *int64) {
-	list := compares(t.reads, t.s.fence.key)
-	ops, success := make([]pb.RequestOp, len(t.writes)), make([]*pb.RequestOp, len(t.writes))
-	for i, w := range t.writes {
-		if w.value == nil {
-			ops[i].Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: w.key}}
-		} else {
-			ops[i].Request = &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: w.key, Value: w.value}}
-		}
-		success[i] = &ops[i]
-	}
-	req = &pb.TxnRequest{Compare: list, Success: success, Failure: []*pb.RequestOp{lookAt(t.s.fence.key)}}
-	return req, &list[len(list)-1].TargetUnion.(*pb.Compare_ModRevision).ModRevision
-}
-
-func lookAt(key []byte) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key, KeysOnly: true}}}
-}
-
-// commitOnce sends a transaction once. again: it was certainly not done, and
-// may be sent anew.
-func (s *Store) commitOnce(ctx context.Context, req *pb.TxnRequest, asserted *int64) (again bool, err error) {
-	if *asserted, err = s.current(ctx); err != nil {
-		return false, err
-	}
-	start := time.Now()
-	var p peer.Peer
-	attempt, cancel := context.WithDeadline(ctx, start.Add(s.cfg.Timeout))
-	resp, err := s.rpc.Txn(attempt, req, grpc.Peer(&p))
-	cancel()
-	switch {
-	case err == nil && resp.Succeeded:
-		return false, nil
-	case err == nil:
-		if fenceOf(resp) == *asserted {
-			return false, kv.ErrConflict
-		}
-		s.tear(*asserted)
-		return true, fmt.Errorf("the fence was raised meanwhile")
-	}
-	switch classify(err, p.Addr != nil) {
-	case refused:
-		return false, unavailable(err)
-	case noSpace:
-		s.fullUntil.Store(time.Now().Add(fullFor).UnixNano())
-		return false, fmt.Errorf("%w: %s", kv.ErrUnknown, noSpaceText)
-	case undone:
-		again, err = s.judge(ctx, err)
-		return again, err
-	}
-	s.tear(*asserted)
-	if ctx.Err() == nil && time.Since(start) >= s.cfg.Timeout {
-		silent(p.Addr, start)
-	}
-	return false, fmt.Errorf("%w: %w", kv.ErrUnknown, err)
-}
-
-// fenceOf reads the fence's mod revision from a failed transaction's answer.
-func fenceOf(resp *pb.TxnResponse) int64 {
-	if len(resp.Responses) == 1 {
-		if r := resp.Responses[0].GetResponseRange(); r != nil && len(r.Kvs) == 1 {
-			return r.Kvs[0].ModRevision
-		}
-	}
-	return 0
 }

@@ -39,6 +39,64 @@ func update(t *testing.T, s kv.Store) {
 	wantGet(t, s, "n", "again")
 }
 
+// prefetch: what is read ahead is of the transaction's state, and asserted only
+// where it is got.
+func prefetch(t *testing.T, s kv.Store) {
+	keys := func(list ...string) (out [][]byte) {
+		for _, k := range list {
+			out = append(out, []byte(k))
+		}
+		return out
+	}
+	put(t, s, "a=1", "b=1", "c=1")
+	x := begin(t, s)
+	must(t, kv.Prefetch(t.Context(), x, keys("a", "b", "none", "a", "")...))
+	wantGet(t, x, "a", "1")
+	put(t, s, "c=2", "b=2")
+	v, err := x.Get(t.Context(), []byte("b"))
+	x.Put([]byte("d"), []byte("1"))
+	if cerr := x.Commit(t.Context()); string(v) == "2" { // an engine may read on in a newer state
+		must(t, err)
+		must(t, cerr)
+	} else {
+		wantErr(t, errors.Join(err, cerr), kv.ErrConflict)
+	}
+
+	x = begin(t, s)
+	must(t, kv.Prefetch(t.Context(), x, keys("a", "b", "none")...))
+	wantGet(t, x, "a", "1")
+	wantGet(t, x, "none", "")
+	put(t, s, "b=3") // never got
+	x.Put([]byte("a"), []byte("2"))
+	wantGet(t, x, "a", "2")
+	must(t, x.Commit(t.Context()))
+	wantGet(t, s, "a", "2")
+
+	x = begin(t, s)
+	must(t, kv.Prefetch(t.Context(), x, keys("none")...))
+	wantGet(t, x, "none", "")
+	put(t, s, "none=1")
+	x.Put([]byte("a"), []byte("3"))
+	wantErr(t, x.Commit(t.Context()), kv.ErrConflict)
+}
+
+func getAll(t *testing.T, s kv.Store) {
+	put(t, s, "a=1", "b=2")
+	want := []string{"2", "", "1", "2", ""}
+	got, err := kv.GetAll(t.Context(), s, []byte("b"), []byte("none"), []byte("a"), []byte("b"), []byte("more"))
+	must(t, err)
+	for i, w := range want {
+		if len(got) != len(want) || string(got[i]) != w || w == "" && got[i] != nil {
+			t.Fatalf("GetAll gives %q, want %q", got, want)
+		}
+	}
+	got, err = kv.GetAll(t.Context(), s)
+	must(t, err)
+	if len(got) != 0 {
+		t.Fatalf("GetAll of nothing gives %q", got)
+	}
+}
+
 func number(v []byte) uint64 {
 	if len(v) != 8 {
 		return 0

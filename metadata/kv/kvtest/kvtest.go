@@ -25,6 +25,8 @@ func Run(t *testing.T, open func(t *testing.T) kv.Store) {
 		{"Conflicts", conflicts},
 		{"WriteSkew", writeSkew},
 		{"Opacity", opacity},
+		{"Prefetch", prefetch},
+		{"GetAll", getAll},
 		{"Limits", limits},
 		{"EmptyValueAndKey", emptyValueAndKey},
 		{"Context", contexts},
