@@ -31,7 +31,6 @@ package rpc
 import (
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
 	"time"
 
@@ -54,21 +53,6 @@ const (
 	// beatEvery is how often a scrub says that it still goes on.
 	beatEvery = 2 * time.Second
 )
-
-// NewTransport makes the http.Transport of a process, to be wrapped in an
-// auth.Transport and shared by all its clients. What bounds the connections to
-// one node are the calls to its drives (Config.Calls). A nil secure is for
-// addresses of plain HTTP.
-func NewTransport(secure *tls.Config) *http.Transport {
-	d := net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}
-	return &http.Transport{
-		DialContext: d.DialContext, TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second,
-		MaxIdleConns: 2048, MaxIdleConnsPerHost: 256,
-		IdleConnTimeout:    time.Minute, // less than the server's, so that it is not the server who ends them
-		DisableCompression: true, MaxResponseHeaderBytes: 16 << 10,
-		WriteBufferSize: 64 << 10, ReadBufferSize: 16 << 10,
-	}
-}
 
 // Configure sets what a server for other processes of the cluster needs:
 // bounds of headers and times. Bodies have bounds of their own.

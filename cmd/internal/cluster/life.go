@@ -34,7 +34,7 @@ type life struct {
 	line      *line
 	clock     clock.Clock
 	logger    *slog.Logger
-	base      *http.Transport
+	base      *rpc.Connections
 	transport *auth.Transport // proves who we are, over base
 	ctx       context.Context // until it is killed
 	cancel    context.CancelFunc
@@ -66,7 +66,7 @@ func (c *Many) newLife(name string) *life {
 	l.logger = slog.New(c.cfg.Logger.Handler()).With("at", l.id)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.base = rpc.NewTransport(nil)
-	l.base.DialContext = l.host.DialContext
+	l.base.Dial = l.host.DialContext
 	l.transport = auth.NewTransport(c.key, l.base, l.clock)
 	return l
 }

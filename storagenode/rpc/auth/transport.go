@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -86,6 +87,24 @@ func (r *reading) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// WriteAfter writes all of the body behind prefix, which it may append to, in one
+// system call where w allows it. Release waits for it to return.
+func (r *reading) WriteAfter(w io.Writer, prefix []byte) error {
+	r.b.mu.Lock()
+	defer r.b.mu.Unlock()
+	if r.b.released {
+		return errReleased
+	}
+	prefix = append(prefix, r.b.head...)
+	if len(r.b.bulk) == 0 {
+		_, err := w.Write(prefix)
+		return err
+	}
+	all := net.Buffers{prefix, r.b.bulk}
+	_, err := all.WriteTo(w)
+	return err
 }
 
 // Close implements io.Closer.
