@@ -39,10 +39,15 @@ func (a *attack) last() {
 	case 0:
 		a.pause(100)
 	case 1:
-		time.Sleep(outAfter + 4*pollTime + time.Duration(a.rng.IntN(500))*time.Millisecond)
+		a.lastLong()
 	default:
 		a.pause(600)
 	}
+}
+
+// lastLong is for so long that drives are OUT.
+func (a *attack) lastLong() {
+	time.Sleep(outAfter + 4*pollTime + time.Duration(a.rng.IntN(500))*time.Millisecond)
 }
 
 // pause lasts a quarter of ms at least, and five quarters at most.
@@ -268,6 +273,21 @@ func partitionNodes(m network.Mode, in, out bool) func(a *attack) error {
 	}
 }
 
+// lostToRepairers has the repairers give up a node that the gateways go on to
+// write to: its slots move under their hands.
+func lostToRepairers(a *attack) error {
+	set := func(m network.Mode) {
+		for _, r := range a.many.repairers {
+			a.many.net.Set(r.name, a.nodes[0].name, m)
+			a.many.net.Set(a.nodes[0].name, r.name, m)
+		}
+	}
+	set(network.Lose)
+	a.lastLong()
+	set(network.Pass)
+	return nil
+}
+
 // between cuts two hosts off from each other in some way.
 func (a *attack) between(x, y string) error {
 	m := []network.Mode{network.Lose, network.Silent, network.Refuse}[a.rng.IntN(3)]
@@ -395,6 +415,8 @@ func (o *ordeal) choose() ([]nemesis, [][]*storageNode) {
 		all = append(all, pick(twoNodes))
 	case k <= 6:
 		all = append(all, pick(oneNode), pick(oneNode))
+	case k == 7:
+		all = append(all, nemesis{"lost to the repairers", 1, false, lostToRepairers})
 	default:
 		all = append(all, pick(oneNode))
 	}

@@ -74,7 +74,7 @@ type ordeal struct {
 }
 
 func nemeses(seed uint64) (err error) {
-	o := &ordeal{seed: seed, rng: rand.New(rand.NewPCG(seed, 12)), lossy: seed%2 == 0}
+	o := &ordeal{seed: seed, rng: rand.New(rand.NewPCG(seed, 12)), lossy: seed%3 == 0}
 	defer func() { err = o.tell(seed, err) }()
 	began := time.Now()
 	if err := o.open(); err != nil {
@@ -99,7 +99,7 @@ func nemeses(seed uint64) (err error) {
 	return o.judge()
 }
 
-// alongside adds large objects, and races for keys, to the load. What it
+// alongside adds larger objects, and races for keys, to the load. What it
 // returns ends that.
 func (o *ordeal) alongside() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -113,6 +113,17 @@ func (o *ordeal) alongside() (stop func()) {
 			done()
 		}
 	})
+	for i := range 2 { // most of the load's are small, and replicated
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(o.seed, 20+uint64(i)))
+			for ctx.Err() == nil {
+				limited, done := context.WithTimeout(context.WithoutCancel(ctx), 4*time.Second)
+				o.load.Put(limited, 101+i, fmt.Sprintf("load/%04d", rng.IntN(10)), 65<<10+rng.IntN(200<<10))
+				done()
+				pause(rng, 30)
+			}
+		})
+	}
 	all.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
 			o.races.run(context.WithoutCancel(ctx), o.client, o.many, i)
