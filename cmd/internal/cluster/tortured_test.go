@@ -183,7 +183,8 @@ var harms = []harm{
 	{"taking away", func(r *torture, dir string, rng *rand.Rand) error {
 		err := r.mem.Rename(dir, dir+".away")
 		pause(rng, 500)
-		return errors.Join(err, r.mem.Rename(dir+".away", dir))
+		// Synced, since a power cut would take the drive away again for good.
+		return errors.Join(err, r.mem.Rename(dir+".away", dir), r.mem.SyncDir("/data"))
 	}},
 	fails("hanging reads", vfs.Rule{Ops: vfs.OpOpen | vfs.OpRead | vfs.OpStat | vfs.OpList, Hang: true}),
 	fails("hanging changes", vfs.Rule{Ops: vfs.OpChange, Hang: true}),

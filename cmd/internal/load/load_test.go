@@ -56,7 +56,11 @@ func check(fault func(op, key string, p []byte) ([]byte, bool)) error {
 		Target: &store{m: map[string][]byte{}, fault: fault}, Writers: 2, Readers: 2, Keys: 5,
 		MaxSize: 4000, DeletePercent: 20, Seed: 1, Pause: time.Millisecond,
 	})
-	time.Sleep(150 * time.Millisecond)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if ok, _ := l.Counts(); ok["put"] >= 150 { // and some forty deletes
+			break
+		}
+	}
 	l.Stop()
 	return l.Check(context.Background())
 }
