@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -167,17 +166,8 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 
 // stopNode lets requests in flight end, then closes the drives.
 func stopNode(server *http.Server, n *roles.StorageNode) error {
-	late := time.AfterFunc(stopTime, func() {
-		fmt.Fprintln(os.Stderr, "kintsugi: a drive does not let go; stopping all the same. Nothing acknowledged is lost.")
-		os.Exit(1)
-	})
-	defer late.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
 	n.Drain()
-	if err := server.Shutdown(ctx); err != nil {
-		_ = server.Close() // their clients see a cut connection
-	}
+	defer drain(server)()
 	return n.Close()
 }
 

@@ -30,11 +30,16 @@ func clusterLoad(t *testing.T, c *site, seed uint64) *load.Load {
 	})
 }
 
-// settle ends a load: nothing may have failed for good, no read may have taken
-// longer than reads and no write longer than writes (bounds that a busy machine
-// keeps, too; what was needed is logged), the history must be linearizable, and
-// all must be whole again.
-func settle(t *testing.T, c *site, l *load.Load, reads, writes time.Duration) {
+// Bounds of one operation with all its tries that a busy machine keeps, too.
+const (
+	longestRead  = 30 * time.Second
+	longestWrite = time.Minute
+)
+
+// settle ends a load: nothing may have failed for good or taken too long (what
+// was needed is logged), the history must be linearizable, and all must be whole
+// again.
+func settle(t *testing.T, c *site, l *load.Load) {
 	t.Helper()
 	l.Stop()
 	ok, failed := l.Counts()
@@ -43,12 +48,12 @@ func settle(t *testing.T, c *site, l *load.Load, reads, writes time.Duration) {
 	if len(failed) > 0 {
 		t.Errorf("operations failed for good: %v, the last: %v", failed, last)
 	}
-	if longest["get"] > reads {
-		t.Errorf("a read needed %s, at most %s", longest["get"], reads)
+	if longest["get"] > longestRead {
+		t.Errorf("a read needed %s, at most %s", longest["get"], longestRead)
 	}
 	for _, kind := range []string{"put", "delete"} {
-		if longest[kind] > writes {
-			t.Errorf("a %s needed %s, at most %s", kind, longest[kind], writes)
+		if longest[kind] > longestWrite {
+			t.Errorf("a %s needed %s, at most %s", kind, longest[kind], longestWrite)
 		}
 	}
 	if err := l.Check(context.Background()); err != nil {
@@ -141,7 +146,7 @@ func TestClusterUnderFire(t *testing.T) {
 	during(t, c.site, l, "the metadata leader killed: "+member, kill(member), start(member))
 	during(t, c.site, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
 	during(t, c.site, l, "a metadata member lost for good and replaced", func() { c.loseMember("metadata3") }, func() { c.replaceMember("metadata3") })
-	settle(t, c.site, l, 30*time.Second, time.Minute)
+	settle(t, c.site, l)
 }
 
 // TestClusterThreeNodesGoneIsNeverALie takes more away than may be lost.
@@ -250,7 +255,7 @@ func TestClusterRollingRestart(t *testing.T) {
 		c.ready()
 		writesGoOn(t, l, time.Minute)
 	}
-	settle(t, c.site, l, 30*time.Second, time.Minute)
+	settle(t, c.site, l)
 }
 
 // previousBinary builds the commit before this one.

@@ -142,7 +142,7 @@ func TestComposeFromCheckoutToFirstObject(t *testing.T) {
 	during(t, c.site, l, "a zone cut off", each("cut", "node5", "node6"), each("heal", "node5", "node6"))
 	during(t, c.site, l, "a metadata member cut off", each("cut", "metadata2"), each("heal", "metadata2"))
 	c.minority("gateway1")
-	settle(t, c.site, l, 30*time.Second, time.Minute)
+	settle(t, c.site, l)
 }
 
 // minority cuts a gateway off the cluster while clients still reach it: it must
