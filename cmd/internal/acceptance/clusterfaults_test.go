@@ -169,19 +169,7 @@ func TestClusterThreeNodesGoneIsNeverALie(t *testing.T) {
 	}
 	for _, wait := range []time.Duration{0, 5 * time.Second} { // before and after it is noticed
 		time.Sleep(wait)
-		for key, p := range want {
-			got, found, err := x.Get(ctx, key)
-			switch {
-			case err == nil && !found:
-				t.Fatalf("%s: answered as absent", key)
-			case err == nil && !bytes.Equal(got, p):
-				t.Fatalf("%s: wrong bytes", key)
-			case err != nil && len(got) == 0:
-				if code := minio.ToErrorResponse(err).StatusCode; code != http.StatusServiceUnavailable && code != 0 {
-					t.Fatalf("%s: %d, want 503 or a cut connection: %v", key, code, err)
-				}
-			}
-		}
+		neverALie(t, x, want)
 	}
 	for _, n := range gone[1:] {
 		c.procs[n].launch()

@@ -217,6 +217,25 @@ func TestWritesDuringLossHaveTheFullTolerance(t *testing.T) {
 	}
 }
 
+// neverALie reads what was stored while more is gone than may be: each read gives
+// the right bytes, or 503, or a cut connection.
+func neverALie(t *testing.T, store load.Target, want map[string][]byte) {
+	t.Helper()
+	for key, p := range want {
+		got, found, err := store.Get(t.Context(), key)
+		switch {
+		case err == nil && !found:
+			t.Fatalf("%s: answered as absent", key)
+		case err == nil && !bytes.Equal(got, p):
+			t.Fatalf("%s: wrong bytes", key)
+		case err != nil && len(got) == 0:
+			if code := minio.ToErrorResponse(err).StatusCode; code != http.StatusServiceUnavailable && code != 0 {
+				t.Fatalf("%s: %d, want 503 or a cut connection: %v", key, code, err)
+			}
+		}
+	}
+}
+
 func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
 	s := newServer(t, 6, "--scheme", "4+2")
 	s.bucket("data")
@@ -236,19 +255,7 @@ func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
 	}
 	for _, wait := range []time.Duration{0, 4 * time.Second} { // before and after it is noticed
 		time.Sleep(wait)
-		for key, p := range want {
-			got, found, err := s3{c, "data"}.Get(ctx, key)
-			switch {
-			case err == nil && !found:
-				t.Fatalf("%s: answered as absent", key)
-			case err == nil && !bytes.Equal(got, p):
-				t.Fatalf("%s: wrong bytes", key)
-			case err != nil && len(got) == 0:
-				if code := minio.ToErrorResponse(err).StatusCode; code != http.StatusServiceUnavailable && code != 0 {
-					t.Fatalf("%s: %d, want 503 or a cut connection: %v", key, code, err)
-				}
-			}
-		}
+		neverALie(t, s3{c, "data"}, want)
 	}
 	if err := os.Rename(s.dirs[3]+".away", s.dirs[3]); err != nil {
 		t.Fatal(err)
