@@ -54,8 +54,8 @@ func (s *Set) readCopy(ctx context.Context, g *erasure.Group, b *erasure.Blob, o
 	if err != nil {
 		return err
 	}
-	if int64(n) == b.Size && s.hot.again(key) {
-		s.hot.put(key, a.buf, n)
+	if int64(n) == b.Size {
+		s.hot.keep(key, a.buf, 0, n)
 	}
 	err = writeAll(w, a.buf.mem[:n])
 	a.buf.release()

@@ -11,16 +11,18 @@ import (
 	"kintsugi/storagenode"
 )
 
-// hot keeps pieces of blobs that were read more than once lately, and small blobs
-// whole, within what transfers leave of the memory: reading one again from the
-// page cache costs as much as all else of the read, and asking a node for it
-// several times as much. A blob's bytes never change and its id is never
+// hot keeps pieces of blobs that were read, and small blobs whole, within what
+// transfers leave of the memory: reading one again from the page cache costs as
+// much as all else of the read, and asking a node for it several times as much.
+// So what a node gave is kept at once while there is room, and everything else
+// when it is read again. A blob's bytes never change and its id is never
 // used twice, so that no piece can be out of date; whether the blob is still
 // anybody's is what metadata says before. Pieces were verified when they were
 // read, and are verified again whenever they are used.
 type hot struct {
 	memory *memory
 	limit  int64 // bytes
+	remote bool  // pieces come from nodes
 
 	mu          sync.Mutex
 	pieces      map[hotKey]*hotPiece
@@ -30,11 +32,6 @@ type hot struct {
 	// seen has a mark of what was read once, lately.
 	seen  [1 << hotMarks]atomic.Uint64
 	reads atomic.Int64
-	// full: pieces were forgotten for others, and only one in hotTurnover that
-	// could be kept is: where more is read again and again than there is room
-	// for, keeping the one instead of the other gains nothing.
-	full   atomic.Bool
-	missed atomic.Int64
 }
 
 const (
@@ -42,8 +39,7 @@ const (
 	// take while nobody else needs it.
 	hotShare = 7
 	// hotMarks is the number of marks, as a power of two: of some GiB.
-	hotMarks    = 14
-	hotTurnover = 8
+	hotMarks = 14
 )
 
 type hotKey struct {
@@ -56,12 +52,13 @@ type hotPiece struct {
 	key        hotKey
 	buf        *buffer
 	n          int
-	sums       []uint64  // of its blocks
-	prev, next *hotPiece // guarded by hot.mu
+	sums       []uint64 // of its blocks
+	uses       int      // lately; guarded by hot.mu, as is what follows
+	prev, next *hotPiece
 }
 
-func newHot(m *memory) *hot {
-	h := &hot{memory: m, limit: m.total / 8 * hotShare, pieces: map[hotKey]*hotPiece{}}
+func newHot(m *memory, remote bool) *hot {
+	h := &hot{memory: m, limit: m.total / 8 * hotShare, remote: remote, pieces: map[hotKey]*hotPiece{}}
 	m.yield = h.yield
 	return h
 }
@@ -73,6 +70,7 @@ func (h *hot) get(key hotKey) *hotPiece {
 	p := h.pieces[key]
 	if p != nil {
 		p.buf.retain(1)
+		p.uses++
 		h.unlink(p)
 		h.link(p)
 	}
@@ -85,14 +83,33 @@ func (h *hot) has(key hotKey) bool {
 	return h.pieces[key] != nil
 }
 
-// again says that a piece should be kept, since it was read before, not long
-// ago, and notes that it was.
-func (h *hot) again(key hotKey) bool {
+// wants says that a piece of n bytes which is being read should be kept, and
+// notes that it was read. Where there is no room, it takes the place of the one
+// that was used least lately if that has not been used since it last stood
+// there: where more is read again and again than there is room for, keeping the
+// one instead of the other gains nothing.
+func (h *hot) wants(key hotKey, n int) bool {
 	mark := (binary.LittleEndian.Uint64(key.blob[8:]) ^ uint64(key.at)) * 0x9E3779B97F4A7C15
-	if h.seen[mark>>(64-hotMarks)].Swap(mark) != mark {
+	again := h.seen[mark>>(64-hotMarks)].Swap(mark) == mark
+	if !again && !h.remote {
 		return false
 	}
-	return !h.full.Load() || h.missed.Add(1)%hotTurnover == 0
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pieces[key] != nil {
+		return false
+	}
+	if h.bytes+int64(n) <= h.limit || !again || h.last == nil {
+		return h.bytes+int64(n) <= h.limit
+	}
+	p := h.last
+	if p.uses /= 2; p.uses == 0 {
+		h.forget(p)
+		return true
+	}
+	h.unlink(p)
+	h.link(p)
+	return false
 }
 
 // put keeps n verified bytes of buf, which nobody writes to from now on. It is
@@ -115,7 +132,6 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 	h.link(p)
 	h.bytes += int64(len(buf.mem))
 	for h.bytes > h.limit {
-		h.full.Store(true)
 		h.forget(h.last)
 	}
 	return true
@@ -134,7 +150,6 @@ func (h *hot) drop(p *hotPiece) {
 func (h *hot) yield(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.full.Store(false)
 	for h.last != nil && h.memory.total-h.memory.inUse.Load() < n {
 		h.forget(h.last)
 	}
@@ -224,29 +239,43 @@ func (h *hot) take(key hotKey, from, to int) ([]byte, *buffer) {
 	return b, p.buf
 }
 
-// keep keeps those pieces of a window that lie in it wholly and were read before.
-// They are copied: a window is let go as a whole.
-func (r *reader) keep(win window, p []byte) {
+// keep keeps those pieces that lie wholly in a window, which was read into mem.
+func (r *reader) keep(win window, mem *buffer) {
 	base := int64(win.stripe) * erasure.StripeSize
 	for at := win.from; at < win.to; {
 		_, whole := r.piece(base + int64(at))
 		if whole.from == at && whole.to <= win.to {
-			r.set.hot.copy(r.set.memory, r.hotKey(whole.stripe, at), p[at-win.from:whole.to-win.from])
+			r.set.hot.keep(r.hotKey(whole.stripe, at), mem, at-win.from, whole.to-win.from)
 		}
 		at = whole.to
 	}
 }
 
-// copy keeps a copy of verified bytes if they were read before, are not kept yet
-// and memory is free.
-func (h *hot) copy(m *memory, key hotKey, p []byte) {
-	if !h.again(key) || h.has(key) {
+// keep keeps verified bytes of buf, which nobody writes to from now on, if they
+// are wanted and memory is free: the buffer itself where they are most of it,
+// otherwise a copy.
+func (h *hot) keep(key hotKey, buf *buffer, from, to int) {
+	if !h.wants(key, to-from) || from == 0 && h.put(key, buf, to) {
 		return
 	}
-	if buf := m.try(len(p)); buf != nil {
-		h.put(key, buf, copy(buf.mem, p))
-		buf.release()
+	if own := h.memory.spare(to - from); own != nil {
+		h.put(key, own, copy(own.mem, buf.mem[from:to]))
+		own.release()
 	}
+}
+
+// lacking ends a window before the first piece that is kept.
+func (r *reader) lacking(win window) window {
+	base := int64(win.stripe) * erasure.StripeSize
+	_, whole := r.piece(base + int64(win.from))
+	for whole.to < win.to {
+		if r.set.hot.has(r.hotKey(whole.stripe, whole.to)) {
+			win.to = whole.to
+			break
+		}
+		_, whole = r.piece(base + int64(whole.to))
+	}
+	return win
 }
 
 // kept says that the next window begins with a piece that is kept.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"kintsugi/storagenode"
 	"kintsugi/storagenode/storetest"
 )
 
@@ -33,8 +34,9 @@ func (r *rig) calls() (n int64) {
 }
 
 // TestHotPieces: what was read twice is not asked of the drives again, whatever
-// part of it is wanted; what was read once is not kept. It is so for copies, for
-// drives that are read in turn, and for those that are asked side by side.
+// part of it is wanted; what was read once is kept where it came from a node. It
+// is so for copies, for drives that are read in turn, and for those that are asked
+// side by side.
 func TestHotPieces(t *testing.T) {
 	for _, size := range []int{3000, 65536, 100_000, 1 << 20, 9<<20 + 12345} {
 		hotPieces(t, quickRig(t), size)
@@ -49,8 +51,10 @@ func hotPieces(t *testing.T, r *rig, size int) {
 	data := noise(size, 1)
 	once := r.put(data)
 	r.want(once, data, 0, once.Size)
-	if n := r.set.hot.size(); n > 0 {
+	if n := r.set.hot.size(); n > 0 && !r.set.cfg.Remote {
 		t.Fatalf("%d bytes: %d are kept after one read", size, n)
+	} else if r.set.cfg.Remote && n < int64(size) {
+		t.Fatalf("%d bytes: only %d are kept after one read from nodes", size, n)
 	}
 	want := r.warm(data)
 	before := r.calls()
@@ -130,6 +134,69 @@ func TestHotYields(t *testing.T) {
 	b.release()
 	m.waiting.Add(-1)
 	large.release()
+}
+
+// TestHotTurnover: where there is no room, what nobody reads any more gives way
+// to what is read again; what is in use stays, whatever else is read.
+func TestHotTurnover(t *testing.T) {
+	h := newHot(newMemory(8<<20), true)
+	piece := func(blob, i int) hotKey { return hotKey{storagenode.BlobID{0: byte(blob), 15: byte(i)}, int64(i)} }
+	read := func(key hotKey) bool {
+		if p, buf := h.take(key, 0, turnBytes); p != nil {
+			buf.release()
+			return true
+		}
+		buf := h.memory.spare(turnBytes)
+		h.keep(key, buf, 0, turnBytes)
+		buf.release()
+		return false
+	}
+	rounds := func(blob, pieces, times int) (hits int) {
+		for range times {
+			for i := range pieces {
+				if read(piece(blob, i)) {
+					hits++
+				}
+			}
+		}
+		return hits
+	}
+	room := int(h.limit / turnBytes)
+	if hits := rounds(1, room, 10); hits != 9*room {
+		t.Fatalf("%d of %d reads of what there is room for were of memory", hits, 10*room)
+	}
+	if hits := rounds(2, 1000, 1) + rounds(1, room, 1); hits != room {
+		t.Errorf("what was read once drove out all but %d of %d pieces in use", hits, room)
+	}
+	rounds(3, room, 20)
+	if hits := rounds(3, room, 1); hits < room*9/10 {
+		t.Errorf("only %d of %d pieces are kept instead of what nobody reads", hits, room)
+	}
+	if n := h.size(); n > h.limit {
+		t.Errorf("%d bytes are kept, limit %d", n, h.limit)
+	}
+}
+
+// TestHotGaps: only what is lacking is asked of the nodes.
+func TestHotGaps(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.Remote = true })
+	r.keeps()
+	data := noise(9<<20+12345, 3)
+	b := r.put(data)
+	r.want(b, data, 0, b.Size)
+	kept := len(r.set.hot.pieces)
+	lost := hotKey{b.ID, 1 << 20}
+	p := r.set.hot.get(lost)
+	r.set.hot.drop(p)
+	p.buf.release()
+	before := r.calls()
+	r.want(b, data, 0, b.Size)
+	if n := r.calls() - before; n != 1 {
+		t.Errorf("%d calls for one piece that is lacking", n)
+	}
+	if n := len(r.set.hot.pieces); n != kept || !r.set.hot.has(lost) {
+		t.Errorf("%d pieces are kept, %d were", n, kept)
+	}
 }
 
 // TestHotRush reads many blobs at once through a memory that holds few of them,

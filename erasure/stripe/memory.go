@@ -87,6 +87,16 @@ func (m *memory) try(n int) *buffer {
 	return m.take(c, cost)
 }
 
+// spare is try without giving up what is kept.
+func (m *memory) spare(n int) *buffer {
+	c := classOf(n)
+	cost := m.cost(c)
+	if !m.budget.TryAcquire(cost) {
+		return nil
+	}
+	return m.take(c, cost)
+}
+
 // acquire takes from the budget without waiting.
 func (m *memory) acquire(cost int64) bool {
 	if m.budget.TryAcquire(cost) {

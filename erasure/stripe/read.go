@@ -85,7 +85,7 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 			}
 		}
 		if f == nil {
-			f = r.fetch(ctx, r.window(r.off), nil)
+			f = r.fetch(ctx, r.lacking(r.window(r.off)), nil)
 		}
 		if f.err != nil {
 			return f.err
@@ -94,7 +94,7 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 			r.off += int64(len(p))
 		}
 		if r.off < r.end && !r.kept() && !r.inTurns() {
-			ahead = r.prefetch(ctx, r.window(r.off))
+			ahead = r.prefetch(ctx, r.lacking(r.window(r.off)))
 		}
 		for _, p := range f.pieces {
 			if f.err = writeAll(w, p); f.err != nil {
@@ -264,7 +264,7 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 	}
 	f := &fetched{mem: mem}
 	f.one[0] = mem.mem[:win.to-win.from]
-	r.keep(win, f.one[0])
+	r.keep(win, mem)
 	f.pieces = f.one[:]
 	return f
 }

@@ -178,7 +178,7 @@ func (t *turns) run(ctx context.Context, w io.Writer) {
 func (t *turns) fetch(ctx context.Context, win, whole window) ([]byte, *buffer) {
 	r := t.reader
 	key := r.hotKey(whole.stripe, whole.from)
-	again := r.set.hot.again(key)
+	again := r.set.hot.wants(key, whole.to-whole.from)
 	if !again {
 		whole = win
 	}
@@ -188,7 +188,7 @@ func (t *turns) fetch(ctx context.Context, win, whole window) ([]byte, *buffer) 
 	buf := t.mem
 	buf.retain(1)
 	if again {
-		if next := r.set.memory.try(len(buf.mem)); next != nil && r.set.hot.put(key, buf, whole.to-whole.from) {
+		if next := r.set.memory.spare(len(buf.mem)); next != nil && r.set.hot.put(key, buf, whole.to-whole.from) {
 			t.mem.release()
 			t.mem = next
 		} else {
