@@ -81,17 +81,18 @@ func (s *Store) await(ctx context.Context, ticket uint64) error {
 // and, but for compaction's bookkeeping, applies them to the index.
 func (s *Store) commitLoop() {
 	var batch []pending
+	var b blockWriter
 	for range s.kick {
+		s.mu.Lock()
+		closed := s.closed // nothing joins any more: the loop below is the last
+		s.mu.Unlock()
 		for {
 			var again bool
 			letOthersJoin()
-			if batch, again = s.commit(batch[:0]); !again {
+			if batch, again = s.commit(&b, batch[:0]); !again {
 				break
 			}
 		}
-		s.mu.Lock()
-		closed := s.closed
-		s.mu.Unlock()
 		if closed {
 			return
 		}
@@ -109,7 +110,7 @@ func letOthersJoin() {
 }
 
 // commit makes one group durable and visible. It is false where nobody waits.
-func (s *Store) commit(batch []pending) ([]pending, bool) {
+func (s *Store) commit(b *blockWriter, batch []pending) ([]pending, bool) {
 	s.mu.Lock()
 	n := 0
 	for s.broken.Load() == nil && s.want >= s.base {
@@ -132,11 +133,14 @@ func (s *Store) commit(batch []pending) ([]pending, bool) {
 		s.mu.Unlock()
 		return batch, false
 	}
+	if n == len(s.queue) {
+		s.closeBlock(s.queue[n-1].seg) // else a large record follows, which did
+	}
 	s.next, s.running, s.runTo = newGroup(), g, s.base+uint64(n)-1
 	batch = append(batch, s.queue[:n]...)
 	s.mu.Unlock()
 
-	refused, err := s.makeDurable(batch)
+	refused, err := s.makeDurable(b, batch)
 	if err == nil {
 		err = s.applyGroup(batch)
 	}
@@ -184,20 +188,18 @@ func (s *Store) retire(batch []pending) {
 
 // makeDurable writes what is staged of a group and syncs its segments. refused
 // is what the callers get where there was no space; err breaks the drive.
-func (s *Store) makeDurable(batch []pending) (refused, err error) {
+func (s *Store) makeDurable(b *blockWriter, batch []pending) (refused, err error) {
 	s.gate.begin(placeCommit)
 	defer s.gate.end(placeCommit)
-	if err := s.writeStaged(batch); isNoSpace(err) {
+	if err := s.writeStaged(b, batch); isNoSpace(err) {
 		s.readOnly.Store(true)
 		refused = fmt.Errorf("%w: %w", storagenode.ErrReadOnly, err)
 	} else if err != nil {
 		return nil, err
 	}
+	s.skipFailed(batch)
 	for i := range batch {
 		g := batch[i].seg
-		if batch[i].state == stateFailed {
-			s.skip(reservation{seg: g, off: batch[i].off}, batch[i].size) // there may be space by now
-		}
 		if i+1 < len(batch) && batch[i+1].seg == g {
 			continue // places are given in order: the last one of a segment will do
 		}
@@ -213,10 +215,21 @@ func (s *Store) makeDurable(batch []pending) (refused, err error) {
 			return nil, fmt.Errorf("segment %d was removed from its directory", g.id)
 		}
 		s.mu.Lock()
-		g.durable = max(g.durable, batch[i].off+batch[i].size)
+		g.durable = max(g.durable, batch[i].end())
 		s.mu.Unlock()
 	}
 	return refused, nil
+}
+
+// skipFailed marks the places of failed writes: there may be space by now.
+func (s *Store) skipFailed(batch []pending) {
+	for i := 0; i < len(batch); {
+		end := runEnd(batch, i)
+		if batch[i].state == stateFailed {
+			s.skip(batch[i].seg, batch[i].off, batch[end-1].end())
+		}
+		i = end
+	}
 }
 
 // applyGroup makes a durable group visible.
@@ -254,7 +267,10 @@ func (s *Store) applyBatch(batch []pending) error {
 		} else if err := a.apply(&p.h, place{p.seg.id, p.off}, p.size, p.from, p.moved); err != nil {
 			return err
 		}
-		a.covered(p.seg, p.off+p.size)
+		if p.pad > 0 {
+			a.kill(place{p.seg.id, p.off + p.size}, p.pad)
+		}
+		a.covered(p.seg, p.end())
 		s.logged += p.size
 	}
 	return a.commit()

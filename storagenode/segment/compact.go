@@ -154,7 +154,7 @@ func (c *compaction) record(ctx context.Context, sc *scanner, r *found) error {
 	}
 	c.w.head = append(c.w.head[:0], p[:l.payload]...)
 	h := r.h
-	if c.last, err = c.s.append(&h, &c.w, p[l.payload:l.payload+int64(h.payloadLen)], 0, &place{c.g.id, r.off}); err != nil {
+	if c.last, err = c.s.append(ctx, &h, &c.w, p[l.payload:l.payload+int64(h.payloadLen)], 0, &place{c.g.id, r.off}); err != nil {
 		return err
 	}
 	if c.copied += r.size; c.copied >= compactSync {

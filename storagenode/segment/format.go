@@ -8,6 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 // Sizes of the format, in bytes.
@@ -34,7 +35,7 @@ const (
 	typeTombstone recordType = 2 // the blob is gone from the slot, whatever the order of records
 	typeSlotEpoch recordType = 3 // the slot's fence
 	typeSlotDrop  recordType = 4 // shards up to an epoch and before this record are gone
-	typeSkip      recordType = 5 // stripeLen bytes that hold no record: a write that failed
+	typeSkip      recordType = 5 // stripeLen bytes that hold no record: the rest of a block, a write that failed
 )
 
 const flagLast = 1 // the blob's last stripe
@@ -206,7 +207,7 @@ type superblock struct {
 }
 
 func (s *superblock) encode() []byte {
-	p := make([]byte, superSize)
+	p := vfs.AlignedBuffer(superSize)
 	le := binary.LittleEndian
 	copy(p, superMagic)
 	le.PutUint16(p[8:], formatLevel)

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 const (
@@ -271,7 +272,7 @@ func smallRecords(batch []pending) bool {
 
 // fillLoop writes zeros ahead of the tail when it is asked to.
 func (s *Store) fillLoop() {
-	zeros := make([]byte, 256<<10)
+	zeros := vfs.AlignedBuffer(256 << 10)
 	for {
 		select {
 		case <-s.stopped:
@@ -291,8 +292,8 @@ func (s *Store) fillAhead(zeros []byte) {
 		s.mu.Unlock()
 		return
 	}
-	from := max(g.filled, g.tail)
-	to := min(from+fillStep, g.allocated, s.segSize)
+	from := (max(g.filled, g.tail) + blockSize - 1) &^ (blockSize - 1)
+	to := min(from+fillStep, g.allocated, s.segSize) &^ (blockSize - 1)
 	if to <= from {
 		s.mu.Unlock()
 		return

@@ -14,11 +14,15 @@ type pending struct {
 	seg   *segFile
 	off   int64
 	size  int64
+	pad   int64 // of the skip record after it
 	from  place // of the copied record, where moved
 	moved bool
 	state uint8
 	data  []byte // the whole record, where staged
 }
+
+// end is where the next record begins.
+func (p *pending) end() int64 { return p.off + p.size + p.pad }
 
 const (
 	stateWriting = iota
@@ -36,7 +40,7 @@ type reservation struct {
 	ticket      uint64
 	incarnation uint64
 	seg         *segFile
-	off         int64
+	off, pad    int64
 }
 
 // notLooked stands for deadGen where the caller did not look for a tombstone.
@@ -59,8 +63,9 @@ func (s *Store) lastTicket() uint64 { return s.base + uint64(len(s.queue)) - 1 }
 
 // reserve gives a record of size bytes its place, seq and ticket, and makes
 // what it states known to later reservations. A copy keeps its seq. gen is
-// what deadGen was when the caller looked for a tombstone.
-func (s *Store) reserve(h *header, size int64, gen uint64, from *place) (reservation, error) {
+// what deadGen was when the caller looked for a tombstone. staged is the whole
+// record, whose header is encoded here, or nil where the caller writes it.
+func (s *Store) reserve(h *header, size int64, gen uint64, from *place, staged []byte) (reservation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -71,26 +76,34 @@ func (s *Store) reserve(h *header, size int64, gen uint64, from *place) (reserva
 			s.cond.Wait()
 			continue
 		}
-		g := s.active
-		if g == nil || g.tail+size > g.allocated {
-			if err := s.grow(g, size); err != nil {
+		if g := s.active; g == nil || g.tail+size+blockSlack > g.allocated {
+			if err := s.grow(g, size+blockSlack); err != nil {
 				return reservation{}, err
 			}
 			continue
 		}
-		if s.filling == g && g.tail+size > s.fillFrom {
+		if s.fillMeets(size) {
 			s.cond.Wait()
 			continue
 		}
 		break
 	}
-	return s.occupy(h, size, from), nil
+	return s.occupy(h, size, from, staged), nil
 }
 
-// occupy gives a record its place in the active segment, which has room. mu is
-// held.
-func (s *Store) occupy(h *header, size int64, from *place) reservation {
+// fillMeets says whether the active segment is being zero-filled where a record
+// of size bytes would go. mu is held.
+func (s *Store) fillMeets(size int64) bool {
+	return s.filling == s.active && s.active.tail+size+blockSlack > s.fillFrom
+}
+
+// occupy gives a record its place in the active segment, which has room: staged
+// ones follow one another, others begin a block. mu is held.
+func (s *Store) occupy(h *header, size int64, from *place, staged []byte) reservation {
 	g := s.active
+	if staged == nil {
+		s.closeBlock(g)
+	}
 	if from == nil {
 		h.seq = s.nextSeq
 		s.nextSeq++
@@ -102,11 +115,18 @@ func (s *Store) occupy(h *header, size int64, from *place) reservation {
 	if from != nil {
 		p.from, p.moved = *from, true
 	}
-	g.tail += size
+	if staged == nil {
+		p.pad = padOf(p.off + size)
+	} else {
+		h.encode(staged, g.bind, p.off)
+		p.data, p.state = staged, stateStaged
+		s.staged.Add(size)
+	}
+	g.tail = p.end()
 	g.filled = max(g.filled, g.tail)
 	s.queue = append(s.queue, p)
 	s.bytes += size
-	return reservation{s.lastTicket(), s.incarnation, g, p.off}
+	return reservation{s.lastTicket(), s.incarnation, g, p.off, p.pad}
 }
 
 // refusal says why a record may not be appended now. mu is held.
@@ -176,13 +196,15 @@ func (s *Store) grow(g *segFile, size int64) error {
 	s.growing = true
 	id := s.nextSeg
 	more := g != nil && (g.tail+size <= s.segSize || g.used() == 0)
-	s.mu.Unlock()
-	var err error
-	var made *segFile
 	var allocated int64
 	if more {
 		allocated = s.allocStep(g.tail + size)
-		err = g.f.Allocate(g.allocated, allocated-g.allocated)
+	}
+	s.mu.Unlock()
+	var err error
+	var made *segFile
+	if more {
+		err = allocate(g.f, g.allocated, allocated)
 	} else {
 		made, err = s.createSegment(id, size)
 	}
@@ -199,6 +221,7 @@ func (s *Store) grow(g *segFile, size int64) error {
 		g.allocated = allocated
 	default:
 		if g != nil {
+			s.closeBlock(g)
 			g.sealed = true
 		}
 		s.nextSeg = id + 1
@@ -224,7 +247,7 @@ func (s *Store) growFailed(err error) error {
 // wrote takes note of how the write of a reserved record ended.
 func (s *Store) wrote(r reservation, size int64, err error) error {
 	if err != nil && isNoSpace(err) {
-		s.skip(r, size)
+		s.skip(r.seg, r.off, r.off+size+r.pad)
 	}
 	s.mu.Lock()
 	p := &s.queue[r.ticket-s.base]
@@ -236,20 +259,12 @@ func (s *Store) wrote(r reservation, size int64, err error) error {
 		}
 	}
 	waited := s.want >= r.ticket
-	from, n := int64(0), int64(0)
-	if g := r.seg; size >= hintRecord && r.off+size-g.hinted >= hintStep {
-		from, n = g.hinted, r.off+size-g.hinted
-		g.hinted = r.off + size
-	}
 	s.mu.Unlock()
 	if waited {
 		s.cond.Broadcast()
 	}
 	switch {
 	case err == nil:
-		if n > 0 {
-			_ = r.seg.f.Writeback(from, n) // a hint; the fdatasync tells of errors
-		}
 		return nil
 	case isNoSpace(err):
 		s.readOnly.Store(true)
@@ -260,24 +275,6 @@ func (s *Store) wrote(r reservation, size int64, err error) error {
 	}
 }
 
-// Records from hintRecord on have their write-back started each hintStep, so
-// that the fdatasync at the end is short.
-const (
-	hintRecord = 64 << 10
-	hintStep   = 1 << 20
-)
-
 func isNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
-// skip marks the place of a failed write, so that a later open does not take
-// it for damage. Where that fails as well, it will.
-func (s *Store) skip(r reservation, size int64) {
-	h := header{typ: uint8(typeSkip), stripeLen: uint32(size)}
-	var p [headerSize]byte
-	h.encode(p[:], r.seg.bind, r.off)
-	if _, err := r.seg.f.WriteAt(p[:], r.off); err != nil {
-		s.cfg.Logger.Warn("failed write not marked", "segment", r.seg.id, "off", r.off, "err", err)
-	}
 }

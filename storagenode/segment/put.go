@@ -38,15 +38,13 @@ func nextIncarnation(i uint64) uint64 {
 type writer struct {
 	head []byte // header, attributes, sums
 	pad  [recordAlign]byte
-	bufs [3][]byte
 	key  []byte
 }
 
 var writers = sync.Pool{New: func() any { return &writer{head: make([]byte, 0, 1024), key: make([]byte, 0, 64)} }}
 
 // Put implements storagenode.ShardStore. A small record is staged in memory, a
-// larger one written into the page cache on the caller's goroutine; a sick
-// drive may hold it there.
+// larger one written on the caller's goroutine; a sick drive may hold it there.
 func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Token, error) {
 	if err := s.checkShard(&sh); err != nil {
 		return 0, err
@@ -63,7 +61,7 @@ func (s *Store) Put(ctx context.Context, sh storagenode.Shard) (storagenode.Toke
 		return 0, err
 	}
 	for {
-		token, err := s.putOnce(&h, w, sh.Payload)
+		token, err := s.putOnce(ctx, &h, w, sh.Payload)
 		switch {
 		case err == nil:
 			return token, nil
@@ -96,8 +94,8 @@ func headerOf(sh *storagenode.Shard) header {
 	return h
 }
 
-func (s *Store) putOnce(h *header, w *writer, payload []byte) (storagenode.Token, error) {
-	token, err := s.append(h, w, payload, notLooked, nil)
+func (s *Store) putOnce(ctx context.Context, h *header, w *writer, payload []byte) (storagenode.Token, error) {
+	token, err := s.append(ctx, h, w, payload, notLooked, nil)
 	if !errors.Is(err, errLook) {
 		return token, err
 	}
@@ -107,32 +105,42 @@ func (s *Store) putOnce(h *header, w *writer, payload []byte) (storagenode.Token
 	} else if deleted {
 		return 0, storagenode.ErrDeleted
 	}
-	return s.append(h, w, payload, gen, nil)
+	return s.append(ctx, h, w, payload, gen, nil)
 }
 
 // append writes a record whose head is filled; it returns its token.
-func (s *Store) append(h *header, w *writer, payload []byte, gen uint64, from *place) (storagenode.Token, error) {
+func (s *Store) append(ctx context.Context, h *header, w *writer, payload []byte, gen uint64, from *place) (storagenode.Token, error) {
 	size := h.size()
 	if from == nil {
 		h.timeMS = s.cfg.Clock.Now().UnixMilli()
 	}
 	h.bodyHash = xxhash.Sum64(w.head[headerSize:])
-	if from == nil && size <= stageMax && s.staged.Load() < stageBudget {
-		return s.stage(h, w, payload, gen, size)
+	if size <= stageMax && s.staged.Load() < stageBudget {
+		return s.stage(h, w, payload, gen, from, size)
 	}
-	r, err := s.reserve(h, size, gen, from)
+	b, err := s.takeWriter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { s.large <- b }()
+	r, err := s.reserve(h, size, gen, from, nil)
 	if err != nil {
 		return 0, err
 	}
 	h.encode(w.head, r.seg.bind, r.off)
-	w.bufs[0], w.bufs[1] = w.head, payload
-	w.bufs[2] = w.pad[:size-int64(len(w.head)+len(payload))]
-	n := 3
-	if len(payload) == 0 {
-		w.bufs[1], n = w.bufs[2], 2
+	b.begin(r.seg, r.off, recordBuffer)
+	err = b.add(w.head)
+	for _, p := range [][]byte{payload, w.pad[:size-int64(len(w.head)+len(payload))]} {
+		if err == nil {
+			err = b.add(p)
+		}
 	}
-	_, err = r.seg.f.WriteVAt(w.bufs[:n], r.off)
-	w.bufs = [3][]byte{}
+	if err == nil {
+		err = b.pad(r.pad)
+	}
+	if err == nil {
+		err = b.flush()
+	}
 	return r.token(), s.wrote(r, size, err)
 }
 

@@ -48,7 +48,6 @@ type segFile struct {
 	tail      int64 // the next record goes here
 	filled    int64 // zero-filled or written up to here
 	allocated int64
-	hinted    int64 // write-back was started up to here
 	durable   int64 // synced up to here
 	sealed    bool  // nothing is appended any more
 
@@ -106,7 +105,7 @@ func (g *segFile) used() int64 { return max(0, g.tail-superSize) }
 // superblock and its name durable.
 func (s *Store) createSegment(id uint64, size int64) (_ *segFile, err error) {
 	path := filepath.Join(s.segDir, segName(id))
-	f, err := s.cfg.FS.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	f, err := s.cfg.FS.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|vfs.Direct)
 	if err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
@@ -117,7 +116,7 @@ func (s *Store) createSegment(id uint64, size int64) (_ *segFile, err error) {
 		}
 	}()
 	step := s.allocStep(superSize + size)
-	if err := f.Allocate(0, step); err != nil {
+	if err := allocate(f, 0, step); err != nil {
 		return nil, fmt.Errorf("allocate segment: %w", err)
 	}
 	super := superblock{s.cfg.Cluster, s.cfg.Drive, id, s.cfg.Clock.Now().UnixMilli()}
@@ -131,9 +130,18 @@ func (s *Store) createSegment(id uint64, size int64) (_ *segFile, err error) {
 		return nil, fmt.Errorf("sync segments directory: %w", errors.Join(err, errSync))
 	}
 	g := s.newSegFile(id, path, f)
-	g.tail, g.filled, g.hinted, g.durable, g.pos = superSize, superSize, superSize, superSize, superSize
+	g.tail, g.filled, g.durable, g.pos = superSize, superSize, superSize, superSize
 	g.allocated = step
 	return g, nil
+}
+
+// allocate makes room from one size to another: a file that does not grow with
+// each write takes several of them at a time.
+func allocate(f vfs.File, from, to int64) error {
+	if err := f.Allocate(from, to-from); err != nil {
+		return err
+	}
+	return f.Truncate(to)
 }
 
 // allocStep rounds a size in a segment up to the step of allocation, a 16th of

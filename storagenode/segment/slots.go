@@ -67,5 +67,5 @@ func (s *Store) appendState(ctx context.Context, h *header) (storagenode.Token, 
 			return 0, err
 		}
 	}
-	return s.append(h, w, nil, 0, nil)
+	return s.append(ctx, h, w, nil, 0, nil)
 }

@@ -10,12 +10,11 @@ import (
 )
 
 // Small records are staged: Put leaves them in memory, and the committer writes
-// all of a group with one system call before its fdatasync. So a Put of a small
+// all of a group at once before its fdatasync. So a Put of a small
 // record touches no disk but where the log grows.
 const (
 	stageMax    = 68 << 10 // bytes of a record; a replica of 64 KiB fits
 	stageBudget = 16 << 20 // bytes staged at a time; beyond, records are written at once
-	stageRun    = 512      // records of one system call
 )
 
 // stageBuffers holds buffers of small and of larger records.
@@ -32,21 +31,12 @@ func stageClass(size int64) int {
 }
 
 // stage gives a record its place and leaves its bytes to the committer.
-func (s *Store) stage(h *header, w *writer, payload []byte, gen uint64, size int64) (storagenode.Token, error) {
-	r, err := s.reserve(h, size, gen, nil)
-	if err != nil {
-		return 0, err
-	}
-	h.encode(w.head, r.seg.bind, r.off)
+func (s *Store) stage(h *header, w *writer, payload []byte, gen uint64, from *place, size int64) (storagenode.Token, error) {
 	buf := w.record(payload, size)
-	s.staged.Add(size)
-	s.mu.Lock()
-	p := &s.queue[r.ticket-s.base]
-	p.data, p.state = buf, stateStaged
-	waited := s.want >= r.ticket
-	s.mu.Unlock()
-	if waited {
-		s.cond.Broadcast()
+	r, err := s.reserve(h, size, gen, from, buf)
+	if err != nil {
+		stageBuffers[stageClass(size)].Put(&buf)
+		return 0, err
 	}
 	return r.token(), nil
 }
@@ -83,15 +73,11 @@ func (s *Store) join(h *header, size int64, record []byte, done func(error)) boo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.active
-	if g == nil || s.growing || g.tail+size > g.allocated || s.filling == g && g.tail+size > s.fillFrom ||
+	if g == nil || s.growing || g.tail+size+blockSlack > g.allocated || s.fillMeets(size) ||
 		s.refusal(h, notLooked, false) != nil {
 		return false
 	}
-	r := s.occupy(h, size, nil)
-	h.encode(record, r.seg.bind, r.off)
-	s.staged.Add(size)
-	p := &s.queue[r.ticket-s.base]
-	p.data, p.state = record, stateStaged
+	r := s.occupy(h, size, nil, record)
 	s.next.calls = append(s.next.calls, done)
 	s.want = max(s.want, r.ticket)
 	s.wake(s.kick)
@@ -106,29 +92,38 @@ func (w *writer) record(payload []byte, size int64) []byte {
 }
 
 // writeStaged writes the staged records of a group. Where that fails, they
-// count as failed, and the group's callers get the error: what of the group is
-// durable all the same was never acknowledged.
-func (s *Store) writeStaged(batch []pending) error {
+// count as failed, and the group's callers get the error, the worst one: what
+// of the group is durable all the same was never acknowledged.
+func (s *Store) writeStaged(b *blockWriter, batch []pending) error {
 	var failed error
-	var bufs [][]byte
 	for i := 0; i < len(batch); {
+		end := runEnd(batch, i)
 		if batch[i].state != stateStaged {
-			i++
+			i = end
 			continue
 		}
-		first, end := i, batch[i].off
-		bufs = bufs[:0]
-		for ; i < len(batch) && i-first < stageRun && batch[i].state == stateStaged && batch[i].seg == batch[first].seg && batch[i].off == end; i++ {
-			bufs = append(bufs, batch[i].data)
-			end += batch[i].size
+		err := writeRun(b, batch[i:end])
+		if err != nil && (failed == nil || isNoSpace(failed)) {
+			failed = fmt.Errorf("write %d records: %w", end-i, err)
 		}
-		_, err := batch[first].seg.f.WriteVAt(bufs, batch[first].off)
-		if err != nil {
-			failed = fmt.Errorf("write %d records: %w", i-first, err)
-		}
-		s.unstage(batch[first:i], err)
+		s.unstage(batch[i:end], err)
+		i = end
 	}
 	return failed
+}
+
+// writeRun writes staged records that follow one another and fill their blocks.
+func writeRun(b *blockWriter, run []pending) error {
+	b.begin(run[0].seg, run[0].off, groupBuffer)
+	for i := range run {
+		if err := b.add(run[i].data); err != nil {
+			return err
+		}
+		if err := b.pad(run[i].pad); err != nil {
+			return err
+		}
+	}
+	return b.flush()
 }
 
 // unstage lets go of the buffers of records that were written, or not.

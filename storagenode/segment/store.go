@@ -108,6 +108,7 @@ type Store struct {
 
 	kick     chan struct{} // wakes the committer
 	fillKick chan struct{} // wakes the filler
+	large    chan *blockWriter
 	stop     context.CancelFunc
 	stopped  <-chan struct{}
 	wg       sync.WaitGroup // filler and keeper
@@ -138,6 +139,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		next:     newGroup(),
 		kick:     make(chan struct{}, 1),
 		fillKick: make(chan struct{}, 1),
+		large:    make(chan *blockWriter, recordWrites),
+	}
+	for range recordWrites {
+		s.large <- &blockWriter{}
 	}
 	s.cond.L = &s.mu
 	s.segs.Store(&segMap{})

@@ -19,7 +19,7 @@ const (
 	OpOpen     Op = 1 << iota // OpenFile without O_CREATE
 	OpCreate                  // OpenFile with O_CREATE
 	OpRead                    // ReadAt
-	OpWrite                   // WriteAt, WriteVAt
+	OpWrite                   // WriteAt
 	OpSync                    // Sync, SyncData
 	OpTruncate                // Truncate
 	OpAllocate                // Allocate
@@ -227,7 +227,7 @@ func (f *Fault) OpenFile(path string, flag int) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &faultFile{File: file, f: f, path: path}, nil
+	return &faultFile{File: file, f: f, path: path, direct: flag&Direct != 0}, nil
 }
 
 // Mkdir implements FS.

@@ -23,7 +23,7 @@ func TestFaultRules(t *testing.T) {
 		} else {
 			wantErr(t, err, w)
 		}
-		_, err = b.WriteVAt([][]byte{{1}, {2}}, 0)
+		_, err = b.WriteAt([]byte{1, 2}, 0)
 		must(t, err)
 		must(t, a.SyncData())
 		if i == 0 && in.Hits() != 0 {
@@ -49,7 +49,7 @@ func TestFaultShortAndLie(t *testing.T) {
 	f := vfs.NewFault(vfs.NewMem())
 	a := create(t, f, "/a", nil)
 	in := f.Inject(vfs.Rule{Ops: vfs.OpWrite, Short: true})
-	n, err := a.WriteVAt([][]byte{[]byte("abc"), []byte("defgh")}, 0)
+	n, err := a.WriteAt([]byte("abcdefgh"), 0)
 	wantErr(t, err, io.ErrShortWrite)
 	if n != 4 || string(content(t, f, "/a")) != "abcd" {
 		t.Fatalf("wrote %d: %q", n, content(t, f, "/a"))

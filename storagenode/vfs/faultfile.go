@@ -5,8 +5,9 @@ import "io"
 // faultFile asks the rules before each call; path is the one it was opened by.
 type faultFile struct {
 	File
-	f    *Fault
-	path string
+	f      *Fault
+	path   string
+	direct bool
 }
 
 func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
@@ -20,7 +21,7 @@ func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 	r, err := f.f.apply(OpWrite, f.path, "")
 	switch {
 	case r != nil && r.Short:
-		return f.short([][]byte{p}, off, err)
+		return f.short(p, off, err)
 	case err != nil:
 		return 0, err
 	case r != nil && r.Lie:
@@ -29,41 +30,20 @@ func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
-func (f *faultFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
-	r, err := f.f.apply(OpWrite, f.path, "")
-	switch {
-	case r != nil && r.Short:
-		return f.short(bufs, off, err)
-	case err != nil:
-		return 0, err
-	case r != nil && r.Lie:
-		return total(bufs), nil
-	}
-	return f.File.WriteVAt(bufs, off)
-}
-
-// short writes the first half.
-func (f *faultFile) short(bufs [][]byte, off int64, err error) (int, error) {
+// short writes the first half, whole blocks of it where that is the rule.
+func (f *faultFile) short(p []byte, off int64, err error) (int, error) {
 	if err == nil {
 		err = io.ErrShortWrite
 	}
-	left, done := total(bufs)/2, 0
-	for _, b := range bufs {
-		n, werr := f.File.WriteAt(b[:min(left, len(b))], off+int64(done))
-		done, left = done+n, left-n
-		if werr != nil {
-			return done, werr
-		}
+	half := len(p) / 2
+	if f.direct {
+		half &^= BlockSize - 1
 	}
-	return done, err
-}
-
-func total(bufs [][]byte) int {
-	n := 0
-	for _, b := range bufs {
-		n += len(b)
+	n, werr := f.File.WriteAt(p[:half], off)
+	if werr != nil {
+		err = werr
 	}
-	return n
+	return n, err
 }
 
 func (f *faultFile) Sync() error {

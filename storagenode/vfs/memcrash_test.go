@@ -127,10 +127,9 @@ func TestCrashContents(t *testing.T) {
 					if rng.IntN(2) == 0 {
 						off = min(model.size, sectors*sector-len(p))
 					}
-					_, err := file.WriteVAt([][]byte{p[:len(p)/2], p[len(p)/2:]}, int64(off))
+					_, err := file.WriteAt(p, int64(off))
 					must(t, err)
-					model.write(p[:len(p)/2], off)
-					model.write(p[len(p)/2:], off+len(p)/2)
+					model.write(p, off)
 				}
 			}
 			before := content(t, m, "/f")

@@ -277,32 +277,24 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
-	return f.WriteVAt([][]byte{p}, off)
-}
-
-func (f *memFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
 	err := f.begin("write", true)
 	defer f.m.mu.RUnlock()
 	if err == nil && off < 0 {
 		err = wrapPath("write", f.name, syscall.EINVAL)
+	}
+	if err == nil && f.flag&Direct != 0 {
+		err = wrapPath("write", f.name, checkDirect(p, off))
 	}
 	if err != nil {
 		return 0, err
 	}
 	f.n.mu.Lock()
 	defer f.n.mu.Unlock()
-	total := 0
-	for _, p := range bufs {
-		n, err := f.n.write(f.m, p, off+int64(total))
-		total += n
-		if err == nil && n < len(p) {
-			err = syscall.ENOSPC
-		}
-		if err != nil {
-			return total, wrapPath("write", f.name, err)
-		}
+	n, err := f.n.write(f.m, p, off)
+	if err == nil && n < len(p) {
+		err = syscall.ENOSPC
 	}
-	return total, nil
+	return n, wrapPath("write", f.name, err)
 }
 
 func (f *memFile) Sync() error     { return f.sync("fsync") }

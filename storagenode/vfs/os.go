@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,9 +15,6 @@ import (
 
 // ErrLocked is in the chain of Lock's error where somebody else has the lock.
 var ErrLocked = errors.New("locked by another process")
-
-// maxIOV is how many buffers one pwritev(2) takes (IOV_MAX on Linux).
-const maxIOV = 1024
 
 // OS gives the machine's file system. Its files stay safe to use during and
 // after Close: calls then fail with fs.ErrClosed and never reach a descriptor
@@ -26,7 +24,7 @@ func OS() FS { return osFS{} }
 type osFS struct{}
 
 func (osFS) OpenFile(path string, flag int) (File, error) {
-	f, err := os.OpenFile(path, flag, 0o600)
+	f, err := os.OpenFile(path, flag&^Direct, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +33,15 @@ func (osFS) OpenFile(path string, flag int) (File, error) {
 		_ = f.Close()
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &osFile{File: f, raw: raw}, nil
+	file := &osFile{File: f, raw: raw, direct: flag&Direct != 0}
+	if file.direct {
+		// A second descriptor, so that reads use the cache. None where the file
+		// system has no such writes.
+		if past, err := os.OpenFile(path, os.O_WRONLY|Direct, 0); err == nil {
+			file.past = past
+		}
+	}
+	return file, nil
 }
 
 func (osFS) Mkdir(path string) error        { return os.Mkdir(path, 0o700) }
@@ -103,7 +109,10 @@ func (osFS) Lock(path string) (io.Closer, error) {
 // keeps the descriptor from being closed and reused meanwhile.
 type osFile struct {
 	*os.File
-	raw syscall.RawConn
+	raw     syscall.RawConn
+	direct  bool
+	past    *os.File    // writes past the page cache; nil: none
+	refused atomic.Bool // past takes no writes
 }
 
 func (f *osFile) control(op string, call func(fd int) error) error {
@@ -120,51 +129,31 @@ func (f *osFile) control(op string, call func(fd int) error) error {
 	return nil
 }
 
-func (f *osFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
-	if len(bufs) == 1 {
-		return f.File.WriteAt(bufs[0], off)
+// WriteAt implements File. A file system may take Direct at open and not at a
+// write: from the first such refusal on the page cache is used.
+func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
+	if !f.direct {
+		return f.File.WriteAt(p, off)
 	}
-	total, want := 0, 0
-	for _, b := range bufs {
-		want += len(b)
+	if err := checkDirect(p, off); err != nil {
+		return 0, &fs.PathError{Op: "write", Path: f.File.Name(), Err: err}
 	}
-	var rest [][]byte // a copy of bufs, made only when a write came up short
-	for total < want {
-		n := 0
-		err := f.control("pwritev", func(fd int) (err error) {
-			n, err = unix.Pwritev(fd, bufs[:min(len(bufs), maxIOV)], off+int64(total))
-			return err
-		})
-		if n > 0 {
-			total += n
-		}
-		if err != nil {
-			return total, err
-		}
-		if n <= 0 {
-			return total, &fs.PathError{Op: "pwritev", Path: f.File.Name(), Err: io.ErrShortWrite}
-		}
-		if total < want {
-			if rest == nil {
-				rest = slices.Clone(bufs)
-			}
-			rest = advance(rest, n)
-			bufs = rest
-		}
+	if f.past == nil || f.refused.Load() {
+		return f.File.WriteAt(p, off)
 	}
-	return total, nil
+	n, err := f.past.WriteAt(p, off)
+	if errors.Is(err, unix.EINVAL) {
+		f.refused.Store(true)
+		return f.File.WriteAt(p, off)
+	}
+	return n, err
 }
 
-// advance drops the first n bytes of bufs, changing the slices in bufs.
-func advance(bufs [][]byte, n int) [][]byte {
-	for len(bufs) > 0 && n >= len(bufs[0]) {
-		n -= len(bufs[0])
-		bufs = bufs[1:]
+func (f *osFile) Close() error {
+	if f.past != nil {
+		_ = f.past.Close() // what counts was synced by the other descriptor
 	}
-	if n > 0 {
-		bufs[0] = bufs[0][n:]
-	}
-	return bufs
+	return f.File.Close()
 }
 
 func (f *osFile) SyncData() error {

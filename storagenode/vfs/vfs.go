@@ -8,18 +8,44 @@ package vfs
 import (
 	"io"
 	"io/fs"
+	"syscall"
+	"unsafe"
 )
 
-// File is an open file. WriteAt and WriteVAt extend the file as needed.
+// Direct is a flag of OpenFile: writes go past the page cache, where the file
+// system can (O_DIRECT of open(2)); it saves a copy and the cache's pages, and
+// reads bring bytes from the medium. Each write's offset, length and memory
+// must then be at multiples of BlockSize (AlignedBuffer), or it fails with
+// EINVAL. Reads know no such rule.
+const Direct = syscall.O_DIRECT
+
+// BlockSize is the unit of writes to a Direct file, in bytes.
+const BlockSize = 4096
+
+// AlignedBuffer gives n zero bytes at an address that is a multiple of
+// BlockSize.
+func AlignedBuffer(n int) []byte {
+	b := make([]byte, n+BlockSize)
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (BlockSize - 1)
+	return b[skip : skip+n : skip+n]
+}
+
+// checkDirect refuses a write that a Direct file does not take.
+func checkDirect(p []byte, off int64) error {
+	address := int64(uintptr(unsafe.Pointer(unsafe.SliceData(p))))
+	if len(p) > 0 && (off|int64(len(p))|address)&(BlockSize-1) != 0 {
+		return syscall.EINVAL
+	}
+	return nil
+}
+
+// File is an open file. WriteAt extends it as needed.
 // Nothing written is durable before Sync or SyncData returned nil; a new
 // file's name is not durable before SyncDir of its directory did.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
-	// WriteVAt writes the buffers one after another from off: one system call
-	// where there is one. It returns the number of bytes written.
-	WriteVAt(bufs [][]byte, off int64) (int, error)
 	// Sync makes contents and size durable; SyncData is fdatasync(2).
 	Sync() error
 	SyncData() error
@@ -54,7 +80,7 @@ type Usage struct{ Total, Free int64 }
 // FS is what Kintsugi needs of a file system. Paths are as in package os.
 // Errors match fs.ErrNotExist, fs.ErrExist and syscall.ENOSPC by errors.Is.
 type FS interface {
-	// OpenFile takes os.O_* flags; files are created 0600.
+	// OpenFile takes os.O_* flags and Direct; files are created 0600.
 	OpenFile(path string, flag int) (File, error)
 	Mkdir(path string) error    // 0700; fs.ErrExist where it exists
 	MkdirAll(path string) error // 0700

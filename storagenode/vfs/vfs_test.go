@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for name, test := range map[string]func(*testing.T, vfs.FS, string){
-				"contents": testContents, "vectors": testVectors, "flags": testFlags,
+				"contents": testContents, "direct": testDirect, "flags": testFlags,
 				"names": testNames, "rename": testRename, "links": testLinks,
 				"lock": testLock, "closed": testClosed, "truncate": testTruncate,
 			} {
@@ -138,22 +138,47 @@ func testContents(t *testing.T, f vfs.FS, dir string) {
 	}
 }
 
-func testVectors(t *testing.T, f vfs.FS, dir string) {
-	file := create(t, f, filepath.Join(dir, "a"), nil)
-	var bufs [][]byte
-	var want []byte
-	for i := range 1500 { // more than one pwritev takes
-		p := pattern(i%7, byte(i))
-		bufs = append(bufs, p)
-		want = append(want, p...)
-	}
-	n, err := file.WriteVAt(bufs, 0)
+// testDirect checks the rules of writes past the page cache, and that reads see
+// them whatever a cache held.
+func testDirect(t *testing.T, f vfs.FS, dir string) {
+	path := filepath.Join(dir, "a")
+	file, err := f.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|vfs.Direct)
 	must(t, err)
-	if n != len(want) || !bytes.Equal(content(t, f, file.Name()), want) {
-		t.Fatalf("wrote %d of %d bytes, or other ones", n, len(want))
+	defer file.Close()
+	must(t, file.Allocate(0, 64<<10))
+	must(t, file.Truncate(64<<10))
+	want := make([]byte, 64<<10)
+	for i, off := range []int64{8192, 0, 4096, 8192, 49152} {
+		if !bytes.Equal(content(t, f, path), want) {
+			t.Fatalf("contents differ before write %d", i)
+		}
+		p := vfs.AlignedBuffer((1 + i%3) * vfs.BlockSize)
+		copy(p, pattern(len(p), byte(i)))
+		n, err := file.WriteAt(p, off)
+		must(t, err)
+		if n != len(p) {
+			t.Fatalf("wrote %d of %d bytes", n, len(p))
+		}
+		copy(want[off:], p)
 	}
-	if n, err := file.WriteVAt(nil, 0); n != 0 || err != nil {
-		t.Fatalf("nothing written: %d, %v", n, err)
+	must(t, file.SyncData())
+	if got := make([]byte, 100); true {
+		_, err := file.ReadAt(got, 8191)
+		must(t, err)
+		if !bytes.Equal(got, want[8191:8291]) {
+			t.Fatal("an odd read differs")
+		}
+	}
+	p := vfs.AlignedBuffer(2 * vfs.BlockSize)
+	for _, bad := range []struct {
+		p   []byte
+		off int64
+	}{{p, 512}, {p[:100], 0}, {p[8 : 8+vfs.BlockSize], 0}} {
+		_, err := file.WriteAt(bad.p, bad.off)
+		wantErr(t, err, syscall.EINVAL)
+	}
+	if !bytes.Equal(content(t, f, path), want) {
+		t.Fatal("a refused write changed the file")
 	}
 }
 
@@ -311,8 +336,6 @@ func testClosed(t *testing.T, f vfs.FS, dir string) {
 	_, err := file.ReadAt(make([]byte, 1), 0)
 	wantErr(t, err, fs.ErrClosed)
 	_, err = file.WriteAt([]byte{1}, 0)
-	wantErr(t, err, fs.ErrClosed)
-	_, err = file.WriteVAt([][]byte{{1}, {2}}, 0)
 	wantErr(t, err, fs.ErrClosed)
 	_, err = file.Stat()
 	wantErr(t, err, fs.ErrClosed)

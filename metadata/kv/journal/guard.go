@@ -186,15 +186,6 @@ func (f *guardFile) WriteAt(p []byte, off int64) (int, error) {
 	return guarded(f.g, f.g.write, func() (int, error) { return f.f.WriteAt(b, off) }, nil)
 }
 
-// WriteVAt implements vfs.File.
-func (f *guardFile) WriteVAt(bufs [][]byte, off int64) (int, error) {
-	var b []byte
-	for _, p := range bufs {
-		b = append(b, p...)
-	}
-	return guarded(f.g, f.g.write, func() (int, error) { return f.f.WriteAt(b, off) }, nil)
-}
-
 // Sync implements vfs.File.
 func (f *guardFile) Sync() error { return f.g.call(f.g.write, f.f.Sync) }
 
