@@ -37,19 +37,25 @@ type Client struct {
 	watch   watch
 }
 
-// watch is told how calls end; the Fleet's breakers live on it. All nil for a
-// client of its own.
+// watch is told of calls and how they end; the Fleet's breakers live on it. All
+// nil for a client of its own.
 type watch struct {
-	allow     func() error // asked before a call: why it need not be tried
+	allow func() error // why a call need not be tried, or go on
+	// began says that a call is under way until ended; giveUp ends it where allow
+	// says that it need not go on.
+	began     func(giveUp context.CancelFunc) (ended func())
 	answered  func()       // by the node itself, whatever it said
 	failed    func(error)  // the connection, or what came over it
 	silent    func()       // no answer for long
 	otherLife func(*Drive) // the drive was opened anew
 }
 
-// silence is how long a call must have waited in vain to say something of the
-// node when its caller gives up.
-const silence = time.Second
+// silence is how long a call waits before that says something of the node. A
+// reader that does without the drive waits a little longer.
+const silence = 200 * time.Millisecond
+
+// errSilent: a call's time was up.
+var errSilent = errors.New("no answer")
 
 // NewClient makes a client; nothing is sent.
 func NewClient(cfg Config) (*Client, error) {
@@ -138,20 +144,38 @@ func (c *Client) Replace(ctx context.Context, dir string) error {
 func (c *Client) exchange(ctx context.Context, method string, u *url.URL, body *auth.Body, use func(*auth.Answer) error) error {
 	timed, cancel := context.WithTimeout(ctx, c.cfg.OpTime)
 	defer cancel()
+	ended, err := c.watch.call(cancel)
+	if err != nil {
+		return err
+	}
+	defer ended()
 	return c.send(ctx, timed, method, u, body, use)
+}
+
+// call has a call watched until ended, if it may be tried.
+func (w *watch) call(giveUp context.CancelFunc) (ended func(), err error) {
+	if w.began == nil {
+		return func() {}, nil
+	}
+	alarm := time.AfterFunc(silence, w.silent)
+	under := w.began(giveUp)
+	ended = func() { alarm.Stop(); under() }
+	if err = w.allow(); err != nil { // after that: whoever refuses later gives it up
+		ended()
+	}
+	return ended, err
 }
 
 // send is exchange within a bound of the caller's; ctx is whose end is not the
 // node's fault.
 func (c *Client) send(ctx, timed context.Context, method string, u *url.URL, body *auth.Body, use func(*auth.Answer) error) error {
-	began := c.cfg.Clock.Now()
 	r := &http.Request{
 		Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: body,
 	}
 	resp, err := c.cfg.Transport.RoundTrip(r.WithContext(timed))
 	defer body.Release() // the transport may still be sending
 	if err != nil {
-		return c.ended(ctx, timed, began, err)
+		return c.ended(ctx, timed, err)
 	}
 	a := resp.Body.(*auth.Answer)
 	defer a.Close()
@@ -167,22 +191,21 @@ func (c *Client) send(ctx, timed context.Context, method string, u *url.URL, bod
 		}
 		return err
 	}
-	return c.ended(ctx, timed, began, err)
+	return c.ended(ctx, timed, err)
 }
 
 // ended says what a call that got no whole answer means, and tells the watch.
-func (c *Client) ended(ctx, timed context.Context, began time.Time, err error) error {
+func (c *Client) ended(ctx, timed context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
-		if c.watch.silent != nil && c.cfg.Clock.Now().Sub(began) >= silence {
-			c.watch.silent()
-		}
 		return fmt.Errorf("node %s: %w", c.base.Host, ctx.Err())
 	case timed.Err() != nil:
-		if c.watch.silent != nil {
-			c.watch.silent()
+		if c.watch.allow != nil {
+			if why := c.watch.allow(); why != nil {
+				return fmt.Errorf("node %s: given up: %w", c.base.Host, why)
+			}
 		}
-		return fmt.Errorf("node %s: no answer for %s: %w", c.base.Host, c.cfg.OpTime, storagenode.ErrUnavailable)
+		return fmt.Errorf("node %s: %w for %s: %w", c.base.Host, errSilent, c.cfg.OpTime, storagenode.ErrUnavailable)
 	}
 	if c.watch.failed != nil && !errors.Is(err, auth.ErrBusy) {
 		c.watch.failed(err)

@@ -120,6 +120,15 @@ func (c *Connections) dial(ctx context.Context, key string, u *url.URL) (*connec
 	return &connection{Conn: conn, key: key, r: bufio.NewReaderSize(conn, readSize)}, nil
 }
 
+// Close implements net.Conn. TLS alone would say good-bye first, and wait 5 s for
+// one who does not listen.
+func (c *connection) Close() error {
+	if secure, ok := c.Conn.(*tls.Conn); ok {
+		return secure.NetConn().Close()
+	}
+	return c.Conn.Close()
+}
+
 // take gives the connection to a host that was used last; nil where none is
 // idle.
 func (c *Connections) take(key string) *connection {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kintsugi/storagenode/rpc/auth"
@@ -222,6 +224,33 @@ func TestCallsEnd(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestGivenUpAtOnce: a call over TLS to one who has stopped listening takes no
+// longer than its context, though nothing can be sent any more.
+func TestGivenUpAtOnce(t *testing.T) {
+	s, _ := echo(t, true) // for its certificate
+	synctest.Test(t, func(t *testing.T) {
+		for _, size := range []int{1, 1 << 20} {
+			near, far := net.Pipe() // without buffers: who writes waits for who reads
+			defer far.Close()
+			go func() {
+				c := tls.Server(far, s.TLS)
+				if c.Handshake() == nil && size == 1 {
+					_, _ = c.Read(make([]byte, 4096)) // the request, without an answer
+				}
+			}()
+			c := NewTransport(s.Client().Transport.(*http.Transport).TLSClientConfig)
+			c.Dial = func(context.Context, string, string) (net.Conn, error) { return near, nil }
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			began := time.Now()
+			_, err := ask(ctx, c, s.URL, make([]byte, size))
+			if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != time.Second {
+				t.Errorf("%d bytes: %v after %s", size, err, took)
+			}
+			cancel()
+		}
+	})
 }
 
 // TestReleasedBodyIsNotRead: however a call with a large payload ends, nobody

@@ -280,6 +280,11 @@ func (d *Drive) Scrub(ctx context.Context, bytesPerSecond int64, damaged func(st
 	defer leave()
 	timed, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ended, err := d.client.watch.call(cancel)
+	if err != nil {
+		return report, fmt.Errorf("scrub on drive %s: %w", d.id, err)
+	}
+	defer ended()
 	// Runs while the node is waited for, not while damaged works.
 	alarm := time.AfterFunc(d.client.cfg.OpTime, cancel)
 	defer alarm.Stop()

@@ -29,9 +29,10 @@ type FleetConfig struct {
 	Clock   clock.Clock  // the system's
 	Logger  *slog.Logger // discards
 	// Poll is the time between two looks at a node; 2 s. PollTime is how long
-	// one may take; 2 s. Refresh is the time between two looks at Nodes; 5 s.
+	// one may take; 1.5 s. Refresh is the time between two looks at Nodes; 5 s.
 	Poll, PollTime, Refresh time.Duration
-	// Strikes is how many failures in a row make a node DOWN at once; 3.
+	// Strikes is how many failures in a row make a node DOWN at once; 3. One poll
+	// without an answer is enough where nothing else was answered meanwhile.
 	Strikes int
 	// SuspectAfter and DownAfter say what a node is that was not heard of for so
 	// long, whatever its breaker says; 10 s, 30 s.
@@ -50,7 +51,7 @@ func (c *FleetConfig) setDefaults() {
 		c.Strikes = 3
 	}
 	for d, v := range map[*time.Duration]time.Duration{
-		&c.Poll: 2 * time.Second, &c.PollTime: 2 * time.Second, &c.Refresh: 5 * time.Second,
+		&c.Poll: 2 * time.Second, &c.PollTime: 1500 * time.Millisecond, &c.Refresh: 5 * time.Second,
 		&c.SuspectAfter: 10 * time.Second, &c.DownAfter: 30 * time.Second,
 	} {
 		if *d <= 0 {

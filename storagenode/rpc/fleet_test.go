@@ -120,11 +120,12 @@ func report(t *testing.T, f *Fleet, id storagenode.DriveID) storagenode.DriveRep
 func TestBreaker(t *testing.T) {
 	cut, refused := errors.New("cut"), fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
 	for name, c := range map[string]struct {
-		steps string // f failure, r connection refused, a answered, p polled
+		steps string // f failure, r connection refused, a answered, p polled, s a poll without an answer, S while others had one
 		open  bool
 	}{
 		"nothing": {"", false}, "two": {"ff", false}, "three": {"fff", true}, "refused": {"r", true},
 		"an answer between": {"ffaff", false}, "an old answer": {"fffa", true}, "a poll closes": {"fffp", false},
+		"silence": {"s", true}, "an old answer to silence": {"sa", true}, "silence after an answer": {"as", true}, "answers beside": {"aSS", false}, "and more": {"aSSS", true},
 		"and starts anew": {"fffpff", false}, "and opens again": {"fffpfff", true}, "refused after": {"fffpr", true},
 	} {
 		b := breaker{strikes: 3}
@@ -138,6 +139,10 @@ func TestBreaker(t *testing.T) {
 				b.answered()
 			case 'p':
 				b.polled()
+			case 's':
+				b.unanswered(cut, b.answers.Load())
+			case 'S':
+				b.unanswered(cut, b.answers.Load()-1)
 			}
 		}
 		err := b.allow()
@@ -210,8 +215,52 @@ func TestDeadNode(t *testing.T) {
 	}
 }
 
+// TestCallsToASilentNodeAreGivenUp: a call that waits has the node polled, though
+// no poll is due for long; that makes it DOWN, and ends the calls that are under
+// way or wait for their turn. A call to a hung drive does not, while its node
+// answers.
+func TestCallsToASilentNodeAreGivenUp(t *testing.T) {
+	hung := storetest.NewFaulty(storetest.NewMemory())
+	a := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{1}: hung})
+	n := newNetwork(t, a.address)
+	f := openFleet(t, FleetConfig{Poll: time.Hour, PollTime: 300 * time.Millisecond, OpTime: time.Hour, Calls: 1}, "http://"+n.listener.Addr().String())
+	s, _ := f.Drive(a.drive(1))
+	hung.Inject(storetest.Fault{Hang: true})
+	errs := make(chan error)
+	for range 3 {
+		go func() {
+			_, err := s.Stat(t.Context(), shardID(1, 0))
+			errs <- err
+		}()
+	}
+	select {
+	case err := <-errs:
+		t.Fatalf("given up while the node answers: %v", err)
+	case <-time.After(time.Second):
+	}
+	hung.Clear()
+	<-errs // those under way are answered, so that nothing is on its way
+	<-errs
+	<-errs
+	n.fault(false, -1, 0)
+	for range 3 {
+		go func() {
+			_, err := s.Stat(t.Context(), shardID(1, 0))
+			errs <- err
+		}()
+	}
+	for range 3 {
+		if err := <-errs; !errors.Is(err, storagenode.ErrUnavailable) || !strings.Contains(err.Error(), "does not answer") {
+			t.Error(err)
+		}
+	}
+	if state := a.state(f, 1); state != storagenode.DriveDown {
+		t.Error(state)
+	}
+}
+
 // TestSilentNode: the node accepts, and says nothing: stopped, or behind a
-// network that swallows. A few polls make it DOWN; calls then fail at once.
+// network that swallows. A poll makes it DOWN; calls then fail at once.
 func TestSilentNode(t *testing.T) {
 	a := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{1}: storetest.NewMemory()})
 	n := newNetwork(t, a.address)

@@ -2,8 +2,10 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kintsugi/storagenode"
@@ -16,7 +18,9 @@ type member struct {
 	client  *Client // of its drives; how its calls end moves the breaker
 	poller  *Client // of polls, which move it themselves
 	breaker breaker
+	under   underway      // calls of client
 	kick    chan struct{} // asks for a poll now
+	doubted atomic.Int64  // ns; when a call without an answer asked for one last
 	polling sync.Mutex    // one poll at a time, so that no older answer comes after a newer one
 	cancel  context.CancelFunc
 
@@ -49,14 +53,22 @@ func newMember(f *Fleet, address string) (*member, error) {
 		remotes: map[storagenode.DriveID]*remote{},
 	}
 	client.watch = watch{
-		allow: m.breaker.allow, answered: m.breaker.answered, failed: m.failed,
-		silent: m.pollNow, otherLife: func(*Drive) { m.pollNow() },
+		allow: m.breaker.allow, began: m.under.began, answered: m.breaker.answered, failed: m.failed,
+		silent: m.silent, otherLife: func(*Drive) { m.pollNow() },
 	}
 	return m, nil
 }
 
-// pollNow has the node polled at once: whether it answers says more than one
-// call without an answer, which may be a drive's fault.
+// silent has the node polled: whether it answers says more than one call without
+// an answer, which may be a drive's fault. Many such calls make few polls.
+func (m *member) silent() {
+	now, last := m.fleet.cfg.Clock.Now().UnixNano(), m.doubted.Load()
+	if now-last >= int64(silence) && m.doubted.CompareAndSwap(last, now) {
+		m.pollNow()
+	}
+}
+
+// pollNow has the node polled at once.
 func (m *member) pollNow() {
 	select {
 	case m.kick <- struct{}{}:
@@ -73,14 +85,30 @@ func (m *member) failed(err error) {
 // strike takes a failure to the breaker.
 func (m *member) strike(err error) {
 	if m.breaker.failed(err) {
-		m.mu.Lock()
-		m.since = m.fleet.cfg.Clock.Now()
-		m.mu.Unlock()
-		m.fleet.cfg.Logger.Warn("node does not answer", "node", m.address, "err", err)
-		m.fleet.mu.Lock()
-		m.fleet.publish() // another node may have its drives
-		m.fleet.mu.Unlock()
+		m.opened(err)
 	}
+}
+
+// unanswered takes a poll's failure to the breaker.
+func (m *member) unanswered(err error, since uint64) {
+	if !errors.Is(err, errSilent) {
+		m.strike(err)
+	} else if m.breaker.unanswered(err, since) {
+		m.opened(err)
+	}
+}
+
+// opened follows from the breaker having opened: calls under way would wait for
+// as long as they may.
+func (m *member) opened(err error) {
+	m.mu.Lock()
+	m.since = m.fleet.cfg.Clock.Now()
+	m.mu.Unlock()
+	m.fleet.cfg.Logger.Warn("node does not answer", "node", m.address, "err", err)
+	m.fleet.mu.Lock()
+	m.fleet.publish() // another node may have its drives
+	m.fleet.mu.Unlock()
+	m.under.giveUp()
 }
 
 // failingPolls is by how much polls come faster while the node does not
@@ -90,11 +118,11 @@ const failingPolls = 8
 // loop polls until ctx ends.
 func (m *member) loop(ctx context.Context) {
 	for ctx.Err() == nil {
-		wait := m.fleet.cfg.Poll
+		wait, answers := m.fleet.cfg.Poll, m.breaker.answers.Load()
 		if err := m.poll(ctx, false); err != nil {
 			wait /= failingPolls
 			if ctx.Err() == nil {
-				m.strike(err)
+				m.unanswered(err, answers)
 			}
 		}
 		select {
