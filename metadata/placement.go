@@ -65,6 +65,7 @@ func (l level) of(c *Candidate) string {
 type tally struct {
 	zones, nodes map[string]int
 	drives       map[storagenode.DriveID]bool
+	apart        bool // no node gets two
 }
 
 func newTally() *tally {
@@ -81,7 +82,7 @@ func (t *tally) add(c *Candidate) {
 // gets more than most.
 func (t *tally) admits(c *Candidate, l level, most int) bool {
 	switch {
-	case t.drives[c.Drive]:
+	case t.drives[c.Drive], t.apart && t.nodes[c.Node] > 0:
 		return false
 	case l == byZone:
 		return t.zones[c.Zone] < most
@@ -121,9 +122,25 @@ func less(a1, a2, a3, b1, b2, b3 int) bool {
 	return a3 < b3
 }
 
+// widest chooses drives for the scheme as wanted or, where it cannot be done, with
+// the largest smaller k; nil where not for 1+m. apart: no node gets two.
+func widest(cands []Candidate, want erasure.Scheme, l level, apart bool) (erasure.Scheme, []storagenode.DriveID) {
+	for k := want.K; k >= 1; k-- {
+		s := erasure.Scheme{K: k, M: want.M}
+		if s.N() > len(cands) {
+			continue
+		}
+		if drives := spread(cands, s.N(), l, max(1, int(want.M)), apart); drives != nil {
+			return s, drives
+		}
+	}
+	return erasure.Scheme{}, nil
+}
+
 // spread chooses n drives, nil where it cannot be done.
-func spread(cands []Candidate, n int, l level, most int) []storagenode.DriveID {
+func spread(cands []Candidate, n int, l level, most int, apart bool) []storagenode.DriveID {
 	t := newTally()
+	t.apart = apart
 	chosen := make([]storagenode.DriveID, 0, n)
 	for len(chosen) < n {
 		i := t.best(cands, l, most)
@@ -149,20 +166,22 @@ type Placed struct {
 // largest smaller k. No failure domain – the zone where known has several, else
 // the node, else the drive – gets more than m slots (at least one), so that
 // losing one loses no data; only where not even 1+m can be placed so is that
-// given up, first for zones, then for nodes. known may be zero: what the
-// candidates are in counts as well. False where they are fewer than 1+m.
+// given up, first for zones, then for nodes. Where nodes are away, k narrows by as
+// many before two slots share a node: a group of a cluster that has a node for
+// each slot is to survive any m of them, whenever it was made. known may be zero:
+// what the candidates are in counts as well. False where they are fewer than 1+m.
 func Place(cands []Candidate, known Domains, want erasure.Scheme) (Placed, bool) {
 	here := DomainsOf(cands)
 	levels := Domains{max(here.Zones, known.Zones), max(here.Nodes, known.Nodes)}.levels()
+	if l := levels[0]; l != byDrive {
+		away := max(0, known.Nodes-here.Nodes)
+		if s, drives := widest(cands, want, l, true); drives != nil && int(s.K) >= int(want.K)-away {
+			return Placed{Scheme: s, Drives: drives}, true
+		}
+	}
 	for i, l := range levels {
-		for k := want.K; k >= 1; k-- {
-			s := erasure.Scheme{K: k, M: want.M}
-			if s.N() > len(cands) {
-				continue
-			}
-			if drives := spread(cands, s.N(), l, max(1, int(want.M))); drives != nil {
-				return Placed{Scheme: s, Drives: drives, Relaxed: i > 0}, true
-			}
+		if s, drives := widest(cands, want, l, false); drives != nil {
+			return Placed{Scheme: s, Drives: drives, Relaxed: i > 0}, true
 		}
 	}
 	return Placed{}, false

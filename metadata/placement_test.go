@@ -62,7 +62,11 @@ func TestPlace(t *testing.T) {
 		{cluster(3, 2, 2)[:4], three, "4+2", "2+2", true},               // two gone: two a node
 		{cluster(3, 2, 2)[:2], metadata.Domains{}, "1+1", "1+1", false}, // it is not known that there were more
 		{cluster(3, 2, 2)[:2], three, "1+1", "1+1", true},
-		{cluster(3, 2, 2)[:10], three, "4+2", "4+2", false}, // a node gone: two on the other
+		{cluster(3, 2, 2)[:10], three, "4+2", "3+2", false}, // a node gone: two on the other would be lost with it
+		{cluster(3, 2, 2)[2:8], three, "4+2", "1+2", false}, // three gone
+		{cluster(3, 3, 2)[:14], metadata.Domains{Zones: 3, Nodes: 9}, "4+2", "3+2", false},
+		{more(cluster(2, 3, 2), "x", "b"), metadata.Domains{Zones: 3, Nodes: 7}, "4+2", "3+2", false},
+		{append(cluster(1, 4, 1), cluster(3, 1, 2)[2:]...), metadata.Domains{Zones: 3, Nodes: 6}, "4+2", "4+2", false}, // zones of 4, 1 and 1 nodes
 		{cluster(3, 2, 2)[:9], three, "4+2", "3+2", false},
 	} {
 		p, ok := metadata.Place(c.cands, c.known, scheme(t, c.want))
@@ -214,7 +218,16 @@ func TestPlaceOnRandomTopologies(t *testing.T) {
 		case known.Nodes > 1:
 			relaxed = true
 		}
-		if k := min(int(want.K), fits-int(want.M)); int(p.Scheme.K) != k || p.Relaxed != relaxed {
+		k := min(int(want.K), fits-int(want.M))
+		// Where nodes are away, narrower by as many at most and with no two slots on a
+		// node.
+		if apart := fewer(left, limit, known) - int(want.M); known.Nodes > 1 && apart >= max(1, int(want.K)-known.Nodes+metadata.DomainsOf(left).Nodes) {
+			k, relaxed = min(int(want.K), apart), false
+			if most(chosen, nodeOf) > 1 {
+				t.Fatalf("seed %d: two slots on a node: %+v", seed, chosen)
+			}
+		}
+		if int(p.Scheme.K) != k || p.Relaxed != relaxed {
 			t.Fatalf("seed %d: %s relaxed %v, want k=%d relaxed %v", seed, p.Scheme, p.Relaxed, k, relaxed)
 		}
 		if most(chosen, of) > limit {
@@ -232,6 +245,21 @@ func TestPlaceOnRandomTopologies(t *testing.T) {
 			chosen[i] = was
 		}
 	}
+}
+
+// fewer is how many slots fit one a node, with limit in a zone where there are
+// several.
+func fewer(left []metadata.Candidate, limit int, known metadata.Domains) (n int) {
+	zones, nodes := map[string]int{}, map[string]bool{}
+	for _, c := range left {
+		if nodes[c.Node] || known.Zones > 1 && zones[c.Zone] == limit {
+			continue
+		}
+		nodes[c.Node] = true
+		zones[c.Zone]++
+		n++
+	}
+	return n
 }
 
 // TestReplaceOnRandomTopologies: a slot's new drive keeps to the rules where any

@@ -109,6 +109,61 @@ func TestNewNodesTakeNewGroups(t *testing.T) {
 	}
 }
 
+// TestNodeLoss: any two of six nodes may be lost, whenever what they hold was
+// written. With one gone new groups are narrower instead of having two slots on a
+// node; a group that a repair left with two there gets nothing new once all are
+// back.
+func TestNodeLoss(t *testing.T) {
+	f := newFixture(t, nil)
+	f.zones(3, 2, 2)
+	reports := f.drives.Reports()
+	nodeOf := map[storagenode.DriveID]string{}
+	for _, r := range reports {
+		nodeOf[r.ID] = r.Node
+	}
+	written := func(scheme string) map[storagenode.PG]bool {
+		t.Helper()
+		f.open.Store(nil)
+		all := map[storagenode.PG]bool{}
+		for range 30 * stickCalls {
+			g, err := f.OpenGroup(t.Context())
+			on := map[string]bool{}
+			for _, s := range g.Slots {
+				on[nodeOf[s.Drive]] = true
+			}
+			if err != nil || g.Scheme.String() != scheme || len(on) != g.Scheme.N() {
+				t.Fatalf("group %d of %s on %d nodes, want %s: %v", g.PG, g.Scheme, len(on), scheme, err)
+			}
+			all[g.PG] = true
+		}
+		return all
+	}
+	groups := written("4+2")
+	f.drives.set(0, storagenode.DriveDown)
+	f.drives.set(1, storagenode.DriveDown)
+	written("3+2")
+	f.drives.set(0, storagenode.DriveActive)
+	f.drives.set(1, storagenode.DriveActive)
+	for pg := range groups {
+		g, err := f.Group(t.Context(), pg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		beside := func(id storagenode.DriveID) bool { // the other drive of slot 1's node
+			return id != g.Slots[1].Drive && nodeOf[id] == nodeOf[g.Slots[1].Drive]
+		}
+		i := slices.IndexFunc(reports, func(r storagenode.DriveReport) bool { return beside(r.ID) })
+		if _, err := f.Remap(t.Context(), pg, 0, g.Slots[0].Epoch, reports[i].ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for pg := range written("4+2") {
+		if groups[pg] {
+			t.Errorf("group %d has two slots on a node and takes new blobs", pg)
+		}
+	}
+}
+
 // TestZoneLoss: three zones of two nodes with two drives. With a zone gone new
 // groups are narrower and keep the full tolerance, also for a process that
 // starts only then and never saw that zone; with two gone they say so.

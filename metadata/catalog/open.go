@@ -143,7 +143,7 @@ func (s *Groups) tryChoose(ctx context.Context, retry bool) (*openSet, error) {
 	if !ok {
 		return s.leftOver(cands)
 	}
-	usable := s.usable(cands, placed.Scheme)
+	usable := s.usable(cands, placed)
 	if n := lacking(usable, cands, want); n > 0 {
 		if placed.Relaxed {
 			s.e.log.Warn("groups are not spread over failure domains", "scheme", placed.Scheme, "drives", len(cands))
@@ -272,25 +272,34 @@ func (s *Groups) candidates() []metadata.Candidate {
 	return cands
 }
 
-// usable are the groups of a scheme whose drives are all candidates; those
-// that are full by now are sealed.
-func (s *Groups) usable(cands []metadata.Candidate, scheme erasure.Scheme) []erasure.Group {
-	good := make(map[storagenode.DriveID]bool, len(cands))
+// usable are the groups that are as good as one that would be made now: of its
+// scheme, on candidates alone and on as many nodes, and not full.
+func (s *Groups) usable(cands []metadata.Candidate, placed metadata.Placed) []erasure.Group {
+	node := make(map[storagenode.DriveID]string, len(cands))
 	for i := range cands {
-		good[cands[i].Drive] = true
+		node[cands[i].Drive] = cands[i].Node
+	}
+	least := map[string]bool{}
+	for _, d := range placed.Drives {
+		least[node[d]] = true
 	}
 	var list []erasure.Group
 next:
 	for _, e := range *s.known.Load() {
-		if e.rec.Sealed || e.rec.Scheme != scheme || s.full(e) {
+		if e.rec.Sealed || e.rec.Scheme != placed.Scheme || s.full(e) {
 			continue
 		}
+		on := map[string]bool{}
 		for i := range e.rec.Slots {
-			if !good[e.rec.Slots[i].Drive] {
+			n, good := node[e.rec.Slots[i].Drive]
+			if !good {
 				continue next
 			}
+			on[n] = true
 		}
-		list = append(list, e.rec.Group)
+		if len(on) >= len(least) {
+			list = append(list, e.rec.Group)
+		}
 	}
 	return list
 }
