@@ -240,7 +240,7 @@ func (a *gather) collect(ctx context.Context) error {
 		a.startNext(ctx)
 	}
 	clock := a.set.cfg.Clock
-	over := clock.After(a.set.cfg.ReadWait)
+	began, over := clock.Now(), clock.After(a.set.cfg.ReadWait)
 	tick := clock.After(a.lateness())
 	for a.running != 0 {
 		if _, most := a.generation(); !a.all && most >= k {
@@ -253,8 +253,11 @@ func (a *gather) collect(ctx context.Context) error {
 				a.startNext(ctx)
 			}
 		case <-tick:
-			a.markLate(clock.Now())
-			if slot := a.pick(); !a.all && slot >= 0 && a.set.rank(a.group, slot) < rankSlow {
+			now := clock.Now()
+			a.markLate(now)
+			// One that is slow as well is asked when the others are stuck.
+			stuck := now.Sub(began) >= stuckAfter
+			if slot := a.pick(); !a.all && slot >= 0 && (stuck || a.set.rank(a.group, slot) < rankSlow) {
 				a.start(ctx, slot)
 			}
 			tick = clock.After(a.lateness())

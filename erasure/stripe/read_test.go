@@ -151,6 +151,24 @@ func TestHangingReads(t *testing.T) {
 	}
 }
 
+// TestSlowIsBetterThanNothing: a drive that is taken for slow, for a call to it
+// hangs, is read from where those asked first hang as well.
+func TestSlowIsBetterThanNothing(t *testing.T) {
+	for _, size := range []int{4096, 1 << 20} {
+		r := newRig(t, "4+2", func(c *Config) { c.ReadWait = 2 * slack * time.Second })
+		data := noise(size, 1)
+		b := r.put(data)
+		for i := range r.faulty {
+			if i < 2 {
+				r.faulty[i].Inject(storetest.Fault{Ops: storetest.OpRead, Hang: true})
+			} else {
+				r.set.drives.get(r.group.Slots[i].Drive).late.Store(1)
+			}
+		}
+		r.want(b, data, 0, b.Size)
+	}
+}
+
 // TestAllHang: a read ends although every drive hangs.
 func TestAllHang(t *testing.T) {
 	for _, size := range []int{4096, 1 << 20} {
