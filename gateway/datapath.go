@@ -72,11 +72,17 @@ type stored struct {
 	room [1]metadata.Written
 }
 
+// announceSize is the size of a body, in bytes, whose MD5 others wait for.
+const announceSize = 128 << 10
+
 // store writes size bytes of src as blobs, each of them durable when store
 // returns. Nothing is committed: the caller judges the digests first.
 func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	h := g.hashers.New(a)
 	defer h.Close()
+	if size >= announceSize {
+		h.Announce()
+	}
 	out.blobs = out.room[:0]
 	in := bounded{src: src}
 	for first := true; first || out.size < size; first = false {

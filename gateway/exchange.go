@@ -281,36 +281,47 @@ func (x *exchange) setWriteDeadline() {
 // for the gateway's timeout is cut off; there is no bound on the whole.
 type requestBody struct {
 	*sigv4.Reader
-	set   func(time.Time) error // nil: the connection has no deadlines
-	due   time.Time             // when the deadline is to be renewed
+	patient *patientBody // nil: the connection has no deadlines
+}
+
+// patientBody gives each read of a body its own time.
+type patientBody struct {
+	io.ReadCloser
+	set   func(time.Time) error
+	due   time.Time // when the deadline is to be renewed
 	limit time.Duration
+}
+
+// Read implements io.Reader.
+func (b *patientBody) Read(p []byte) (int, error) {
+	if now := time.Now(); now.After(b.due) {
+		_ = b.set(now.Add(b.limit))
+		b.due = now.Add(b.limit / 4)
+	}
+	return b.ReadCloser.Read(p)
 }
 
 // openBody gives the body; call it once. Only the first read makes a client
 // that waits for 100 Continue send it.
 func (x *exchange) openBody() *requestBody {
-	b := &requestBody{Reader: x.g.verifier.Body(x.r, x.payload), limit: x.g.timeout}
-	if d, ok := x.w.(interface{ SetReadDeadline(time.Time) error }); ok {
-		b.set = d.SetReadDeadline
+	b := &requestBody{}
+	if d, ok := x.w.(interface{ SetReadDeadline(time.Time) error }); ok && x.r.Body != nil {
+		b.patient = &patientBody{ReadCloser: x.r.Body, set: d.SetReadDeadline, limit: x.g.timeout}
+		x.r.Body = b.patient
 	}
+	b.Reader = x.g.verifier.Body(x.r, x.payload)
 	x.body = b
 	return b
 }
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
-	if b.set != nil {
-		if now := time.Now(); now.After(b.due) {
-			_ = b.set(now.Add(b.limit))
-			b.due = now.Add(b.limit / 4)
-		}
-	}
 	n, err := b.Reader.Read(p)
-	if err == io.EOF && b.set != nil {
+	if err == io.EOF && b.patient != nil {
 		// What the server reads on for, to see the client leave, must not
 		// time out while we work.
-		_ = b.set(time.Time{})
-		b.set = nil
+		_ = b.patient.set(time.Time{})
+		b.patient = nil
 	}
 	return n, err
 }

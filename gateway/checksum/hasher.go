@@ -23,7 +23,7 @@ type Hashers struct {
 // checksum. For one goroutine at a time.
 type Hasher struct {
 	algorithm Algorithm
-	md5       hash.Hash
+	md5       *lanes.Stream
 	sum       hash.Hash // nil: none
 	size      int64
 	home      *Hashers
@@ -41,6 +41,10 @@ func (hs *Hashers) New(a Algorithm) *Hasher {
 	}
 	return &Hasher{algorithm: a, md5: hs.streams.New(), sum: a.New(), home: hs}
 }
+
+// Announce says that much is to come, until MD5 is asked for: so that other
+// streams wait a little to be hashed with it.
+func (h *Hasher) Announce() { h.md5.Announce() }
 
 // Close gives the Hasher back; it waits for what Start began. The Hasher must
 // not be used after it.

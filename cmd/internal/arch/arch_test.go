@@ -39,7 +39,7 @@ var may = map[string][]string{
 	"metadata/kv/etcd":      {"metadata/kv"},
 	"metadata/catalog":      {"metadata", "metadata/kv", "erasure", "storagenode", "storagenode/clock"},
 	"gateway":               {"metadata", "erasure", "erasure/stripe", "storagenode", "storagenode/clock", "gateway/sigv4", "gateway/checksum"},
-	"gateway/sigv4":         {},
+	"gateway/sigv4":         {"gateway/sigv4/twin"},
 	"gateway/checksum":      {"gateway/checksum/lanes"},
 	"gateway/console":       {"gateway/sigv4"},
 	"repair":                {"metadata", "erasure", "erasure/stripe", "storagenode", "storagenode/clock"},

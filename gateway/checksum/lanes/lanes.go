@@ -3,8 +3,9 @@
 // Each step of MD5 waits for the one before, so that a lone stream leaves most
 // of a processor idle while it keeps it busy. A Group takes what several
 // goroutines have ready at the same time and hashes up to eight streams with
-// the instructions of one (blocks_amd64.s, which needs AVX-512). Nobody waits
-// for company: where there is none, or the processor cannot do it, crypto/md5
+// the instructions of one (blocks_amd64.s, which needs AVX-512), in the time that
+// two would take one after another. So it pays to wait a little for streams that
+// are announced. Where there are none, or the processor cannot do it, crypto/md5
 // does the work on the caller's goroutine.
 package lanes
 
@@ -15,6 +16,7 @@ import (
 	"hash"
 	"runtime"
 	"sync"
+	"time"
 )
 
 const (
@@ -26,14 +28,20 @@ const (
 	// yields is how often a goroutine that is about to hash lets those that
 	// are ready go first; what they bring comes along.
 	yields = 2
+	// patience is how long it waits for streams that are announced: on a busy
+	// machine others use the processor meanwhile, on an idle one it is what a
+	// few hundred KiB cost alone.
+	patience = 500 * time.Microsecond
 )
 
 // Group is where streams meet. The zero value is ready; it is safe for
 // concurrent use.
 type Group struct {
-	mu      sync.Mutex
-	waiting []*Stream // first come, first served
-	led     bool      // one of the writers hashes for all
+	mu        sync.Mutex
+	waiting   []*Stream // first come, first served
+	led       bool      // one of the writers hashes for all
+	announced int       // streams that will bring more
+	came      chan struct{}
 }
 
 // Stream is the MD5 of one stream, a hash.Hash. It is for one goroutine at a
@@ -45,9 +53,10 @@ type Stream struct {
 
 	// Of a Write that is under way, guarded by who holds the stream: the
 	// group's leader, or the writer.
-	left  []byte
-	turn  chan bool // true: all is hashed; false: lead
-	state [stateSize]byte
+	left      []byte
+	announced bool
+	turn      chan bool // true: all is hashed; false: lead
+	state     [stateSize]byte
 }
 
 // What crypto/md5 marshals: its name, four words, an unfinished block, the
@@ -69,11 +78,32 @@ func (s *Stream) Size() int { return md5.Size }
 // BlockSize implements hash.Hash.
 func (s *Stream) BlockSize() int { return md5.BlockSize }
 
+// Announce says that the stream will bring much, until Sum or Reset.
+func (s *Stream) Announce() { s.announce(true) }
+
+func (s *Stream) announce(on bool) {
+	if s.announced == on {
+		return
+	}
+	s.announced = on
+	s.group.mu.Lock()
+	if on {
+		s.group.announced++
+	} else {
+		s.group.announced--
+	}
+	s.group.mu.Unlock()
+}
+
 // Sum implements hash.Hash.
-func (s *Stream) Sum(b []byte) []byte { return s.md5.Sum(b) }
+func (s *Stream) Sum(b []byte) []byte {
+	s.announce(false)
+	return s.md5.Sum(b)
+}
 
 // Reset implements hash.Hash.
 func (s *Stream) Reset() {
+	s.announce(false)
 	s.md5.Reset()
 	s.size = 0
 }
@@ -107,11 +137,43 @@ func (g *Group) hash(s *Stream) {
 	g.waiting = append(g.waiting, s)
 	wait := g.led
 	g.led = true
-	g.mu.Unlock()
-	if wait && <-s.turn {
-		return
+	if g.came == nil {
+		g.came = make(chan struct{}, 1)
 	}
+	g.mu.Unlock()
+	if wait {
+		select {
+		case g.came <- struct{}{}:
+		default:
+		}
+		if <-s.turn {
+			return
+		}
+	}
+	g.gather()
 	g.lead(s)
+}
+
+// gather waits for streams that are announced, for a while.
+func (g *Group) gather() {
+	var timer *time.Timer
+	for {
+		g.mu.Lock()
+		missing := min(width, g.announced) - len(g.waiting)
+		g.mu.Unlock()
+		switch {
+		case missing <= 0:
+			return
+		case timer == nil:
+			timer = time.NewTimer(patience)
+			defer timer.Stop()
+		}
+		select {
+		case <-g.came:
+		case <-timer.C:
+			return
+		}
+	}
 }
 
 // lead hashes what waits until s is done, and leaves the rest to another.
