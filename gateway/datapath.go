@@ -142,40 +142,32 @@ const smallAnswer = 16 << 10
 
 // Write implements io.Writer.
 func (b *lazyBody) Write(p []byte) (int, error) {
-	if !b.x.begun {
-		b.x.WriteHeader(b.status)
-		if b.size == int64(len(p)) && b.size <= smallAnswer {
-			n, err := b.x.writeWhole(p)
-			b.err = err
-			return n, err
+	// Every write gets its own time: one of a whole stripe is as slow as the
+	// client takes it, so it is cut into pieces.
+	const piece = 1 << 20
+	for done := 0; done < len(p); {
+		next := [1][]byte{p[done:min(len(p), done+piece)]}
+		if err := b.WritePieces(next[:]); err != nil {
+			return done, err
 		}
+		done += len(next[0])
 	}
-	if len(p) > smallAnswer || !b.due.IsZero() {
-		// Every write gets its own time: one of a whole stripe is as slow as
-		// the client takes it, so it is cut into pieces.
-		return b.pieces(p)
-	}
-	n, err := b.x.Write(p)
-	b.err = err
-	return n, err
+	return len(p), nil
 }
 
-func (b *lazyBody) pieces(p []byte) (total int, err error) {
-	const piece = 1 << 20
-	for len(p) > 0 {
+// WritePieces implements stripe.PiecesWriter.
+func (b *lazyBody) WritePieces(pieces [][]byte) error {
+	if !b.x.begun {
+		b.x.WriteHeader(b.status)
+	}
+	if b.size > smallAnswer {
 		if now := time.Now(); now.After(b.due) {
 			b.x.setWriteDeadline()
 			b.due = now.Add(b.x.g.timeout / 4)
 		}
-		n, err := b.x.Write(p[:min(piece, len(p))])
-		total += n
-		p = p[n:]
-		if err != nil {
-			b.err = err
-			return total, err
-		}
 	}
-	return total, nil
+	b.err = b.x.writePieces(pieces)
+	return b.err
 }
 
 // send streams the bytes [off, off+n) of an object. Headers are set by the
@@ -253,6 +245,15 @@ func (c *counted) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err
+}
+
+// WritePieces implements stripe.PiecesWriter.
+func (c *counted) WritePieces(pieces [][]byte) error {
+	err := stripe.WritePieces(c.w, pieces)
+	for _, p := range pieces {
+		c.n += int64(len(p))
+	}
+	return err
 }
 
 // gone says that an error may come from the object having been replaced while

@@ -14,17 +14,29 @@ import (
 // large headers – get an answer of S3's form too. Without it they get the
 // server's plain text. On a server set up by Configure, small answers also
 // leave in one packet instead of two.
-func Listen(l net.Listener) net.Listener { return &listener{Listener: l} }
+//
+// Clients on the same machine are not paced: see unpace.
+func Listen(l net.Listener) net.Listener {
+	w := &listener{Listener: l}
+	if t, ok := l.(*net.TCPListener); ok {
+		w.congestion = unpace(t)
+	}
+	return w
+}
 
 type listener struct {
 	net.Listener
-	held sync.Pool // *[]byte
+	held       sync.Pool // *packet
+	congestion string    // what the system would have used; "" where it was not changed
 }
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if tcp, ok := c.(*net.TCPConn); ok {
+		if l.congestion != "" && !loopback(tcp.RemoteAddr()) {
+			setCongestion(tcp, l.congestion)
+		}
 		return &plainConn{TCPConn: tcp, pool: &l.held}, err
 	}
 	return c, err
@@ -37,7 +49,26 @@ type plainConn struct {
 	pool *sync.Pool
 	// held collects what is written between cork and uncork; nil outside.
 	// Only the goroutine of the request being answered touches it.
-	held *[]byte
+	held *packet
+}
+
+// packet is what leaves at once. Short runs, which come from the buffers of
+// net/http, are copied, others are the caller's.
+type packet struct {
+	short  []byte
+	pieces net.Buffers
+}
+
+// copied is the length of what is copied into a packet, at most: what net/http
+// keeps in its buffer of a connection.
+const copied = 4 << 10
+
+func (k *packet) add(p []byte) {
+	if len(p) <= copied {
+		k.short = append(k.short, p...)
+		p = k.short[len(k.short)-len(p):]
+	}
+	k.pieces = append(k.pieces, p)
 }
 
 // connKey finds the connection in a request's context.
@@ -50,40 +81,52 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// cork holds back what is written from now on, until uncork.
+// cork holds back what is written from now on, until uncork. What is written
+// must not change before.
 func (c *plainConn) cork() {
 	var ok bool
-	if c.held, ok = c.pool.Get().(*[]byte); !ok {
-		p := make([]byte, 0, smallAnswer+4096)
-		c.held = &p
+	if c.held, ok = c.pool.Get().(*packet); !ok {
+		c.held = &packet{short: make([]byte, 0, 2*copied)}
 	}
 }
 
 func (c *plainConn) uncork() error {
-	p := c.held
+	k := c.held
 	c.held = nil
-	_, err := c.TCPConn.Write(*p)
-	*p = (*p)[:0]
-	c.pool.Put(p)
+	all := k.pieces
+	_, err := k.pieces.WriteTo(c.TCPConn)
+	clear(all)
+	k.short, k.pieces = k.short[:0], all[:0]
+	c.pool.Put(k)
 	return err
 }
 
-// writeWhole sends a whole answer whose head is ready. net/http writes head
-// and body through a buffer of 4 KiB, so a body of about that size would cost
-// two system calls and wake the client twice.
-func (x *exchange) writeWhole(p []byte) (int, error) {
+// writePieces sends pieces of an answer, with its head if that is not out yet,
+// by one system call. net/http would send the head, with as much of the body as
+// fills 4 KiB, by itself, and then each piece: the client is woken for each.
+func (x *exchange) writePieces(pieces [][]byte) (err error) {
 	c, _ := x.r.Context().Value(connKey{}).(*plainConn)
 	f, ok := x.w.(http.Flusher)
-	if c == nil || !ok || len(p) < 2048 {
-		return x.Write(p)
+	if c == nil || !ok || len(pieces) == 1 && len(pieces[0]) < copied/2 {
+		return x.writeEach(pieces)
 	}
 	c.cork()
-	n, err := x.Write(p)
-	f.Flush()
+	if err = x.writeEach(pieces); err == nil {
+		f.Flush()
+	}
 	if e := c.uncork(); err == nil {
 		err = e
 	}
-	return n, err
+	return err
+}
+
+func (x *exchange) writeEach(pieces [][]byte) error {
+	for _, p := range pieces {
+		if _, err := x.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // What net/http writes, in one piece, when it refuses a request itself. The
@@ -97,7 +140,7 @@ const (
 // Write implements net.Conn.
 func (c *plainConn) Write(p []byte) (int, error) {
 	if c.held != nil {
-		*c.held = append(*c.held, p...)
+		c.held.add(p)
 		return len(p), nil
 	}
 	if len(p) > len(refusalStart) && string(p[:len(refusalStart)]) == refusalStart {

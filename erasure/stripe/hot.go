@@ -1,9 +1,7 @@
 package stripe
 
 import (
-	"context"
 	"encoding/binary"
-	"io"
 	"sync"
 	"sync/atomic"
 
@@ -284,17 +282,17 @@ func (r *reader) kept() bool {
 	return r.set.hot.has(r.hotKey(whole.stripe, whole.from))
 }
 
-// again writes the next window if its piece is kept, and moves off behind it.
-func (r *reader) again(ctx context.Context, w io.Writer) (bool, error) {
-	if err := ended(ctx); err != nil {
-		return false, err
+// takeKept adds pieces that are kept of what is next to a batch, as many as it
+// takes, and says where they end.
+func (r *reader) takeKept(b *batch) (end int64) {
+	end = r.off
+	for end < r.end && !b.full() {
+		p, buf := r.hot(r.piece(end))
+		if p == nil {
+			break
+		}
+		b.add(p, buf)
+		end += int64(len(p))
 	}
-	p, buf := r.hot(r.piece(r.off))
-	if p == nil {
-		return false, nil
-	}
-	err := writeAll(w, p)
-	r.off += int64(len(p))
-	buf.release()
-	return err == nil, err
+	return end
 }

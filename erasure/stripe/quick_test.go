@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,7 +77,8 @@ func TestQuickReads(t *testing.T) {
 // slowly takes its time, and looks at what it was given again then.
 type slowly struct {
 	bytes.Buffer
-	wait func(n int)
+	wait    func(n int)
+	batches []int // of pieces that came at once
 }
 
 func (s *slowly) Write(p []byte) (int, error) {
@@ -86,6 +88,58 @@ func (s *slowly) Write(p []byte) (int, error) {
 		return 0, errors.New("the bytes changed while they were written")
 	}
 	return s.Buffer.Write(p)
+}
+
+// WritePieces implements PiecesWriter.
+func (s *slowly) WritePieces(pieces [][]byte) error {
+	s.batches = append(s.batches, len(pieces))
+	for _, p := range pieces {
+		if _, err := s.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestPiecesAreWrittenAtOnce, whether they are kept, or read, or the one and the
+// other, and one by one where there is no memory for several.
+func TestPiecesAreWrittenAtOnce(t *testing.T) {
+	r := quickRig(t)
+	data := noise(1<<20, 1)
+	b := r.put(data)
+	read := func(off int64) []int {
+		t.Helper()
+		w := &slowly{wait: func(int) {}}
+		if err := r.set.Read(t.Context(), r.group, b, off, b.Size-off, w); err != nil || !bytes.Equal(w.Bytes(), data[off:]) {
+			t.Fatalf("from %d: %d bytes, %v", off, w.Len(), err)
+		}
+		return w.batches
+	}
+	want := func(what string, got, want []int) {
+		t.Helper()
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: written in batches of %v pieces, want %v", what, got, want)
+		}
+	}
+	want("read", read(0), []int{4})
+	read(0)
+	before := r.calls()
+	want("kept", read(0), []int{4})
+	want("from within", read(100_000), []int{4})
+	if n := r.calls() - before; n > 0 {
+		t.Errorf("%d calls for what is kept", n)
+	}
+	r.set.hot.drop(r.set.hot.pieces[hotKey{b.ID, 512 << 10}])
+	want("all but one kept", read(0), []int{4})
+
+	m := r.set.memory
+	r.set.hot.yield(m.total)
+	rest := m.total - turnBytes // one piece is left
+	if !m.budget.TryAcquire(rest) {
+		t.Fatal("pieces were not given up")
+	}
+	want("without memory", read(0), nil)
+	m.budget.Release(rest)
 }
 
 // TestQuickReadLosesADrive in its midst: what was written before is not written

@@ -70,19 +70,10 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 	var ahead chan *fetched
 	for r.off < r.end {
 		var f *fetched
-		if ahead == nil {
-			if hit, err := r.again(ctx, w); err != nil {
-				return err
-			} else if hit {
-				continue
-			}
-		}
 		if ahead != nil {
 			f, ahead = <-ahead, nil
-		} else if r.inTurns() {
-			if f = r.inTurn(ctx, w); f == nil && r.off == r.end {
-				return nil
-			}
+		} else if f = r.fromMemory(ctx, w); f == nil && r.off == r.end {
+			return nil
 		}
 		if f == nil {
 			f = r.fetch(ctx, r.lacking(r.window(r.off)), nil)
@@ -93,7 +84,7 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 		for _, p := range f.pieces {
 			r.off += int64(len(p))
 		}
-		if r.off < r.end && !r.kept() && !r.inTurns() {
+		if r.off < r.end && !r.kept() && !r.inTurns(r.off) {
 			ahead = r.prefetch(ctx, r.lacking(r.window(r.off)))
 		}
 		for _, p := range f.pieces {
@@ -106,6 +97,40 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 			r.forget(ahead)
 			return f.err
 		}
+	}
+	return nil
+}
+
+// fromMemory writes what it can of the rest, and moves off behind it: pieces
+// that are kept, and what drives answer from their memory. It gives a window in
+// place of what a drive did not give, or why nothing more can be had; nil where
+// nothing is left, or what is next cannot be had this way.
+func (r *reader) fromMemory(ctx context.Context, w io.Writer) *fetched {
+	for r.off < r.end {
+		if err := ended(ctx); err != nil {
+			return &fetched{err: err}
+		}
+		b := &batch{}
+		next := r.takeKept(b)
+		if next < r.end && !b.full() && r.inTurns(next) {
+			mem := r.set.memory.try(r.turnMemory())
+			if mem == nil && b.n == 0 { // who holds memory does not wait for more
+				var err error
+				if mem, err = r.set.memory.get(ctx, r.turnMemory()); err != nil {
+					return &fetched{err: err}
+				}
+			}
+			if mem != nil {
+				return r.inTurn(ctx, w, r.turns(b, next, mem))
+			}
+		}
+		if b.n == 0 {
+			return nil
+		}
+		if err := b.write(w); err != nil {
+			return &fetched{err: err}
+		}
+		r.off = next
 	}
 	return nil
 }

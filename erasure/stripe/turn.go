@@ -10,22 +10,24 @@ import (
 	"kintsugi/storagenode"
 )
 
-// turnBytes is how much is read before it is written while the drives answer
-// from memory: little enough to stay in the processor's cache, where it is
-// verified and from where it is sent.
+// turnBytes is how much is read at once while the drives answer from memory:
+// little enough to stay in the processor's cache while it is verified.
 const turnBytes = 256 << 10
 
 // fromMemory is how long a read takes at most that did not ask the disk.
 const fromMemory = 2 * time.Millisecond
 
 // turns reads a range from drives that answer from memory: a piece is read,
-// from one drive after another where it spans several, verified and written,
-// then the next. All of that happens on one goroutine, for waking others costs
-// more than it would save. It is not the goroutine of whoever reads, which
-// watches it instead, and goes on by itself where a drive holds it.
+// from one drive after another where it spans several, and verified, then the
+// next, until there are enough to be written. All of that happens on one
+// goroutine, for waking others costs more than it would save. It is not the
+// goroutine of whoever reads, which watches it instead, and goes on by itself,
+// from behind what was written, where a drive holds it.
 type turns struct {
 	reader *reader
-	mem    *buffer // held by run, changed when it is kept
+	mem    *buffer // held by run: where the next piece is read into
+	batch  *batch  // of run
+	next   int64   // what is before was written, or is in the batch at first
 	// state is when the drive's call that runs now began, in ns. It is
 	// turnFree between two calls and while w is written to, turnTaken once the
 	// watcher has taken the range: what run does after that is seen by nobody.
@@ -48,11 +50,11 @@ const (
 )
 
 // quick says that the drives' reads come from this machine's memory.
-func (r *reader) quick() bool {
+func (r *reader) quick(pos int64) bool {
 	if r.set.cfg.Remote {
 		return false
 	}
-	n := min(turnBytes, r.group.Scheme.ShardSize(stripeLen(r.blob.Size, int(r.off/erasure.StripeSize))))
+	n := min(turnBytes, r.group.Scheme.ShardSize(stripeLen(r.blob.Size, int(pos/erasure.StripeSize))))
 	for i := range int(r.group.Scheme.K) {
 		p95 := r.set.drives.get(r.group.Slots[i].Drive).latency(n).p95()
 		if p95 == 0 || p95 > r.set.quick {
@@ -93,25 +95,30 @@ func (r *reader) piece(pos int64) (win, whole window) {
 	return win, whole
 }
 
-// inTurns says that what comes next can be read in turn.
-func (r *reader) inTurns() bool {
-	win, _ := r.piece(r.off)
-	return r.quick() && r.direct(win)
+// inTurns says that what comes at pos can be read in turn.
+func (r *reader) inTurns(pos int64) bool {
+	win, _ := r.piece(pos)
+	return r.quick(pos) && r.direct(win)
 }
 
-// inTurn writes what it can of the rest, and moves off behind it. It gives a
-// window in place of what a drive did not give, or why nothing more can be
-// had; nil where nothing is left, or what is next cannot be read this way.
-func (r *reader) inTurn(ctx context.Context, w io.Writer) *fetched {
-	mem, err := r.set.memory.get(ctx, int(min(r.blob.Size, int64(max(r.pieceSize(0), r.pieceSize(stripes(r.blob.Size)-1))))))
-	if err != nil {
-		return &fetched{err: err}
-	}
-	t := &turns{reader: r, mem: mem, calls: make([]call, r.group.Scheme.K), done: make(chan struct{}, 1)}
+// turnMemory is what the longest piece needs.
+func (r *reader) turnMemory() int {
+	return int(min(r.blob.Size, int64(max(r.pieceSize(0), r.pieceSize(stripes(r.blob.Size)-1)))))
+}
+
+// turns makes turns that begin at pos, and with what is in the batch. It owns
+// batch and mem.
+func (r *reader) turns(b *batch, pos int64, mem *buffer) *turns {
+	t := &turns{reader: r, mem: mem, batch: b, next: pos, calls: make([]call, r.group.Scheme.K), done: make(chan struct{}, 1)}
 	t.pos.Store(r.off)
 	for i := range t.calls {
 		t.calls[i].drive = r.set.drives.get(r.group.Slots[i].Drive)
 	}
+	return t
+}
+
+// inTurn has what can be written of the rest in turn; see fromMemory.
+func (r *reader) inTurn(ctx context.Context, w io.Writer, t *turns) *fetched {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends a call that was given up
 	r.set.callers.run(func() { t.run(ctx, w) })
@@ -151,31 +158,40 @@ func (r *reader) around(ctx context.Context, mem *buffer) *fetched {
 // run reads and writes until all is written, or something goes wrong.
 func (t *turns) run(ctx context.Context, w io.Writer) {
 	defer func() {
+		t.batch.drop()
 		t.mem.release()
 		t.done <- struct{}{}
 	}()
 	r := t.reader
-	for pos := t.pos.Load(); pos < r.end; t.pos.Store(pos) {
+	for pos := t.next; pos < r.end; {
 		win, whole := r.piece(pos)
 		p, buf := r.hot(win, whole)
 		if p == nil {
-			if p, buf = t.fetch(ctx, win, whole); p == nil {
-				return
+			p, buf = t.fetch(ctx, win, whole, pos)
+		}
+		if p != nil {
+			t.batch.add(p, buf)
+			if pos += int64(len(p)); pos < r.end && !t.batch.full() && buf != t.mem {
+				continue
 			}
 		}
-		t.wrote = t.write(w, p)
-		buf.release()
-		if t.wrote != nil || t.panic != nil {
+		if t.state.Load() == turnTaken {
 			return
 		}
-		pos += int64(len(p))
+		if t.wrote = t.write(w); t.wrote != nil || t.panic != nil {
+			return
+		}
+		if t.pos.Store(pos); p == nil {
+			return
+		}
 	}
 }
 
-// fetch reads a window from the drives. A piece that was read before is read
-// wholly and kept. The buffer comes with a reference; nil where the drives
-// failed, or the range was taken.
-func (t *turns) fetch(ctx context.Context, win, whole window) ([]byte, *buffer) {
+// fetch reads a window, which begins at pos, from the drives. A piece that was
+// read before is read wholly and kept. The buffer comes with a reference; it is
+// still mem, to be written before more is read, where there is no memory for
+// another. Nil where the drives failed, or the range was taken.
+func (t *turns) fetch(ctx context.Context, win, whole window, pos int64) ([]byte, *buffer) {
 	r := t.reader
 	key := r.hotKey(whole.stripe, whole.from)
 	again := r.set.hot.wants(key, whole.to-whole.from)
@@ -186,22 +202,24 @@ func (t *turns) fetch(ctx context.Context, win, whole window) ([]byte, *buffer) 
 		return nil, nil
 	}
 	buf := t.mem
-	buf.retain(1)
-	if again {
-		if next := r.set.memory.spare(len(buf.mem)); next != nil && r.set.hot.put(key, buf, whole.to-whole.from) {
-			t.mem.release()
-			t.mem = next
-		} else {
-			next.release()
-		}
+	p := buf.mem[win.from-whole.from : win.to-whole.from]
+	if pos+int64(len(p)) == r.end {
+		t.mem = nil
+	} else if t.mem = r.set.memory.spare(len(buf.mem)); t.mem == nil {
+		t.mem = buf
+		buf.retain(1)
+		return p, buf
 	}
-	return buf.mem[win.from-whole.from : win.to-whole.from], buf
+	if again {
+		r.set.hot.put(key, buf, whole.to-whole.from)
+	}
+	return p, buf
 }
 
-// write keeps a panic for whoever reads.
-func (t *turns) write(w io.Writer, p []byte) error {
+// write writes the batch, and keeps a panic for whoever reads.
+func (t *turns) write(w io.Writer) error {
 	defer func() { t.panic = recover() }()
-	return writeAll(w, p)
+	return t.batch.write(w)
 }
 
 // read fills the buffer with a window; false where it failed or was taken.
