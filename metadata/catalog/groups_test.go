@@ -1,13 +1,17 @@
 package catalog
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/metadata"
+	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/memory"
 	"kintsugi/storagenode"
 )
@@ -102,6 +106,53 @@ func TestNarrowing(t *testing.T) {
 	if now := f.rows(famGroup); now != before {
 		t.Errorf("%d groups were made for nothing", now-before)
 	}
+}
+
+// silent is an engine that, once told, answers nothing.
+type silent struct {
+	kv.Store
+	now atomic.Bool
+}
+
+func (s *silent) wait(ctx context.Context) error {
+	if !s.now.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *silent) Get(ctx context.Context, key []byte) ([]byte, error) {
+	if err := s.wait(ctx); err != nil {
+		return nil, err
+	}
+	return s.Store.Get(ctx, key)
+}
+
+func (s *silent) Begin(ctx context.Context) (kv.Txn, error) {
+	if err := s.wait(ctx); err != nil {
+		return nil, err
+	}
+	return s.Store.Begin(ctx)
+}
+
+// TestGroupsWhileTheEngineIsSilent: who wants a group to write to does not wait
+// for the engine, where there are groups.
+func TestGroupsWhileTheEngineIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &silent{Store: memory.New()}
+		f := newFixture(t, s)
+		b := f.bucket("bkt")
+		f.put(b, "key", 100) // something to save
+		s.now.Store(true)
+		for range 3 {
+			time.Sleep(saveTTL)
+			began := time.Now()
+			if _, err := f.OpenGroup(t.Context()); err != nil || time.Since(began) > 2*time.Second {
+				t.Fatalf("%v after %s", err, time.Since(began))
+			}
+		}
+	})
 }
 
 // TestDrivesOutOfServiceTakeNoGroups: a drive that was replaced and came back, or

@@ -22,6 +22,9 @@ const (
 	stickFor = 20 * time.Millisecond  // on one group, so that small blobs share its syncs
 	// stickCalls is how many calls stay on a group at most.
 	stickCalls = 64
+	// refreshTime is how long those that want a group wait for what is known to be
+	// read anew, or saved; being late with either does no harm.
+	refreshTime = time.Second
 )
 
 // openSet is the groups that take new blobs, as of a moment. It is never
@@ -90,12 +93,8 @@ func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*open
 		return nil, fmt.Errorf("open group: %w", metadata.ErrNoPlacement)
 	}
 	if s.stale.Load() || s.scanned.IsZero() || now.Sub(s.scanned) >= scanTTL {
-		if err := s.load(ctx); err != nil {
-			if old != nil {
-				s.e.log.Warn("groups are not read anew", "err", err)
-			} else {
-				return nil, err
-			}
+		if err := s.refresh(ctx, old != nil); err != nil {
+			return nil, err
 		}
 		s.scanned = now
 		s.stale.Store(false)
@@ -111,9 +110,25 @@ func (s *Groups) reopen(ctx context.Context, now time.Time, old *openSet) (*open
 	s.open.Store(set)
 	if now.Sub(s.saved) >= saveTTL {
 		s.saved = now
-		s.save(ctx)
+		timed, cancel := context.WithTimeout(ctx, refreshTime)
+		defer cancel()
+		s.save(timed)
 	}
 	return set, nil
+}
+
+// refresh reads the groups anew. Where there are some to write to, that may fail,
+// and takes no longer than refreshTime.
+func (s *Groups) refresh(ctx context.Context, have bool) error {
+	if !have {
+		return s.load(ctx)
+	}
+	timed, cancel := context.WithTimeout(ctx, refreshTime)
+	defer cancel()
+	if err := s.load(timed); err != nil {
+		s.e.log.Warn("groups are not read anew", "err", err)
+	}
+	return nil
 }
 
 // choose finds the groups to write to. The caller holds opening.

@@ -19,12 +19,15 @@ type login struct {
 	made           time.Time
 }
 
-// GetRequestMetadata implements credentials.PerRPCCredentials.
+// GetRequestMetadata implements credentials.PerRPCCredentials. A member that knows
+// of no leader – it is cut off from the others, or there is an election – is to
+// refuse a request at once: it would keep it until its time is up.
 func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	m := map[string]string{rpctypes.MetadataRequireLeaderKey: rpctypes.MetadataHasLeader}
 	if t := l.token.Load(); t != nil && *t != "" {
-		return map[string]string{rpctypes.TokenFieldNameGRPC: *t}, nil
+		m[rpctypes.TokenFieldNameGRPC] = *t
 	}
-	return nil, nil
+	return m, nil
 }
 
 // RequireTransportSecurity implements credentials.PerRPCCredentials. Without

@@ -147,6 +147,7 @@ func classify(err error, sent bool) outcome {
 	st := status.Convert(err)
 	switch {
 	case tokenRefused(rpctypes.Error(err)), st.Message() == "raft proposal dropped",
+		rpctypes.Error(err) == rpctypes.ErrNoLeader, // which members say before they look at what it is
 		errors.Is(err, rpctypes.ErrGRPCNotSupportedForLearner), rpctypes.Error(err) == rpctypes.ErrTooManyRequests:
 		return undone
 	case !strings.HasPrefix(st.Message(), "etcdserver: "):

@@ -128,6 +128,38 @@ func TestSilentMember(t *testing.T) {
 	retried(t, time.Minute, st, "a", "2")
 }
 
+// A member that clients reach, but the others do not, says so at once: what it was
+// asked is asked elsewhere, instead of waiting for it in vain.
+func TestMemberCutOffFromTheOthers(t *testing.T) {
+	s := start(t, 3)
+	st := s.open("/x/", func(c *etcd.Config) { c.Timeout = 20 * time.Second })
+	mustPut(t, st, "a", "0")
+	lone := s.members[(s.leader()+1)%3].Server
+	for _, m := range s.members {
+		if m.Server != lone {
+			lone.CutPeer(m.Server.MemberID())
+			m.Server.CutPeer(lone.MemberID())
+		}
+	}
+	for lone.Leader() != 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	slow := 0
+	for i := range 60 {
+		begun := time.Now()
+		for range i % 3 { // members are asked in turn: each is to get each kind
+			wantGet(t, st, "a", fmt.Sprint(i))
+		}
+		mustPut(t, st, "a", fmt.Sprint(i+1))
+		if time.Since(begun) > 900*time.Millisecond {
+			slow++
+		}
+	}
+	if slow > 5 {
+		t.Fatalf("%d of 60 waited for a member without a leader", slow)
+	}
+}
+
 func TestLostMemberAndKilledLeader(t *testing.T) {
 	s := start(t, 3)
 	st := s.open("/x/", func(c *etcd.Config) { c.Timeout = 5 * time.Second })
