@@ -260,7 +260,7 @@ func (e *engine) get(ctx context.Context, op string, key []byte) ([]byte, error)
 // page copies up to limit pairs from ≤ key < to and gives where the next page
 // starts, nil at the end. No iterator of the engine is held between pages.
 func (e *engine) page(ctx context.Context, r kv.Reader, from, to []byte, limit int) (pairs []kv.Pair, next []byte, err error) {
-	for p, err := range r.Scan(ctx, from, to) {
+	for p, err := range kv.Page(ctx, r, from, to, limit) {
 		if err != nil {
 			return nil, nil, unavailable("scan", err)
 		}

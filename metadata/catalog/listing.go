@@ -89,7 +89,11 @@ func (l *listing) stretch(ctx context.Context, r kv.Reader, from, to []byte) (ne
 	if to != nil && bytes.Compare(from, to) >= 0 {
 		return nil, nil
 	}
-	for p, err := range r.Scan(ctx, from, to) {
+	scan := r.Scan(ctx, from, to)
+	if len(l.delim) == 0 { // then every pair is an entry, and one more says whether there are more
+		scan = kv.Page(ctx, r, from, to, l.limit+1)
+	}
+	for p, err := range scan {
 		if err != nil {
 			return nil, unavailable("list", err)
 		}
@@ -161,11 +165,15 @@ func (s *Objects) ListObjects(ctx context.Context, b metadata.BucketID, q metada
 	if q.Limit <= 0 {
 		return page, nil
 	}
-	snap, err := s.e.kv.Snapshot(ctx)
-	if err != nil {
-		return page, unavailable("list objects", err)
+	state := kv.Reader(s.e.kv)
+	if q.Delimiter != "" { // without one a single scan does, which is of one state
+		snap, err := s.e.kv.Snapshot(ctx)
+		if err != nil {
+			return page, unavailable("list objects", err)
+		}
+		defer snap.Close()
+		state = snap
 	}
-	defer snap.Close()
 	buf := s.lists.get()
 	defer s.lists.put(buf)
 	var last string
@@ -182,7 +190,7 @@ func (s *Objects) ListObjects(ctx context.Context, b metadata.BucketID, q metada
 			return nil
 		},
 	}
-	if err := l.run(ctx, snap); err != nil {
+	if err := l.run(ctx, state); err != nil {
 		return metadata.ListPage{}, err
 	}
 	page.Objects = buf.objects()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync/atomic"
 	"testing"
 
@@ -46,6 +47,26 @@ func (d *distant) GetAll(ctx context.Context, keys ...[]byte) ([][]byte, error) 
 	return values, nil
 }
 
+// Page is one request where it is told how much is wanted.
+func (d *distant) Page(ctx context.Context, from, to []byte, n int) iter.Seq2[kv.Pair, error] {
+	return func(yield func(kv.Pair, error) bool) {
+		taken := 0
+		for p, err := range d.Store.Scan(ctx, from, to) {
+			if taken++; taken%n == 1 || n == 1 {
+				d.requests.Add(1)
+			}
+			if !yield(p, err) {
+				return
+			}
+		}
+	}
+}
+
+func (d *distant) Snapshot(ctx context.Context) (kv.Snapshot, error) {
+	d.requests.Add(1)
+	return d.Store.Snapshot(ctx)
+}
+
 func (d *distant) Begin(ctx context.Context) (kv.Txn, error) {
 	t, err := d.Store.Begin(ctx)
 	return &distantTxn{t, d, map[string]bool{}}, err
@@ -81,6 +102,9 @@ func TestRequestsOfEachCall(t *testing.T) {
 	if _, _, err := f.Find(t.Context(), "bkt", "first"); err != nil {
 		t.Fatal(err)
 	}
+	for i := range 4 {
+		f.put(b, fmt.Sprintf("more%d", i), 100)
+	}
 	w, v, p := f.written(100), f.written(100), f.written(100)
 	must := func(err error) {
 		t.Helper()
@@ -95,6 +119,13 @@ func TestRequestsOfEachCall(t *testing.T) {
 		do   func() error
 	}{
 		{"find", 1, func() error { _, _, err := f.Find(t.Context(), "bkt", "first"); return err }},
+		{"list", 1, func() error {
+			page, err := f.ListObjects(t.Context(), b.ID, metadata.ListQuery{Limit: 3})
+			if len(page.Objects) != 3 || !page.Truncated {
+				t.Errorf("%d objects, truncated %v", len(page.Objects), page.Truncated)
+			}
+			return err
+		}},
 		{"put", 2, func() error {
 			return f.PutObject(t.Context(), b, object("new", w), []metadata.Written{w}, metadata.Condition{})
 		}},

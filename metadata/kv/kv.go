@@ -126,6 +126,20 @@ func GetAll(ctx context.Context, s Store, keys ...[]byte) ([][]byte, error) {
 	return values, nil
 }
 
+// Pager is a Reader whose scans cost less when it knows how long they will be.
+type Pager interface {
+	// Page is Scan for a caller who is about to take n pairs; more may be taken.
+	Page(ctx context.Context, from, to []byte, n int) iter.Seq2[Pair, error]
+}
+
+// Page scans r for about n pairs.
+func Page(ctx context.Context, r Reader, from, to []byte, n int) iter.Seq2[Pair, error] {
+	if p, ok := r.(Pager); ok {
+		return p.Page(ctx, from, to, n)
+	}
+	return r.Scan(ctx, from, to)
+}
+
 // Update runs f in transactions until one commits, at most attempts times
 // while there are conflicts, then returns ErrConflict. f may run several
 // times; an error of f ends it with nothing written. ErrUnknown is returned,

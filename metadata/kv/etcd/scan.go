@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// firstPage is small: most scans want a few pairs. Pages grow from there.
+	// firstPage is that of a scan which says nothing of its length, small: most
+	// want a few pairs. Pages grow from there.
 	firstPage  = 16
 	pageGrowth = 8
 	maxPage    = 1024
@@ -23,17 +24,28 @@ const (
 // page; where the members compact that away before the end, it ends with
 // kv.ErrUnavailable.
 func (s *Store) Scan(ctx context.Context, from, to []byte) iter.Seq2[kv.Pair, error] {
-	return func(yield func(kv.Pair, error) bool) { s.scan(ctx, from, to, 0, yield) }
+	return s.Page(ctx, from, to, firstPage)
+}
+
+// Page implements kv.Pager: what is wanted is one request, if it is not too much
+// for one.
+func (s *Store) Page(ctx context.Context, from, to []byte, n int) iter.Seq2[kv.Pair, error] {
+	return func(yield func(kv.Pair, error) bool) { s.scan(ctx, from, to, 0, n, yield) }
 }
 
 // Scan implements kv.Reader.
 func (v *snapshot) Scan(ctx context.Context, from, to []byte) iter.Seq2[kv.Pair, error] {
-	return func(yield func(kv.Pair, error) bool) { v.s.scan(ctx, from, to, v.rev, yield) }
+	return v.Page(ctx, from, to, firstPage)
 }
 
-// scan reads page by page; rev 0 means the newest.
-func (s *Store) scan(ctx context.Context, from, to []byte, rev int64, yield func(kv.Pair, error) bool) {
-	w := walk{s: s, at: s.key(from), end: s.end, limit: firstPage}
+// Page implements kv.Pager.
+func (v *snapshot) Page(ctx context.Context, from, to []byte, n int) iter.Seq2[kv.Pair, error] {
+	return func(yield func(kv.Pair, error) bool) { v.s.scan(ctx, from, to, v.rev, n, yield) }
+}
+
+// scan reads page by page, n pairs at first; rev 0 means the newest.
+func (s *Store) scan(ctx context.Context, from, to []byte, rev int64, n int, yield func(kv.Pair, error) bool) {
+	w := walk{s: s, at: s.key(from), end: s.end, limit: max(1, min(n, maxPage))}
 	if to != nil {
 		w.end = s.key(to)
 	}
@@ -87,7 +99,7 @@ func (w *walk) stop() []byte {
 	if w.short >= maxShort {
 		return w.end // a gap: look all the way
 	}
-	if near := w.s.density.window(w.at, len(w.s.data), 4*w.limit); near != nil && bytes.Compare(near, w.end) < 0 {
+	if near := w.s.density.window(w.at, len(w.s.data), 2*w.limit+firstPage); near != nil && bytes.Compare(near, w.end) < 0 {
 		return near
 	}
 	return w.end

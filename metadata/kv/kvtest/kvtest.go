@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"testing"
 
 	"kintsugi/metadata/kv"
@@ -92,13 +93,21 @@ func wantGet(t *testing.T, r interface {
 
 func wantScan(t *testing.T, r kv.Reader, from, to string, want string) {
 	t.Helper()
-	got := ""
-	for p, err := range r.Scan(t.Context(), bound(from), bound(to)) {
-		must(t, err)
-		got += fmt.Sprintf("%s=%s ", p.Key, p.Value)
+	scans := map[string]iter.Seq2[kv.Pair, error]{
+		"Scan": r.Scan(t.Context(), bound(from), bound(to)),
+		// Where more is taken than was said, it is there.
+		"Page of 1": kv.Page(t.Context(), r, bound(from), bound(to), 1),
+		"Page":      kv.Page(t.Context(), r, bound(from), bound(to), 1<<20),
 	}
-	if got != want {
-		t.Fatalf("Scan(%q, %q) = %q, want %q", from, to, got, want)
+	for name, scan := range scans {
+		got := ""
+		for p, err := range scan {
+			must(t, err)
+			got += fmt.Sprintf("%s=%s ", p.Key, p.Value)
+		}
+		if got != want {
+			t.Fatalf("%s(%q, %q) = %q, want %q", name, from, to, got, want)
+		}
 	}
 }
 
