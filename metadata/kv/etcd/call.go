@@ -181,7 +181,7 @@ func (s *Store) full() error {
 func (s *Store) ask(ctx context.Context, timeout time.Duration, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
 	err = s.repeat(ctx, timeout, func(ctx context.Context, o grpc.CallOption) error {
 		var err error
-		resp, err = s.rpc.Range(ctx, r, answerLimit, o)
+		resp, err = s.get(ctx, r, answerLimit, o)
 		return err
 	})
 	if err == errFuture && r.Serializable {

@@ -215,7 +215,7 @@ func (s *Store) sendOnce(ctx context.Context, group []*commit, asserted int64) (
 	start := time.Now()
 	var p peer.Peer
 	attempt, cancel := context.WithDeadline(ctx, start.Add(s.cfg.Timeout))
-	resp, err := s.rpc.Txn(attempt, req, grpc.Peer(&p))
+	resp, err := s.txn(attempt, req, grpc.Peer(&p))
 	cancel()
 	if err == nil {
 		return s.outcomes(group, asserted, resp)

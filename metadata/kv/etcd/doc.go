@@ -23,6 +23,12 @@
 // certainly did not take place is told apart from what is unknown, and is so
 // for each of a group; see commit.go, txn.go, call.go.
 //
+// # The leader
+//
+// Commits and small reads are sent to the member that leads, once one has said
+// so: any other would have to ask it. Where it fails or says nothing they go to
+// whichever member answers. Large reads are spread over all. See leader.go.
+//
 // # The fence
 //
 // kv promises that a commit of unknown outcome cannot take place any more once

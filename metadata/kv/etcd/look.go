@@ -111,7 +111,7 @@ func (s *Store) readAll(group []*look) error {
 	}
 	var resp *pb.TxnResponse
 	err := s.repeat(ctx, s.cfg.Timeout, func(ctx context.Context, o grpc.CallOption) (err error) {
-		resp, err = s.rpc.Txn(ctx, req, answerLimit, o)
+		resp, err = s.txn(ctx, req, answerLimit, o)
 		return err
 	})
 	if err != nil {

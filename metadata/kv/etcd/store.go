@@ -25,6 +25,7 @@ type Store struct {
 	fence   fence
 	looks   lane[*look]
 	commits lane[*commit]
+	leaders leaders
 	density density
 	data    []byte // what all keys of pairs start with
 	end     []byte // the least key above them
@@ -85,6 +86,7 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.leaders.close()
 	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
