@@ -45,7 +45,7 @@ where others can listen on the network, name certificates with --ca, --cert and
 --key for mutual TLS.
 
 SIGTERM and Ctrl-C hand leadership over and stop within 10 seconds.`,
-		Example: `  export KINTSUGI_CLUSTER_SECRET_FILE=/etc/kintsugi/cluster-secret
+		Example: `  export KINTSUGI_CLUSTER_SECRET_FILE=/etc/kintsugi/secrets/cluster/secret
   kintsugi metadata --name m1 --data-dir /var/lib/kintsugi-metadata --address 10.0.0.1:2379 --peer-address 10.0.0.1:2380 \
     --initial-cluster m1=10.0.0.1:2380,m2=10.0.0.2:2380,m3=10.0.0.3:2380`,
 		Args: cobra.NoArgs,

@@ -18,9 +18,9 @@ var secretFiles = []struct {
 	name, prefix string
 	random       int
 }{
-	{"cluster-secret", "", 52},
-	{"root-access-key", "KI", 18},
-	{"root-secret-key", "", 40},
+	{"cluster/secret", "", 52},
+	{"root/access-key", "KI", 18},
+	{"root/secret-key", "", 40},
 }
 
 func newSecrets() *cobra.Command {
@@ -31,13 +31,13 @@ func newSecrets() *cobra.Command {
 owner alone can read. Files that are there already stay as they are, so that it
 can run before every start.
 
-  cluster-secret     what the processes of a cluster know each other by:
+  cluster/secret     what the processes of a cluster know each other by:
                      KINTSUGI_CLUSTER_SECRET_FILE of every process
-  root-access-key    KINTSUGI_ROOT_ACCESS_KEY_FILE of the gateways
-  root-secret-key    KINTSUGI_ROOT_SECRET_KEY_FILE of the gateways
+  root/access-key    KINTSUGI_ROOT_ACCESS_KEY_FILE of the gateways
+  root/secret-key    KINTSUGI_ROOT_SECRET_KEY_FILE of the gateways
 
-Copy the same files to every machine. Where root makes them, they are given to
-the owner of DIR.`,
+Copy the folder cluster to every machine, and root to those with a gateway. Where
+root makes them, they are given to the owner of DIR.`,
 		Example: "  kintsugi secrets /etc/kintsugi/secrets",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -53,6 +53,9 @@ func makeSecrets(dir string, out io.Writer) error {
 	}
 	for _, s := range secretFiles {
 		path := filepath.Join(dir, s.name)
+		if err := makePrivate(dir, filepath.Dir(path)); err != nil {
+			return err
+		}
 		text, err := os.ReadFile(path)
 		switch {
 		case err == nil && strings.TrimSpace(string(text)) == "":
@@ -74,8 +77,21 @@ func makeSecrets(dir string, out io.Writer) error {
 	return nil
 }
 
-// giveToOwnerOf gives a file to the owner of the directory it is in, where we
-// may: a container that runs as root makes secrets for the user who started it.
+// makePrivate makes a folder in dir that its owner alone may enter, also where
+// it is there already: Docker makes folders that are to be mounted.
+func makePrivate(dir, folder string) error {
+	err := os.Mkdir(folder, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		err = os.Chmod(folder, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("directory of the secrets: %w", err)
+	}
+	return giveToOwnerOf(dir, folder)
+}
+
+// giveToOwnerOf gives what is in a directory to its owner, where we may: a
+// container that runs as root makes secrets for the user who started it.
 func giveToOwnerOf(dir, path string) error {
 	if os.Geteuid() != 0 {
 		return nil

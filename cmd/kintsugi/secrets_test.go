@@ -17,6 +17,11 @@ func TestSecretsAreMadeOnceAndPrivate(t *testing.T) {
 	if err := makeSecrets(dir, io.Discard); err != nil {
 		t.Fatal(err)
 	}
+	for _, folder := range []string{dir, filepath.Join(dir, "cluster"), filepath.Join(dir, "root")} {
+		if st, err := os.Stat(folder); err != nil || st.Mode().Perm() != 0o700 {
+			t.Fatalf("%s: %v, %v", folder, st, err)
+		}
+	}
 	first := map[string]string{}
 	for _, s := range secretFiles {
 		path := filepath.Join(dir, s.name)
@@ -30,7 +35,7 @@ func TestSecretsAreMadeOnceAndPrivate(t *testing.T) {
 		}
 		first[s.name] = string(text)
 	}
-	if err := os.Remove(filepath.Join(dir, "root-secret-key")); err != nil {
+	if err := os.Remove(filepath.Join(dir, "root/secret-key")); err != nil {
 		t.Fatal(err)
 	}
 	if err := makeSecrets(dir, io.Discard); err != nil {
@@ -38,18 +43,18 @@ func TestSecretsAreMadeOnceAndPrivate(t *testing.T) {
 	}
 	for _, s := range secretFiles {
 		text, err := os.ReadFile(filepath.Join(dir, s.name))
-		if err != nil || (string(text) == first[s.name]) == (s.name == "root-secret-key") {
+		if err != nil || (string(text) == first[s.name]) == (s.name == "root/secret-key") {
 			t.Fatalf("%s after the second run: %q, was %q, %v", s.name, text, first[s.name], err)
 		}
 	}
 	t.Setenv(envAccessKey, "")
 	t.Setenv(envSecretKey, "")
-	t.Setenv(envAccessKey+"_FILE", filepath.Join(dir, "root-access-key"))
-	t.Setenv(envSecretKey+"_FILE", filepath.Join(dir, "root-secret-key"))
+	t.Setenv(envAccessKey+"_FILE", filepath.Join(dir, "root/access-key"))
+	t.Setenv(envSecretKey+"_FILE", filepath.Join(dir, "root/secret-key"))
 	if _, err := credentialsFromEnv(); err != nil {
 		t.Fatalf("a gateway refuses them: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cluster-secret"), []byte(" \n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "cluster/secret"), []byte(" \n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := makeSecrets(dir, io.Discard); err == nil {

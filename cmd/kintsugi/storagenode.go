@@ -63,7 +63,7 @@ well (kintsugi certs).
 
 Every flag can be set as a variable: --admin-address as KINTSUGI_ADMIN_ADDRESS.
 SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
-		Example: `  export KINTSUGI_CLUSTER_SECRET_FILE=/etc/kintsugi/secrets/cluster-secret
+		Example: `  export KINTSUGI_CLUSTER_SECRET_FILE=/etc/kintsugi/secrets/cluster/secret
   kintsugi storagenode --name n1 --zone rack1 --address 10.0.0.1:9100 \
     --join http://10.0.0.11:9200,http://10.0.0.12:9200 /mnt/disk1/kintsugi /mnt/disk2/kintsugi`,
 		Args: func(_ *cobra.Command, args []string) error {

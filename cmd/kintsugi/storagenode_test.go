@@ -30,7 +30,7 @@ func TestClusterSecret(t *testing.T) {
 	if err := makeSecrets(dir, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "cluster-secret")
+	path := filepath.Join(dir, "cluster", "secret")
 	text, key, err := clusterSecretFrom(path)
 	if err != nil || key == nil || len(text) < auth.MinSecret {
 		t.Fatal(text, key, err)

@@ -108,7 +108,7 @@ func TestComposeFromCheckoutToFirstObject(t *testing.T) {
 	need(t, "aws")
 	began := time.Now()
 	c.cluster("up") // the image takes a second: the binary is there
-	for name, to := range map[string]*string{"root-access-key": &c.access, "root-secret-key": &c.secret} {
+	for name, to := range map[string]*string{"root/access-key": &c.access, "root/secret-key": &c.secret} {
 		path := filepath.Join(c.dir, "data", "cluster", "secrets", name)
 		text, err := os.ReadFile(path)
 		if err != nil {

@@ -240,10 +240,10 @@ func (x s3) putParts(ctx context.Context, key string, p []byte) error {
 }
 
 func (x s3) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	var p []byte // what came, also where not all did
 	o, err := x.c.GetObject(ctx, x.bucket, key, minio.GetObjectOptions{})
 	if err == nil {
 		defer o.Close()
-		var p []byte
 		if p, err = io.ReadAll(o); err == nil {
 			return p, true, nil
 		}
@@ -251,7 +251,7 @@ func (x s3) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if minio.ToErrorResponse(err).Code == "NoSuchKey" {
 		return nil, false, nil
 	}
-	return nil, false, err
+	return p, false, err
 }
 
 func (x s3) Delete(ctx context.Context, key string) error {
