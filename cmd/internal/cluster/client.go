@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kintsugi/erasure"
 	"kintsugi/gateway/sigv4"
 )
 
@@ -28,6 +29,9 @@ type client struct {
 	// uploads is how many of a hundred writes are multipart uploads.
 	uploads atomic.Int64
 	only    *gatewayProcess // nil: any
+	// midway is called once by a write of several stripes, in the midst of its
+	// second one; nil: not at all.
+	midway atomic.Pointer[func()]
 }
 
 func newClient(c *Many, uploads int64) *client {
@@ -71,7 +75,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	u := &url.URL{Scheme: "http", Host: g.name, Path: path, RawQuery: query.Encode()}
 	r := &http.Request{
 		Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, RequestURI: u.RequestURI(), RemoteAddr: "127.0.0.1:1",
-		Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		Header: http.Header{}, Body: c.body(body), ContentLength: int64(len(body)),
 	}
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
@@ -105,6 +109,24 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	case <-ctx.Done():
 		return nil, errors.Join(errReset, ctx.Err())
 	}
+}
+
+// body is that of a request.
+func (c *client) body(p []byte) io.ReadCloser {
+	const half = erasure.StripeSize * 3 / 2
+	if f := c.midway.Load(); f != nil && len(p) > half && c.midway.CompareAndSwap(f, nil) {
+		return io.NopCloser(io.MultiReader(bytes.NewReader(p[:half]), calls(*f), bytes.NewReader(p[half:])))
+	}
+	return io.NopCloser(bytes.NewReader(p))
+}
+
+// calls is a reader of nothing.
+type calls func()
+
+// Read implements io.Reader.
+func (f calls) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
 }
 
 // answers of S3 that mean something.

@@ -79,7 +79,7 @@ func (l *ledger) committed(by string, writes []write) {
 		case w.key[0] == keyLease || w.key[0] == keyBeat:
 			lease = true
 		case w.key[0] == keyBlob && !w.delete:
-			l.blob(storagenode.PG(binary.BigEndian.Uint32(w.key[1:])), storagenode.BlobID(w.key[5:]))
+			l.blob(repairer, storagenode.PG(binary.BigEndian.Uint32(w.key[1:])), storagenode.BlobID(w.key[5:]))
 		case w.key[0] == keyDamage && !w.delete:
 			margins[string(w.key[2:])] = int(w.key[1])
 		}
@@ -100,16 +100,32 @@ func (l *ledger) committed(by string, writes []write) {
 	}
 }
 
-// blob takes note of a blob that was just committed.
-func (l *ledger) blob(pg storagenode.PG, id storagenode.BlobID) {
+// blob takes note of a blob that was just committed, and holds gateways to the
+// write quorum.
+func (l *ledger) blob(repairer bool, pg storagenode.PG, id storagenode.BlobID) {
 	rec, err := l.truth.Blob(context.Background(), pg, id)
 	if err != nil || rec == nil {
 		_ = l.lie("blob %s was committed and cannot be read: %v", id, err)
 		return
 	}
+	group, err := l.truth.Group(context.Background(), pg)
+	if have, want := (rec.Blob.Slots &^ rec.Blob.Missing).Count(), quorum(group.Scheme, rec.Blob.Mode); !repairer && (err != nil || have < want) {
+		_ = l.lie("blob %s was committed with %d shards of a quorum of %d in a group of %s (%v)", id, have, want, group.Scheme, err)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.once[placed{pg, id}] |= rec.Blob.Slots
+}
+
+// quorum is how many shards a commit may rest on, as ARCHITECTURE.md has it.
+func quorum(s erasure.Scheme, m erasure.Mode) int {
+	switch {
+	case m == erasure.Replicated:
+		return min(2, int(s.M)+1)
+	case s.M <= 1:
+		return int(s.K)
+	}
+	return int(s.K) + 1
 }
 
 // slots are those that should ever have held something of a blob.

@@ -6,22 +6,12 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"time"
 
 	"kintsugi/cmd/internal/cluster/network"
 	"kintsugi/storagenode/clock"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
 )
-
-// skewed is a clock that is wrong by the same time always.
-type skewed struct {
-	clock.System
-	by time.Duration
-}
-
-// Now implements clock.Clock.
-func (c skewed) Now() time.Time { return c.System.Now().Add(c.by) }
 
 // life is one run of a process: its place on the network, its line to the
 // metadata, its clock. A killed one can do nothing any more, whatever its
@@ -61,7 +51,8 @@ func (c *Many) newLife(name string) *life {
 	c.lives++
 	n := c.lives
 	c.mu.Unlock()
-	l := &life{name: name, id: lifeID(name, n), many: c, host: c.net.Host(name), clock: skewed{by: c.cfg.Skew(name)}}
+	l := &life{name: name, id: lifeID(name, n), many: c, host: c.net.Host(name)}
+	l.clock = watch{c.machine(name), l}
 	l.line = c.engine.line(l.id, c.seed<<16+uint64(n))
 	l.logger = slog.New(c.cfg.Logger.Handler()).With("at", l.id)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -124,6 +115,12 @@ func (l *life) thaw() {
 	l.mu.Unlock()
 	l.many.alone(l.name, network.Pass)
 	l.line.set(linePasses)
+}
+
+func (l *life) frozenNow() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.frozen != nil
 }
 
 // runs waits while the process is frozen; false where ctx ends.

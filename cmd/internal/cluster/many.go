@@ -23,7 +23,7 @@ type ManyConfig struct {
 	Drives              []int // of each node, in turn
 	Seed                uint64
 	Logger              *slog.Logger
-	// Skew is how wrong the clocks of a process may be, either way.
+	// Skew is how wrong the clocks of a process are at first, either way.
 	Skew func(name string) time.Duration
 }
 
@@ -50,8 +50,9 @@ type Many struct {
 	gateways  []*gatewayProcess
 	repairers []*repairerProcess
 
-	mu    sync.Mutex
-	lives int // guarded by mu
+	mu     sync.Mutex
+	lives  int // guarded by mu, as all below
+	clocks map[string]*skewed
 }
 
 // manyScheme is that of groups while nothing is away.
@@ -76,6 +77,8 @@ const (
 	// What everything takes at most that goes over the network or to a disk: a
 	// kill finds it under way.
 	latency = 400 * time.Microsecond
+	// What a process does first takes at most, when it goes on.
+	wakes = 3 * time.Millisecond
 )
 
 func lifeID(name string, n int) string { return fmt.Sprintf("%s:%d", name, n) }
@@ -90,7 +93,7 @@ func OpenMany(ctx context.Context, cfg ManyConfig) (*Many, error) {
 	if cfg.Skew == nil {
 		cfg.Skew = func(string) time.Duration { return 0 }
 	}
-	c := &Many{cfg: cfg, seed: cfg.Seed, key: key}
+	c := &Many{cfg: cfg, seed: cfg.Seed, key: key, clocks: map[string]*skewed{}}
 	c.net = network.New(dialTime, latency)
 	c.engine = newEngine()
 	truth, err := catalog.Open(ctx, catalog.Config{KV: c.engine.store, Scheme: manyScheme})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kintsugi/cmd/internal/cluster/network"
+	"kintsugi/cmd/internal/load"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/vfs"
 )
@@ -77,6 +78,7 @@ var (
 			}
 			return nil
 		}},
+		{"killed in the midst of a write", 1, false, killMidway},
 		{"pause", 1, false, pauseNodes},
 		{"partition", 1, false, partitionNodes(network.Lose, true, true)},
 		{"nothing reaches it", 1, false, partitionNodes(network.Lose, true, false)},
@@ -131,7 +133,7 @@ var (
 			a.pause(200)
 			return a.back(g.start)
 		}},
-		{"gateway paused", 0, false, func(a *attack) error { l, _ := a.gateway().now(); return a.freeze(l) }},
+		{"gateway paused", 0, false, func(a *attack) error { l, _ := a.gateway().now(); return a.freeze(a.last, l) }},
 		{"gateway without metadata", 0, false, func(a *attack) error {
 			l, _ := a.gateway().now()
 			if l == nil {
@@ -155,6 +157,13 @@ var (
 			}
 			return nil
 		}},
+		{"gateway on a slow network", 0, false, func(a *attack) error {
+			name, d := a.gateway().name, time.Duration(5+a.rng.IntN(60))*time.Millisecond
+			a.links(name, func(from, to string) { a.many.net.Delay(from, to, d) })
+			a.last()
+			a.links(name, func(from, to string) { a.many.net.Delay(from, to, 0) })
+			return nil
+		}},
 		{"commits of unknown outcome", 0, false, func(a *attack) error {
 			lines := a.lines()
 			for _, l := range lines {
@@ -172,7 +181,8 @@ var (
 			a.pause(600)
 			return a.back(r.start)
 		}},
-		{"leader paused", 0, false, func(a *attack) error { return a.freeze(a.leading().current()) }},
+		{"leader paused", 0, false, func(a *attack) error { return a.freeze(a.last, a.leading().current()) }},
+		{"leader paused until another leads", 0, false, func(a *attack) error { return a.freeze(a.lastLong, a.leading().current()) }},
 		{"leader without metadata", 0, false, func(a *attack) error {
 			l := a.leading().current()
 			if l == nil {
@@ -190,6 +200,11 @@ var (
 			a.links(name, func(from, to string) { a.many.net.Set(from, to, network.Pass) })
 			return nil
 		}},
+		{"clocks jump", 0, false, clocksJump},
+	}
+	// unseen are those that gateways and repairers see in different ways.
+	unseen = []nemesis{
+		{"lost to the repairers", 1, false, lostToRepairers},
 	}
 	// beyond is more than the cluster is made to bear: what cannot be read must
 	// not be lied about, and all is back when they are.
@@ -199,6 +214,25 @@ var (
 		{"three cut off", 3, false, partitionNodes(network.Lose, true, true)},
 	}
 )
+
+// clocksJump moves the clocks of some machines, forwards or back, again and
+// again; where they are in the end they stay.
+func clocksJump(a *attack) error {
+	for range 1 + a.rng.IntN(4) {
+		for _, host := range a.many.hosts() {
+			if a.rng.IntN(3) == 0 {
+				a.many.machine(host).jump(wrongBy(a.rng))
+			}
+		}
+		a.last()
+	}
+	return nil
+}
+
+// wrongBy is how wrong a clock is: no two so much that signatures are refused.
+func wrongBy(rng *rand.Rand) time.Duration {
+	return time.Duration(rng.Int64N(int64(80*time.Minute))) - 40*time.Minute
+}
 
 // back starts a process again, for as long as that may take in the midst of
 // other faults.
@@ -221,13 +255,39 @@ func killNodes(a *attack) error {
 	return nil
 }
 
-func (a *attack) freeze(lives ...*life) error {
+// killMidway has a node die and come back between two stripes of a write. What
+// it had of the first and had not synced is gone.
+func killMidway(a *attack) (err error) {
+	var killed sync.WaitGroup
+	killed.Add(1)
+	midway := sync.OnceFunc(func() {
+		defer killed.Done()
+		a.pause(8) // what was sent arrives
+		a.nodes[0].kill(a.rng)
+		err = a.back(a.nodes[0].start)
+		a.pause(200) // and is known to be back
+	})
+	a.client.midway.Store(&midway)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	id := a.rng.Uint64()
+	key, p := fmt.Sprintf("midway/%d", id), load.Payload(id, 9<<20) // nobody overwrites it
+	if a.client.Put(ctx, key, p) == nil {
+		a.races.won(key, p)
+	}
+	a.client.midway.Store(nil)
+	midway() // where the write never came so far
+	killed.Wait()
+	return err
+}
+
+func (a *attack) freeze(wait func(), lives ...*life) error {
 	for _, l := range lives {
 		if l != nil {
 			l.freeze()
 		}
 	}
-	a.last()
+	wait()
 	for _, l := range lives {
 		if l != nil {
 			l.thaw()
@@ -241,7 +301,7 @@ func pauseNodes(a *attack) error {
 	for _, n := range a.nodes {
 		lives = append(lives, n.current())
 	}
-	return a.freeze(lives...)
+	return a.freeze(a.last, lives...)
 }
 
 // links calls f for each link from and to a host.
@@ -402,79 +462,4 @@ func rot(a *attack) error {
 	}
 	a.last()
 	return nil
-}
-
-// choose picks what goes wrong at once in a round, and at which nodes.
-func (o *ordeal) choose() ([]nemesis, [][]*storageNode) {
-	pick := func(of []nemesis) nemesis { return of[o.rng.IntN(len(of))] }
-	var all []nemesis
-	switch k := o.rng.IntN(10); {
-	case k == 0:
-		all = append(all, pick(beyond))
-	case k <= 3:
-		all = append(all, pick(twoNodes))
-	case k <= 6:
-		all = append(all, pick(oneNode), pick(oneNode))
-	case k == 7:
-		all = append(all, nemesis{"lost to the repairers", 1, false, lostToRepairers})
-	default:
-		all = append(all, pick(oneNode))
-	}
-	if o.lossy && all[0].nodes == 1 {
-		all[0] = pick(losing)
-	}
-	if o.rng.IntN(4) > 0 {
-		all = append(all, pick(noNodes))
-	}
-	nodes := append([]*storageNode(nil), o.many.nodes...)
-	o.rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-	if all[0].nodes == 2 && o.rng.IntN(2) == 0 { // a whole zone
-		z := 2 * o.rng.IntN(3)
-		nodes = []*storageNode{o.many.nodes[z], o.many.nodes[z+1]}
-	}
-	var targets [][]*storageNode
-	for _, n := range all {
-		targets = append(targets, nodes[:n.nodes])
-		nodes = nodes[n.nodes:]
-	}
-	return all, targets
-}
-
-// round lets nemeses loose and waits for their end; what a drive has lost is
-// there again before the next.
-func (o *ordeal) round(last bool) error {
-	pause(o.rng, 250)
-	all, targets := o.choose()
-	var ends sync.WaitGroup
-	errs := make([]error, len(all))
-	loses := false
-	for i, n := range all {
-		if loses = loses || n.loses; n.loses {
-			o.many.ledger.lossy.Store(true)
-		}
-		names := []string{}
-		for _, s := range targets[i] {
-			names = append(names, s.name)
-		}
-		o.logger().Info("nemesis", "what", n.name, "nodes", names)
-		a := &attack{ordeal: o, rng: rand.New(rand.NewPCG(o.rng.Uint64(), 13)), nodes: targets[i]}
-		ends.Go(func() {
-			if errs[i] = n.do(a); errs[i] != nil {
-				errs[i] = fmt.Errorf("%s of %v: %w", n.name, names, errs[i])
-			}
-			o.logger().Info("nemesis is over", "what", n.name)
-		})
-	}
-	ends.Wait()
-	if err := errors.Join(errs...); err != nil || last || !loses {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	for _, n := range o.many.nodes {
-		if err := o.renew(n); err != nil {
-			return err
-		}
-	}
-	return o.many.Whole(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"kintsugi/metadata"
 	"kintsugi/repair"
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
 )
 
 // Whole repairs through whoever leads until an independent recount says that
@@ -83,7 +84,7 @@ func (c *Many) eachSlot(ctx context.Context, f func(g metadata.GroupRecord, slot
 
 // Fenced proves that drives refuse who writes by an older mapping of a slot.
 func (c *Many) Fenced(ctx context.Context) error {
-	ids := storagenode.NewBlobIDs(skewed{}.Now)
+	ids := storagenode.NewBlobIDs(clock.System{}.Now)
 	return c.eachSlot(ctx, func(g metadata.GroupRecord, slot int, store storagenode.ShardStore) error {
 		epoch := g.Slots[slot].Epoch
 		if epoch <= 1 {

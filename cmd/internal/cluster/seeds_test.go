@@ -30,8 +30,15 @@ func forSeeds(t *testing.T, n int, f func(seed uint64) error) {
 	if v, err := strconv.ParseUint(os.Getenv("KINTSUGI_SEED"), 10, 64); err == nil {
 		first, n = v, 1
 	}
+	part, parts := uint64(0), uint64(1) // of several processes that share the seeds
+	if _, err := fmt.Sscanf(os.Getenv("KINTSUGI_PART"), "%d/%d", &part, &parts); err != nil {
+		part, parts = 0, 1
+	}
 	failed := 0
 	for seed := first; seed < first+uint64(n); seed++ {
+		if seed%parts != part {
+			continue
+		}
 		began := time.Now()
 		err := f(seed)
 		if took := time.Since(began); took > 5*time.Second {
