@@ -35,7 +35,7 @@ func TestNemeses(t *testing.T) {
 	if err := letMutexesIdle(); err != nil {
 		t.Fatal(err)
 	}
-	forSeeds(t, brief(6, 40), func(seed uint64) (err error) {
+	forSeeds(t, brief(6, 20), func(seed uint64) (err error) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(*testing.T) {
 				err = nemeses(seed)

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// ordered are the nemeses that KINTSUGI_NEMESES names, divided by +, to
+// ordered are the nemeses that KINTSUGI_ONLY names, divided by +, to
 // come all at once in every round; none where it is not set.
 func ordered() (all []nemesis) {
-	names := os.Getenv("KINTSUGI_NEMESES")
+	names := os.Getenv("KINTSUGI_ONLY")
 	for name := range strings.SplitSeq(names, "+") {
 		for _, n := range slices.Concat(oneNode, twoNodes, losing, noNodes, unseen, beyond) {
 			if n.name == strings.TrimSpace(name) {
@@ -24,7 +24,7 @@ func ordered() (all []nemesis) {
 		}
 	}
 	if names != "" && len(all) != 1+strings.Count(names, "+") {
-		panic("KINTSUGI_NEMESES=" + names + ": there is no such nemesis")
+		panic("KINTSUGI_ONLY=" + names + ": there is no such nemesis")
 	}
 	return all
 }

@@ -8,6 +8,6 @@
 // sources, and with no promise broken the same binary has to pass. Each names the
 // nemeses that make its promise matter.
 //
-// It takes three minutes and runs where KINTSUGI_MUTANTS is set;
+// It takes a minute of two processors and runs where KINTSUGI_MUTANTS is set;
 // KINTSUGI_MUTANTS=word runs those whose promise has the word.
 package mutants

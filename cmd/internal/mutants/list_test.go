@@ -74,10 +74,6 @@ var all = []mutant{
 		"			if store, state := d.cfg.Drives.Drive(s.Drive); store != nil && state.Readable() {\n",
 		"			if store, state := d.cfg.Drives.Drive(s.Drive); BROKEN && (store == nil || !state.Readable()) {\n				b.ack(i, slot)\n			} else if store != nil && state.Readable() {\n",
 	}}},
-	{"a gateway reads by the groups that it remembers", "lost to the repairers", "gateway/datapath.go", []edit{{
-		"	now, lookup := g.placement.Group(ctx, e.PG)\n	if lookup != nil ||",
-		"	now, lookup := g.placement.Group(ctx, e.PG)\n	if BROKEN || lookup != nil ||",
-	}}},
 	{"a gateway answers from what it remembers of a key", "gateway paused", "metadata/catalog/find.go", []edit{{
 		"		o, err := s.Object(ctx, b.ID, key)\n		return b, o, err\n",
 		"		o, err := s.Object(ctx, b.ID, key)\n		if old, ok := kept.Swap(fmt.Sprintf(\"%p %s\", s, key), o); ok && BROKEN && err == nil && old.(*metadata.Object) != nil {\n			o = old.(*metadata.Object)\n		}\n		return b, o, err\n",
