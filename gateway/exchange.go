@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -147,7 +148,7 @@ func (x *exchange) serve() error {
 		return errKeyTooLong
 	}
 	if x.op.inBucket {
-		if err := x.findBucket(); err != nil {
+		if err := x.findBucket(x.g.buckets.Bucket); err != nil {
 			return err
 		}
 	}
@@ -200,8 +201,8 @@ func (x *exchange) liftHeaders() {
 }
 
 // findBucket looks the bucket up and checks its owner where asked to.
-func (x *exchange) findBucket() (err error) {
-	if x.bucket, err = x.g.buckets.Bucket(x.r.Context(), x.name); err != nil {
+func (x *exchange) findBucket(lookup func(context.Context, string) (metadata.Bucket, error)) (err error) {
+	if x.bucket, err = lookup(x.r.Context(), x.name); err != nil {
 		return err
 	}
 	return checkOwner(x.bucket, x.header("X-Amz-Expected-Bucket-Owner"))

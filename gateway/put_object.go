@@ -8,12 +8,19 @@ import (
 	"kintsugi/metadata"
 )
 
-// putOrCopy tells PutObject from CopyObject.
+// putOrCopy tells PutObject from CopyObject. What reads in the bucket before its
+// commit looks the bucket up, what only writes to it takes it from memory.
 func (x *exchange) putOrCopy() error {
+	lookup, run := x.g.buckets.RecentBucket, (*exchange).putObject
 	if len(x.r.Header["X-Amz-Copy-Source"]) > 0 {
-		return x.copyObject()
+		lookup, run = x.g.buckets.Bucket, (*exchange).copyObject
+	} else if x.header("If-Match") != "" || x.header("If-None-Match") != "" {
+		lookup = x.g.buckets.Bucket
 	}
-	return x.putObject()
+	if err := x.findBucket(lookup); err != nil {
+		return err
+	}
+	return run(x)
 }
 
 // bodySize checks the announced length of an upload.

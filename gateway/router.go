@@ -10,7 +10,7 @@ import (
 // operation is one of S3's, as the router finds it.
 type operation struct {
 	name     string
-	inBucket bool // the bucket is looked up before; GetObject and HeadObject do it themselves
+	inBucket bool // the bucket is looked up before; GetObject, HeadObject and PutObject do it themselves
 	run      func(*exchange) error
 	series   *series
 }
@@ -139,7 +139,7 @@ func (g *gateway) objectRoutes() *mux.Router {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	g.add(r, "GET", "GetObject", false, (*exchange).getObject)
 	g.add(r, "HEAD", "HeadObject", false, (*exchange).headObject)
-	g.add(r, "PUT", "PutObject", true, (*exchange).putOrCopy)
+	g.add(r, "PUT", "PutObject", false, (*exchange).putOrCopy)
 	g.add(r, "DELETE", "DeleteObject", true, (*exchange).deleteObject)
 	g.add(r, "PUT", "UploadPart", true, (*exchange).uploadPart, "uploadId")
 	g.add(r, "POST", "CreateMultipartUpload", true, (*exchange).createUpload, "uploads")

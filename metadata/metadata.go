@@ -26,6 +26,9 @@ type Bucket struct {
 	Owner   string // access key of its creator's account
 	Region  string // the LocationConstraint it was created with, "" when none
 	Created time.Time
+	// Recent: as it was a moment ago (RecentBucket). What is written to it goes
+	// to the bucket that has its name at the commit.
+	Recent bool
 }
 
 // Field is one attribute of an object: a lower-case header name and its value,
@@ -120,6 +123,10 @@ type Buckets interface {
 	CreateBucket(ctx context.Context, b Bucket) (Bucket, error)
 	// Bucket looks one up: ErrNoSuchBucket.
 	Bucket(ctx context.Context, name string) (Bucket, error)
+	// RecentBucket gives one as it was a moment ago, of bounded length, to begin
+	// a PutObject with, whose commit decides. What was not there then is looked
+	// up anew: ErrNoSuchBucket.
+	RecentBucket(ctx context.Context, name string) (Bucket, error)
 	// DeleteBucket: ErrNoSuchBucket, ErrBucketNotEmpty. Open uploads do not
 	// keep a bucket; they are aborted with it.
 	DeleteBucket(ctx context.Context, name string) error

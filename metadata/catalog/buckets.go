@@ -17,7 +17,10 @@ import (
 // set active again because an object was found. Until its record is gone it
 // exists to readers. Whoever meets a bucket that was left deleting – by a
 // crash – ends the deletion first.
-type Buckets struct{ e *engine }
+type Buckets struct {
+	e      *engine
+	recent recent
+}
 
 // errDeleting says that a deletion of the bucket has begun.
 var errDeleting = errors.New("bucket is being deleted")

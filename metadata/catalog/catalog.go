@@ -47,8 +47,8 @@ type Config struct {
 	// A group is sealed at about SealBlobs blobs (0: 1,000,000) or SealBytes
 	// bytes (0: 1 TiB).
 	SealBlobs, SealBytes int64
-	// GroupAge is how old a group may be that RecentGroup gives; 0: it is read
-	// anew each time, which costs little where the engine is in the process.
+	// GroupAge is how old a group may be that RecentGroup gives, and a bucket
+	// that RecentBucket does; 0: they are read anew each time, which costs little where the engine is in the process.
 	GroupAge time.Duration
 }
 
@@ -113,7 +113,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	}
 	blobs := &Blobs{e: e, groups: groups}
 	c := &Catalog{
-		Buckets:      &Buckets{e: e},
+		Buckets:      &Buckets{e: e, recent: recent{age: cfg.GroupAge, born: e.clock.Now()}},
 		Objects:      &Objects{e: e, blobs: blobs},
 		Groups:       groups,
 		Blobs:        blobs,

@@ -68,6 +68,12 @@ func (s *Objects) PutObject(ctx context.Context, b metadata.Bucket, o *metadata.
 		return fmt.Errorf("put object: %w", errTooManyBlobs)
 	}
 	err := s.put(ctx, &b, o, blobs, &c)
+	if errors.Is(err, metadata.ErrNoSuchBucket) {
+		if now, ok := s.buckets.renewed(ctx, &b); ok {
+			b = now
+			err = s.put(ctx, &b, o, blobs, &c)
+		}
+	}
 	for range maxUnknown {
 		if !errors.Is(err, errDeleting) {
 			break
