@@ -30,12 +30,6 @@ func clusterLoad(t *testing.T, c *site, seed uint64) *load.Load {
 	})
 }
 
-// Bounds of one operation with all its tries that a busy machine keeps, too.
-const (
-	longestRead  = 30 * time.Second
-	longestWrite = time.Minute
-)
-
 // settle ends a load: nothing may have failed for good or taken too long (what
 // was needed is logged), the history must be linearizable, and all must be whole
 // again.
@@ -48,14 +42,7 @@ func settle(t *testing.T, c *site, l *load.Load) {
 	if len(failed) > 0 {
 		t.Errorf("operations failed for good: %v, the last: %v", failed, last)
 	}
-	if longest["get"] > longestRead {
-		t.Errorf("a read needed %s, at most %s", longest["get"], longestRead)
-	}
-	for _, kind := range []string{"put", "delete"} {
-		if longest[kind] > longestWrite {
-			t.Errorf("a %s needed %s, at most %s", kind, longest[kind], longestWrite)
-		}
-	}
+	judgeWaits(t, c, l.Slow())
 	if err := l.Check(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -64,16 +51,20 @@ func settle(t *testing.T, c *site, l *load.Load) {
 
 // during lets something be broken for a while, with the load going on. The next
 // fault must find all whole again, or more than may be lost would be away of what
-// was written meanwhile.
+// was written meanwhile: also of what was written right after, without drives that
+// had made others wait.
 func during(t *testing.T, s *site, l *load.Load, what string, fault, heal func()) {
 	t.Helper()
 	began := time.Now()
-	fault()
-	writesGoOn(t, l, 60*time.Second)
-	time.Sleep(3 * time.Second)
-	writesGoOn(t, l, 60*time.Second)
-	heal()
-	writesGoOn(t, l, 60*time.Second)
+	s.while(what, false, func() {
+		fault()
+		writesGoOn(t, l, 60*time.Second)
+		time.Sleep(3 * time.Second)
+		writesGoOn(t, l, 60*time.Second)
+		heal()
+		writesGoOn(t, l, 60*time.Second)
+	})
+	time.Sleep(5 * time.Second)
 	repairUntilWhole(t, s)
 	_, longest, _ := l.Retries()
 	t.Logf("%s: %s, the longest so far %v", what, time.Since(began).Round(time.Millisecond), longest)
@@ -105,6 +96,7 @@ func TestClusterUnderFire(t *testing.T) {
 			for _, n := range names {
 				c.procs[n].pause()
 			}
+			time.Sleep(8 * time.Second) // who waited for their return would wait too long
 		}
 	}
 	resume := func(names ...string) func() {
@@ -144,6 +136,8 @@ func TestClusterUnderFire(t *testing.T) {
 	})
 	member := c.metadataLeader()
 	during(t, c.site, l, "the metadata leader killed: "+member, kill(member), start(member))
+	member = c.metadataLeader()
+	during(t, c.site, l, "the metadata leader paused: "+member, pause(member), resume(member))
 	during(t, c.site, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
 	during(t, c.site, l, "a metadata member lost for good and replaced", func() { c.loseMember("metadata3") }, func() { c.replaceMember("metadata3") })
 	settle(t, c.site, l)
@@ -239,11 +233,13 @@ func TestClusterRollingRestart(t *testing.T) {
 	writesGoOn(t, l, time.Minute)
 	for _, name := range slices.Concat(members, nodes, repairers, gateways) {
 		p := c.procs[name]
-		p.stop()
-		p.path = "" // the binary of this commit
-		p.launch()
-		c.ready()
-		writesGoOn(t, l, time.Minute)
+		c.while(name+" started anew", false, func() {
+			p.stop()
+			p.path = "" // the binary of this commit
+			p.launch()
+			c.ready()
+			writesGoOn(t, l, time.Minute)
+		})
 	}
 	settle(t, c.site, l)
 }

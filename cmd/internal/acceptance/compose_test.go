@@ -141,7 +141,7 @@ func TestComposeFromCheckoutToFirstObject(t *testing.T) {
 	during(t, c.site, l, "a node killed, another paused", func() { c.cluster("kill", "node2"); c.cluster("pause", "node5") }, each("heal", "node2", "node5"))
 	during(t, c.site, l, "a zone cut off", each("cut", "node5", "node6"), each("heal", "node5", "node6"))
 	during(t, c.site, l, "a metadata member cut off", each("cut", "metadata2"), each("heal", "metadata2"))
-	c.minority("gateway1")
+	c.while("a gateway cut off", true, func() { c.minority("gateway1") })
 	settle(t, c.site, l)
 }
 

@@ -55,6 +55,7 @@ type site struct {
 	root      string   // a folder for clients
 	s3, admin []string // host:port, any of which may be used
 	more      []string // of the environment
+	broken    []span   // so far; see judgeWaits
 	// access and secret are the root credentials.
 	access, secret string
 }

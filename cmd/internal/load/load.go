@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,8 +56,19 @@ type Load struct {
 	tries map[string]int           // that failed and were made again
 	waits map[string]time.Duration // the longest from a first try to the one that succeeded, often the same
 	oks   map[string]int
+	slow  []Slow
 	last  error // of the newest operation that was given up
 }
+
+// Slow is an operation that took long, with all its tries.
+type Slow struct {
+	Kind, Key string
+	Began     time.Time
+	Took      time.Duration
+}
+
+// slowFrom is from when on an operation is one.
+const slowFrom = 500 * time.Millisecond
 
 // input and output are of one operation on one key.
 type input struct {
@@ -151,13 +163,28 @@ func (l *Load) persist(ctx context.Context, client int, in input, try func(conte
 		l.record(client, in, out, call, err, again)
 		if !again {
 			if err == nil { // one that hung and then succeeded counts as well
-				l.mu.Lock()
-				l.waits[in.kind] = max(l.waits[in.kind], time.Since(began))
-				l.mu.Unlock()
+				l.waited(in, began)
 			}
 			return
 		}
 	}
+}
+
+func (l *Load) waited(in input, began time.Time) {
+	took := time.Since(began)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waits[in.kind] = max(l.waits[in.kind], took)
+	if took >= slowFrom {
+		l.slow = append(l.slow, Slow{in.kind, in.key, began, took})
+	}
+}
+
+// Slow gives the operations that took half a second or more and succeeded.
+func (l *Load) Slow() []Slow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.slow)
 }
 
 // record writes the operation down. A read that failed says nothing; a write

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -112,6 +113,26 @@ func (f *flaky) Put(ctx context.Context, key string, p []byte) error {
 		return errors.New("try again")
 	}
 	return f.store.Put(ctx, key, p)
+}
+
+// TestSlow: an operation that succeeds late is noted with all its tries.
+func TestSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Load{cfg: Config{Target: &flaky{store: store{m: map[string][]byte{}, fault: func(op, key string, _ []byte) ([]byte, bool) {
+			if key == "late" {
+				time.Sleep(slowFrom)
+			}
+			return nil, false
+		}}}, Timeout: time.Minute, Patience: time.Minute},
+			begin: time.Now(), errs: map[string]int{}, tries: map[string]int{}, waits: map[string]time.Duration{}, oks: map[string]int{}}
+		l.Put(t.Context(), 0, "soon", 100)
+		began := time.Now()
+		l.Put(t.Context(), 0, "late", 100)
+		want := Slow{"put", "late", began, slowFrom + 20*time.Millisecond}
+		if got := l.Slow(); len(got) != 1 || got[0] != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	})
 }
 
 func TestPatience(t *testing.T) {
