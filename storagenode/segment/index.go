@@ -266,7 +266,7 @@ func openIndex(fs vfs.FS, dir string, gen uint64, cache *pebble.Cache, log *slog
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	x.fs.Configure(o, log)
-	db, err := pebble.Open(x.dir, o)
+	db, err := pebblefs.Open(x.dir, o)
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}

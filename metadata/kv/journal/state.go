@@ -116,7 +116,7 @@ func openState(cfg Config, d *drive, name string, onFail func()) (*state, error)
 func (st *state) open(dir string, o *pebble.Options) error {
 	opened := make(chan error, 1)
 	go func() {
-		db, err := pebble.Open(dir, o)
+		db, err := pebblefs.Open(dir, o)
 		select {
 		case <-st.failed:
 			if err == nil {

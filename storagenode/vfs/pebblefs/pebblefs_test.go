@@ -52,7 +52,7 @@ func tryOpen(under vfs.FS, dir string) (*index, error) {
 	o := &pebble.Options{MemTableSize: 64 << 10, L0CompactionThreshold: 2, LBaseMaxBytes: 256 << 10}
 	x.fs.Configure(o, nil)
 	var err error
-	x.DB, err = pebble.Open(dir, o)
+	x.DB, err = pebblefs.Open(dir, o)
 	return x, err
 }
 
