@@ -315,9 +315,9 @@ type Blobs interface {
 	ScanDamaged(ctx context.Context) iter.Seq2[BlobRecord, error]
 	// ScanOwed yields deletes owed, the oldest blobs first.
 	ScanOwed(ctx context.Context) iter.Seq2[Owed, error]
-	// Discharge records that slots have acknowledged their tombstone; the row
-	// goes with the last one.
-	Discharge(ctx context.Context, o Owed, slots erasure.SlotMask) error
+	// Discharge records that slots[i] have acknowledged the tombstone of owed[i];
+	// a row goes with its last slot. After an error some may be recorded.
+	Discharge(ctx context.Context, owed []Owed, slots []erasure.SlotMask) error
 	// IsOwed says whether a blob is owed a delete.
 	IsOwed(ctx context.Context, pg storagenode.PG, id storagenode.BlobID) (bool, error)
 }

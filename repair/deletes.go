@@ -16,7 +16,6 @@ import (
 const (
 	owedPerBatch       = 256
 	tombstonesPerDrive = 32 // at once, so that they share the drive's syncs
-	dischargesAtOnce   = 16
 )
 
 // deletes carries out the deletes owed to drives.
@@ -164,49 +163,44 @@ func (d *deletes) tombstone(ctx context.Context, id storagenode.DriveID, o metad
 }
 
 // discharge records the acknowledgements, of slots that did not move since the
-// tombstone was sent: where one did, its new drive must acknowledge.
+// tombstone was sent: where one did, its new drive must acknowledge. It gives how
+// many deletes are still owed.
 func (d *deletes) discharge(ctx context.Context, b *batch) (int64, error) {
 	var (
-		jobs errgroup.Group
-		mu   sync.Mutex
-		left int64
-		done int64
+		owed  []metadata.Owed
+		slots []erasure.SlotMask
+		done  int64
+		now   = &groupCache{lookup: d.cfg.Lookup} // as they are after the tombstones
 	)
-	jobs.SetLimit(dischargesAtOnce)
 	for i, o := range b.owed {
-		jobs.Go(func() error {
-			acked := b.acked[i]
-			if acked != 0 {
-				now, err := d.cfg.Lookup.Group(ctx, o.PG)
-				if err != nil {
-					return err
-				}
-				for slot, s := range now.Slots {
-					if s.Epoch != b.groups[i].Slots[slot].Epoch {
-						acked = acked.Without(slot)
-					}
-				}
+		acked := b.acked[i]
+		if acked == 0 {
+			continue
+		}
+		g, err := now.group(ctx, o.PG)
+		if err != nil {
+			return int64(len(b.owed)), err
+		}
+		for slot, s := range g.Slots {
+			if s.Epoch != b.groups[i].Slots[slot].Epoch {
+				acked = acked.Without(slot)
 			}
-			if acked != 0 {
-				if err := d.cfg.Blobs.Discharge(ctx, o, acked); err != nil {
-					return fmt.Errorf("discharge blob %s: %w", o.Blob.ID, err)
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if o.Pending&^acked != 0 {
-				left++
-			} else {
-				done++
-			}
-			return nil
-		})
+		}
+		if acked == 0 {
+			continue
+		}
+		owed, slots = append(owed, o), append(slots, acked)
+		if o.Pending&^acked == 0 {
+			done++
+		}
 	}
-	err := jobs.Wait()
+	if err := d.cfg.Blobs.Discharge(ctx, owed, slots); err != nil {
+		return int64(len(b.owed)), fmt.Errorf("discharge: %w", err)
+	}
 	d.mu.Lock()
 	d.done += done
 	d.mu.Unlock()
-	return left, err
+	return int64(len(b.owed)) - done, nil
 }
 
 // counts gives how many deletes are owed as of the last pass, and how many were

@@ -31,7 +31,7 @@ func TestRepairTakesBackWhatWasDeleted(t *testing.T) {
 			r.delete("x")
 			for owed, err := range r.cat.ScanOwed(r.ctx) {
 				r.must(err)
-				r.must(r.cat.Discharge(r.ctx, owed, owed.Pending))
+				r.must(r.cat.Discharge(r.ctx, []metadata.Owed{owed}, []erasure.SlotMask{owed.Pending}))
 			}
 		}
 		r.heal()

@@ -149,7 +149,7 @@ func mutations(f *fixture) map[string]func(context.Context) error {
 				if err != nil {
 					return err
 				}
-				return f.Discharge(ctx, o, 1)
+				return f.Discharge(ctx, []metadata.Owed{o}, []erasure.SlotMask{1})
 			}
 			return errors.New("nothing is owed")
 		},

@@ -413,7 +413,7 @@ func (m *model) discharge() {
 			wantErr(m.t, err, metadata.ErrUnavailable)
 			return
 		}
-		if err := m.Discharge(context.Background(), o, erasure.SlotMask(m.rng.IntN(64))); err != nil {
+		if err := m.Discharge(context.Background(), []metadata.Owed{o}, []erasure.SlotMask{erasure.SlotMask(m.rng.IntN(64))}); err != nil {
 			wantErr(m.t, err, metadata.ErrUnavailable)
 		}
 	}
@@ -485,7 +485,7 @@ func (m *model) drain() {
 			if err != nil {
 				m.t.Fatal(err)
 			}
-			if err := m.Discharge(ctx, o, o.Pending); err != nil {
+			if err := m.Discharge(ctx, []metadata.Owed{o}, []erasure.SlotMask{o.Pending}); err != nil {
 				m.t.Fatal(err)
 			}
 		}

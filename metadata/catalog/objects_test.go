@@ -339,11 +339,11 @@ func TestMarks(t *testing.T) {
 	if o.Pending != erasure.AllSlots(6) || o.Since.IsZero() {
 		t.Errorf("owed %+v", o)
 	}
-	wantErr(t, f.Discharge(t.Context(), o, 0b11), nil)
+	wantErr(t, f.Discharge(t.Context(), []metadata.Owed{o}, []erasure.SlotMask{0b11}), nil)
 	if o = f.owed()[id]; o.Pending != 0b111100 {
 		t.Errorf("owed %+v", o)
 	}
-	wantErr(t, f.Discharge(t.Context(), o, o.Pending), nil)
+	wantErr(t, f.Discharge(t.Context(), []metadata.Owed{o}, []erasure.SlotMask{o.Pending}), nil)
 	if _, still := f.owed()[id]; still {
 		t.Error("discharged delete is still owed")
 	}

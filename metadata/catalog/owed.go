@@ -66,17 +66,21 @@ func (s *Blobs) IsOwed(ctx context.Context, pg storagenode.PG, id storagenode.Bl
 	return v != nil, err
 }
 
-// Discharge implements metadata.Blobs.
-func (s *Blobs) Discharge(ctx context.Context, o metadata.Owed, slots erasure.SlotMask) error {
-	return s.DischargeAll(ctx, []metadata.Owed{o}, []erasure.SlotMask{slots})
-}
-
-// DischargeAll is Discharge for many, slots[i] belonging to owed[i], in as few
-// transactions as their bounds allow.
-func (s *Blobs) DischargeAll(ctx context.Context, owed []metadata.Owed, slots []erasure.SlotMask) error {
+// Discharge implements metadata.Blobs, in as few transactions as their bounds
+// allow.
+func (s *Blobs) Discharge(ctx context.Context, owed []metadata.Owed, slots []erasure.SlotMask) error {
 	for len(owed) > 0 {
 		n := min(len(owed), kv.MaxTxnOps)
 		err := s.e.update(ctx, "discharge", func(t *txn) error {
+			if n > 1 {
+				keys := make([][]byte, n)
+				for i := range keys {
+					keys[i] = t.owedKey(owed[i].PG, owed[i].Blob.ID)
+				}
+				if err := kv.Prefetch(ctx, t.Txn, keys...); err != nil {
+					return err
+				}
+			}
 			for i := range n {
 				if err := discharge(ctx, t, owed[i].PG, owed[i].Blob.ID, slots[i]); err != nil {
 					return err

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/memory"
@@ -104,6 +105,7 @@ func TestRequestsOfEachCall(t *testing.T) {
 	}
 	for i := range 4 {
 		f.put(b, fmt.Sprintf("more%d", i), 100)
+		f.put(b, fmt.Sprintf("gone%d", i), 100)
 	}
 	w, v, p := f.written(100), f.written(100), f.written(100)
 	must := func(err error) {
@@ -111,6 +113,19 @@ func TestRequestsOfEachCall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	for i := range 4 {
+		if _, err := f.DeleteObject(t.Context(), b, fmt.Sprintf("gone%d", i), metadata.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var owed []metadata.Owed
+	for o, err := range f.ScanOwed(t.Context()) {
+		must(err)
+		owed = append(owed, o)
+	}
+	if len(owed) != 4 {
+		t.Fatalf("%d deletes are owed, want 4", len(owed))
 	}
 	must(f.CreateUpload(t.Context(), b, metadata.Upload{ID: "u", Key: "up"}))
 	for _, c := range []struct {
@@ -138,6 +153,13 @@ func TestRequestsOfEachCall(t *testing.T) {
 		{"delete", 3, func() error {
 			_, err := f.DeleteObject(t.Context(), b, "first", metadata.Condition{})
 			return err
+		}},
+		{"discharge", 2, func() error {
+			var slots []erasure.SlotMask
+			for _, o := range owed {
+				slots = append(slots, o.Pending)
+			}
+			return f.Discharge(t.Context(), owed, slots)
 		}},
 	} {
 		before := d.requests.Load()
