@@ -23,6 +23,7 @@ type serverConfig struct {
 	credentials           credentials
 	credentialsFile       string // where they came from, "" for the environment
 	credentialsMade       bool
+	anew                  bool // a new store is wanted, whatever was here before
 	dirs                  []string
 	logger                *slog.Logger
 	memory                int64 // bytes for transfers
@@ -78,6 +79,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringSliceVar(&domains, "domain", nil, "domain whose subdomains are buckets (virtual-host style); may be given several times")
 	f.StringVar(&cfg.region, "region", "us-east-1", "region that clients sign for")
 	f.StringVar(&cfg.credentialsFile, "credentials-file", "", "where the first start keeps random credentials (default: kintsugi-credentials.json beside the first directory)")
+	f.BoolVar(&cfg.anew, "new", false, "make a new store of empty directories although there are credentials of an earlier one")
 	f.Var(&memory, "transfer-memory", "memory for transfers in flight; requests wait for it, then get SlowDown")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	fromEnvironment(c)
@@ -137,6 +139,15 @@ func (cfg *serverConfig) findCredentials() (err error) {
 	}
 	cfg.credentials, cfg.credentialsMade, err = loadCredentials(cfg.credentialsFile)
 	return err
+}
+
+// founding is an error where empty directories are no new store: their disks may
+// not be mounted, and a store without the objects would answer.
+func (cfg *serverConfig) founding() error {
+	if cfg.anew || cfg.credentialsMade || cfg.credentialsFile == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: all directories are empty, but %s is of an earlier start: mount their disks, or say --new for a new store in them", node.ErrRefused, cfg.credentialsFile)
 }
 
 // greeting tells the user where everything is, with a line to paste.

@@ -45,6 +45,9 @@ type Config struct {
 	Logger     *slog.Logger          // nil: discards
 	Registerer prometheus.Registerer // nil: no metrics
 
+	// Founding is why directories that are all empty must not become a new store;
+	// nil: they may.
+	Founding error
 	// TransferMemory bounds the buffers of stripes in flight, in bytes; 0: 256 MiB.
 	TransferMemory int64
 	// SegmentSize in bytes; 0: by the size of the drives.
@@ -58,6 +61,16 @@ type Config struct {
 	LogSize, SnapshotAfter int64
 	// Repair is taken over but for what this package sets itself.
 	Repair repair.Config
+}
+
+// join refuses for a node that there is a cluster to be founded.
+func (cfg *Config) join() func(context.Context) (storagenode.UUID, []storagenode.KnownDrive, error) {
+	if cfg.Founding == nil {
+		return nil
+	}
+	return func(context.Context) (storagenode.UUID, []storagenode.KnownDrive, error) {
+		return storagenode.UUID{}, nil, cfg.Founding
+	}
 }
 
 // indexCache is the block cache of all indexes and of the metadata, in bytes.
@@ -127,7 +140,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 func (s *Store) openNode(ctx context.Context) (err error) {
 	s.Node, err = node.Open(ctx, node.Config{
 		FS: s.cfg.FS, Dirs: s.cfg.Dirs, Name: s.cfg.Name, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Poll: s.cfg.Poll,
-		Changed: s.driveChanged,
+		Changed: s.driveChanged, Join: s.cfg.join(),
 		Open: func(ctx context.Context, dir string, id node.Identity) (storagenode.Drive, error) {
 			return segment.Open(ctx, segment.Config{
 				FS: s.cfg.FS, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
