@@ -26,6 +26,7 @@ type hot struct {
 	pieces      map[hotKey]*hotPiece
 	first, last *hotPiece // used last, used least lately
 	bytes       int64
+	missed      uint64 // how often there was no room
 
 	// seen has a mark of what was read once, lately.
 	seen  [1 << hotMarks]atomic.Uint64
@@ -37,7 +38,8 @@ const (
 	// take while nobody else needs it.
 	hotShare = 7
 	// hotMarks is the number of marks, as a power of two: of some GiB.
-	hotMarks = 14
+	hotMarks    = 14
+	hotTurnover = 8
 )
 
 type hotKey struct {
@@ -85,7 +87,9 @@ func (h *hot) has(key hotKey) bool {
 // notes that it was read. Where there is no room, it takes the place of the one
 // that was used least lately if that has not been used since it last stood
 // there: where more is read again and again than there is room for, keeping the
-// one instead of the other gains nothing.
+// one instead of the other gains nothing. On this machine's drives only one in
+// hotTurnover may then: to be kept a piece is read wholly, however little of it
+// is asked for.
 func (h *hot) wants(key hotKey, n int) bool {
 	mark := (binary.LittleEndian.Uint64(key.blob[8:]) ^ uint64(key.at)) * 0x9E3779B97F4A7C15
 	again := h.seen[mark>>(64-hotMarks)].Swap(mark) == mark
@@ -99,6 +103,9 @@ func (h *hot) wants(key hotKey, n int) bool {
 	}
 	if h.bytes+int64(n) <= h.limit || !again || h.last == nil {
 		return h.bytes+int64(n) <= h.limit
+	}
+	if h.missed++; !h.remote && h.missed%hotTurnover != 0 {
+		return false
 	}
 	p := h.last
 	if p.uses /= 2; p.uses == 0 {
