@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
 )
 
 // Limits of patience with one drive's reads.
@@ -33,9 +34,10 @@ type drive struct {
 	limit        int64
 	small, large latency // of reads up to smallRead bytes, and of larger ones
 	late         atomic.Int32
-	lateSince    atomic.Int64 // ns; when late last left 0
-	hungUntil    atomic.Int64 // ns; reads go elsewhere until then
-	shunned      atomic.Int64 // ns; writes go without it until then
+	count        clock.Count
+	lateSince    atomic.Int64 // by count; when late last left 0
+	hungUntil    atomic.Int64 // by count; reads go elsewhere until then
+	shunned      atomic.Int64 // by count; writes go without it until then
 }
 
 const smallRead = 64 << 10
@@ -75,12 +77,12 @@ func (d *drive) slow(now func() time.Time) bool {
 
 // stuck says that reads have been late for long, or hung just now.
 func (d *drive) stuck(now func() time.Time) bool {
-	return d.hung(now) || d.late.Load() > 0 && now().UnixNano()-d.lateSince.Load() > int64(stuckAfter)
+	return d.hung(now) || d.late.Load() > 0 && d.count.At(now())-d.lateSince.Load() > int64(stuckAfter)
 }
 
 func (d *drive) hung(now func() time.Time) bool {
 	until := d.hungUntil.Load()
-	return until != 0 && now().UnixNano() < until
+	return until != 0 && d.count.At(now()) < until
 }
 
 // call is one operation that a store is busy with.
@@ -98,7 +100,7 @@ const (
 // late marks the drive late until the operation returns.
 func (c *call) late(now time.Time) {
 	if c.state.CompareAndSwap(callRuns, callLate) && c.drive.late.Add(1) == 1 {
-		c.drive.lateSince.Store(now.UnixNano())
+		c.drive.lateSince.Store(c.drive.count.At(now))
 	}
 }
 
@@ -107,7 +109,7 @@ func (c *call) late(now time.Time) {
 func (c *call) hang(now time.Time) {
 	c.late(now)
 	if c.state.Load() == callLate {
-		c.drive.hungUntil.Store(now.Add(hungFor).UnixNano())
+		c.drive.hungUntil.Store(c.drive.count.At(now) + int64(hungFor))
 	}
 }
 
@@ -120,6 +122,7 @@ func (c *call) done() {
 
 // driveTable finds drives without a lock.
 type driveTable struct {
+	count clock.Count
 	limit int64                                          // bytes of room for each
 	table atomic.Pointer[map[storagenode.DriveID]*drive] // grows by copies
 	mu    sync.Mutex                                     // one copy at a time
@@ -140,7 +143,7 @@ func (t *driveTable) get(id storagenode.DriveID) *drive {
 		}
 		maps.Copy(next, *m)
 	}
-	d := &drive{limit: t.limit, room: semaphore.NewWeighted(t.limit)}
+	d := &drive{count: t.count, limit: t.limit, room: semaphore.NewWeighted(t.limit)}
 	next[id] = d
 	t.table.Store(&next)
 	return d

@@ -97,7 +97,7 @@ func (p *put) resolve() {
 		}
 		if until := d.shunned.Load(); until != 0 {
 			if now == 0 {
-				now = p.set.cfg.Clock.Now().UnixNano()
+				now = p.set.drives.count.Now()
 			}
 			if now < until {
 				shunned = shunned.With(i)
@@ -125,7 +125,7 @@ func (p *put) drop(slot int, c *call, alone bool) {
 	now := p.set.cfg.Clock.Now()
 	c.late(now)
 	if alone {
-		p.drives[slot].shunned.Store(now.Add(penaltyWaits * p.set.cfg.WriteWait).UnixNano())
+		p.drives[slot].shunned.Store(p.drives[slot].count.At(now) + int64(penaltyWaits*p.set.cfg.WriteWait))
 	}
 	p.set.stats.late.Inc()
 	p.fell(slot, fmt.Errorf("drive %s: %w", p.group.Slots[slot].Drive, storagenode.ErrSuspect))

@@ -122,6 +122,7 @@ func New(cfg Config) *Set {
 	}
 	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes), callers: newCallers(), quick: fromMemory}
 	s.hot = newHot(s.memory, cfg.Remote)
+	s.drives.count = clock.NewCount(cfg.Clock)
 	s.drives.limit = max(1, cfg.MemoryBytes/roomShare)
 	s.stats = newMetrics(s, cfg.Registerer)
 	return s

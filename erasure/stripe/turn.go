@@ -233,7 +233,7 @@ func (t *turns) read(ctx context.Context, win window) bool {
 		c := &t.calls[slot]
 		c.state.Store(callRuns)
 		t.slot.Store(int32(slot))
-		began := max(1, s.cfg.Clock.Now().UnixNano())
+		began := s.drives.count.Now()
 		t.state.Store(began)
 		err := c.drive.enter(ctx, t.mem)
 		if err == nil {
@@ -275,7 +275,7 @@ func (t *turns) watch(ctx context.Context) (hedge *buffer, taken bool) {
 			wait := hedgeMin
 			if began := t.state.Load(); began > turnFree {
 				now := clock.Now()
-				age := time.Duration(now.UnixNano() - began)
+				age := time.Duration(t.reader.set.drives.count.At(now) - began)
 				if hedge, taken = t.take(began, age, now, ending == nil); taken {
 					return hedge, true
 				}

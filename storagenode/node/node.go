@@ -64,6 +64,7 @@ var ErrRefused = errors.New("directory refused")
 // Node serves drives. It implements storagenode.Reporter.
 type Node struct {
 	cfg     Config
+	count   clock.Count
 	cluster storagenode.UUID
 	created bool
 	places  []*place
@@ -97,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.Poll == 0 {
 		cfg.Poll = 2 * time.Second
 	}
-	n := &Node{cfg: cfg}
+	n := &Node{cfg: cfg, count: clock.NewCount(cfg.Clock)}
 	n.table.Store(&map[storagenode.DriveID]*entry{})
 	if err := n.survey(ctx); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ type place struct {
 	total    int64
 	inode    uint64 // of the directory
 
-	checking atomic.Int64  // unix nanoseconds when the running check began, 0: none
+	checking atomic.Int64  // by the node's count, when the running check began; 0: none
 	work     chan struct{} // holds one token: one check, replace or close at a time
 	// remembered is closed when the other drives know of the last replacement
 	// here; nil: there was none. It is for who has the token.
@@ -177,7 +177,7 @@ func (p *place) watch(ctx context.Context) {
 	for p.node.cfg.Clock.Sleep(ctx, p.node.cfg.Poll) == nil {
 		began := p.checking.Load()
 		if began == 0 {
-			p.checking.Store(p.node.cfg.Clock.Now().UnixNano())
+			p.checking.Store(p.node.count.Now())
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -192,7 +192,7 @@ func (p *place) watch(ctx context.Context) {
 			}
 			continue
 		}
-		switch waited := p.node.cfg.Clock.Now().Sub(time.Unix(0, began)); {
+		switch waited := time.Duration(p.node.count.Now() - began); {
 		case waited > downAfter:
 			p.setState(storagenode.DriveDown, "does not answer", p.current())
 		case waited > suspectAfter:

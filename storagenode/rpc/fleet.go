@@ -68,6 +68,7 @@ func (c *FleetConfig) setDefaults() {
 // one blob, not keep it.
 type Fleet struct {
 	cfg    FleetConfig
+	count  clock.Count
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -92,7 +93,7 @@ func OpenFleet(ctx context.Context, cfg FleetConfig) (*Fleet, error) {
 		return nil, errors.New("rpc: FleetConfig wants Nodes and Transport")
 	}
 	cfg.setDefaults()
-	f := &Fleet{cfg: cfg, nodes: map[string]*member{}}
+	f := &Fleet{cfg: cfg, count: clock.NewCount(cfg.Clock), nodes: map[string]*member{}}
 	f.table.Store(&map[storagenode.DriveID]*remote{})
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f.cancel = cancel

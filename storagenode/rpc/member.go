@@ -20,7 +20,7 @@ type member struct {
 	breaker breaker
 	under   underway      // calls of client
 	kick    chan struct{} // asks for a poll now
-	doubted atomic.Int64  // ns; when a call without an answer asked for one last
+	doubted atomic.Int64  // by the fleet's count; when a call without an answer asked for one last
 	polling sync.Mutex    // one poll at a time, so that no older answer comes after a newer one
 	cancel  context.CancelFunc
 
@@ -62,8 +62,8 @@ func newMember(f *Fleet, address string) (*member, error) {
 // silent has the node polled: whether it answers says more than one call without
 // an answer, which may be a drive's fault. Many such calls make few polls.
 func (m *member) silent() {
-	now, last := m.fleet.cfg.Clock.Now().UnixNano(), m.doubted.Load()
-	if now-last >= int64(silence) && m.doubted.CompareAndSwap(last, now) {
+	now, last := m.fleet.count.Now(), m.doubted.Load()
+	if (last == 0 || now-last >= int64(silence)) && m.doubted.CompareAndSwap(last, now) {
 		m.pollNow()
 	}
 }

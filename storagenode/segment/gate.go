@@ -16,10 +16,10 @@ const gatePlaces = 128
 // caller's goroutine and holds a place while it does, so that a stuck one
 // occupies its place and nothing else; the times of entry tell how long.
 type gate struct {
-	clock clock.Clock
+	count clock.Count
 	stuck time.Duration
 	free  chan uint16
-	// since[i] is when place i was entered, in ns; 0: free. Past gatePlaces
+	// since[i] is when place i was entered, by count; 0: free. Past gatePlaces
 	// lie the places of the store's own goroutines.
 	since [gatePlaces + 2]atomic.Int64
 }
@@ -31,7 +31,7 @@ const (
 )
 
 func newGate(c clock.Clock, stuck time.Duration) *gate {
-	g := &gate{clock: c, stuck: stuck, free: make(chan uint16, gatePlaces)}
+	g := &gate{count: clock.NewCount(c), stuck: stuck, free: make(chan uint16, gatePlaces)}
 	for i := range gatePlaces {
 		g.free <- uint16(i)
 	}
@@ -67,12 +67,12 @@ func (g *gate) leave(i int) {
 	g.free <- uint16(i)
 }
 
-func (g *gate) begin(i int) { g.since[i].Store(g.clock.Now().UnixNano()) }
+func (g *gate) begin(i int) { g.since[i].Store(g.count.Now()) }
 func (g *gate) end(i int)   { g.since[i].Store(0) }
 
 // suspect says whether an operation has been inside for too long.
 func (g *gate) suspect() bool {
-	limit := g.clock.Now().Add(-g.stuck).UnixNano()
+	limit := g.count.Now() - int64(g.stuck)
 	for i := range g.since {
 		if t := g.since[i].Load(); t != 0 && t < limit {
 			return true

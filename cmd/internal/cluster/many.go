@@ -13,6 +13,7 @@ import (
 	"kintsugi/erasure"
 	"kintsugi/metadata/catalog"
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/clock"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
 )
@@ -52,7 +53,7 @@ type Many struct {
 
 	mu     sync.Mutex
 	lives  int // guarded by mu, as all below
-	clocks map[string]*skewed
+	clocks map[string]*clock.Wrong
 }
 
 // manyScheme is that of groups while nothing is away.
@@ -93,7 +94,7 @@ func OpenMany(ctx context.Context, cfg ManyConfig) (*Many, error) {
 	if cfg.Skew == nil {
 		cfg.Skew = func(string) time.Duration { return 0 }
 	}
-	c := &Many{cfg: cfg, seed: cfg.Seed, key: key, clocks: map[string]*skewed{}}
+	c := &Many{cfg: cfg, seed: cfg.Seed, key: key, clocks: map[string]*clock.Wrong{}}
 	c.net = network.New(dialTime, latency)
 	c.engine = newEngine()
 	truth, err := catalog.Open(ctx, catalog.Config{KV: c.engine.store, Scheme: manyScheme})

@@ -221,7 +221,7 @@ func clocksJump(a *attack) error {
 	for range 1 + a.rng.IntN(4) {
 		for _, host := range a.many.hosts() {
 			if a.rng.IntN(3) == 0 {
-				a.many.machine(host).jump(wrongBy(a.rng))
+				a.many.machine(host).Jump(wrongBy(a.rng))
 			}
 		}
 		a.last()
