@@ -34,9 +34,12 @@ type hot struct {
 }
 
 const (
-	// hotShare is the part of the memory, so many eighths, that pieces may
+	// hotShare is the part of the memory, so many sixteenths, that pieces may
 	// take while nobody else needs it.
-	hotShare = 7
+	hotShare = 15
+	// hotUses is up to how many uses are counted, so that what is no longer used
+	// gives way soon, however often it was.
+	hotUses = 7
 	// hotMarks is the number of marks, as a power of two: of some GiB.
 	hotMarks    = 14
 	hotTurnover = 8
@@ -58,7 +61,7 @@ type hotPiece struct {
 }
 
 func newHot(m *memory, remote bool) *hot {
-	h := &hot{memory: m, limit: m.total / 8 * hotShare, remote: remote, pieces: map[hotKey]*hotPiece{}}
+	h := &hot{memory: m, limit: m.total / 16 * hotShare, remote: remote, pieces: map[hotKey]*hotPiece{}}
 	m.yield = h.yield
 	return h
 }
@@ -70,7 +73,7 @@ func (h *hot) get(key hotKey) *hotPiece {
 	p := h.pieces[key]
 	if p != nil {
 		p.buf.retain(1)
-		p.uses++
+		p.uses = min(p.uses+1, hotUses)
 		h.unlink(p)
 		h.link(p)
 	}

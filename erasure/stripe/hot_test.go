@@ -42,6 +42,7 @@ func TestHotPieces(t *testing.T) {
 		hotPieces(t, quickRig(t), size)
 		remote := newRig(t, "4+2", func(c *Config) { c.Remote = true })
 		remote.keeps()
+		remote.unhedged()
 		hotPieces(t, remote, size)
 	}
 }
@@ -72,6 +73,7 @@ func TestHotPieceDamaged(t *testing.T) {
 	hotPieceDamaged(t, quickRig(t), 1<<20)
 	remote := newRig(t, "4+2", func(c *Config) { c.Remote = true })
 	remote.keeps()
+	remote.unhedged()
 	hotPieceDamaged(t, remote, 1<<20)
 	hotPieceDamaged(t, remote, 4096)
 }
@@ -181,6 +183,7 @@ func TestHotTurnover(t *testing.T) {
 func TestHotGaps(t *testing.T) {
 	r := newRig(t, "4+2", func(c *Config) { c.Remote = true })
 	r.keeps()
+	r.unhedged()
 	data := noise(9<<20+12345, 3)
 	b := r.put(data)
 	r.want(b, data, 0, b.Size)
@@ -206,6 +209,7 @@ func TestHotRush(t *testing.T) {
 	hotRush(t, quickRig(t, small))
 	remote := newRig(t, "4+2", small, func(c *Config) { c.Remote = true })
 	remote.keeps()
+	remote.unhedged()
 	hotRush(t, remote)
 }
 

@@ -46,8 +46,12 @@ func TestOneHungDriveOfAQuickRead(t *testing.T) {
 			t.Errorf("reads beside a hung drive take %s", took)
 		}
 		for i, slot := range r.group.Slots {
-			if d := r.set.drives.get(slot.Drive); i != 1 && (d.hung(time.Now) || d.late.Load() > 0) {
-				t.Errorf("slot %d is blamed", i)
+			d := r.set.drives.get(slot.Drive)
+			for end := time.Now().Add(10 * time.Second); i != 1 && d.late.Load() > 0 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond) // a busy machine: its read was asked for, and comes
+			}
+			if i != 1 && (d.hung(time.Now) || d.late.Load() > 0) {
+				t.Errorf("slot %d is blamed: hung %v, late %d", i, d.hung(time.Now), d.late.Load())
 			}
 		}
 		if d := r.taken(); len(d) > 0 {

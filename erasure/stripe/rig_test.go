@@ -113,7 +113,11 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 }
 
 // keeps has what is read again and again kept.
-func (r *rig) keeps() { r.set.hot.limit = r.set.memory.total / 8 * hotShare }
+func (r *rig) keeps() { r.set.hot.limit = r.set.memory.total / 16 * hotShare }
+
+// unhedged has late reads waited for: a busy machine is late, and what comes by
+// other slots is not kept.
+func (r *rig) unhedged() { r.set.hedges.hedged.Store(1 << 30) }
 
 // noise is n bytes that follow from the seed.
 func noise(n int, seed uint64) []byte {
