@@ -94,8 +94,7 @@ func (h *hot) has(key hotKey) bool {
 // hotTurnover may then: to be kept a piece is read wholly, however little of it
 // is asked for.
 func (h *hot) wants(key hotKey, n int) bool {
-	mark := (binary.LittleEndian.Uint64(key.blob[8:]) ^ uint64(key.at)) * 0x9E3779B97F4A7C15
-	again := h.seen[mark>>(64-hotMarks)].Swap(mark) == mark
+	again := h.again(key)
 	if !again && !h.remote {
 		return false
 	}
@@ -118,6 +117,18 @@ func (h *hot) wants(key hotKey, n int) bool {
 	h.unlink(p)
 	h.link(p)
 	return false
+}
+
+// again says that a piece was read before, not long ago, and notes that it was.
+func (h *hot) again(key hotKey) bool {
+	mark := (binary.LittleEndian.Uint64(key.blob[8:]) ^ uint64(key.at)) * 0x9E3779B97F4A7C15
+	return h.seen[mark>>(64-hotMarks)].Swap(mark) == mark
+}
+
+// widens says that of a piece of which some is read the rest should be, too: it
+// was read before, and there is room for it.
+func (h *hot) widens(key hotKey, n int) bool {
+	return h.again(key) && h.size()+int64(n) <= h.limit
 }
 
 // put keeps n verified bytes of buf, which nobody writes to from now on. It is
@@ -270,6 +281,28 @@ func (h *hot) keep(key hotKey, buf *buffer, from, to int) {
 		h.put(key, own, copy(own.mem, buf.mem[from:to]))
 		own.release()
 	}
+}
+
+// wide takes the rest of a window's first and last piece in where they should be
+// kept; drives that are read in turn do so by themselves.
+func (r *reader) wide(win window) window {
+	if !r.set.cfg.Remote {
+		return win
+	}
+	base, wide := int64(win.stripe)*erasure.StripeSize, win
+	_, first := r.piece(base + int64(win.from))
+	_, last := r.piece(base + int64(win.to-1))
+	widens := func(p window) bool { return r.set.hot.widens(r.hotKey(p.stripe, p.from), p.to-p.from) }
+	if (first.from < win.from || first == last && first.to > win.to) && widens(first) {
+		wide.from, wide.to = first.from, max(wide.to, first.to)
+	}
+	if first != last && last.to > win.to && widens(last) {
+		wide.to = last.to
+	}
+	if wide != win && !r.direct(wide) {
+		return win
+	}
+	return wide
 }
 
 // lacking ends a window before the first piece that is kept.

@@ -202,6 +202,26 @@ func TestHotGaps(t *testing.T) {
 	}
 }
 
+// TestHotRanges: also pieces of which only a part is read are kept when it is read
+// again.
+func TestHotRanges(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.Remote = true })
+	r.keeps()
+	data := noise(9<<20+12345, 4)
+	b := r.put(data)
+	for _, at := range [][2]int64{{100_000, 3000}, {300_000, 1 << 20}, {3 << 20, 2 << 20}, {9 << 20, 12345}, {5<<20 - 10, 20}} {
+		calls := int64(1)
+		for range 4 {
+			before := r.calls()
+			r.want(b, data, at[0], at[1])
+			calls = r.calls() - before
+		}
+		if calls > 0 {
+			t.Errorf("%d bytes from %d are never kept", at[1], at[0])
+		}
+	}
+}
+
 // TestHotRush reads many blobs at once through a memory that holds few of them,
 // beside writes; what is let go is overwritten (see memory.poison).
 func TestHotRush(t *testing.T) {

@@ -159,12 +159,15 @@ func (r *reader) forget(ahead chan *fetched) {
 func (r *reader) fetch(ctx context.Context, win window, mem *buffer) *fetched {
 	if r.direct(win) {
 		var err error
+		wide := r.wide(win)
 		if mem == nil {
-			if mem, err = r.set.memory.get(ctx, win.to-win.from); err != nil {
+			if mem, err = r.set.memory.get(ctx, wide.to-wide.from); err != nil {
 				return &fetched{err: err}
 			}
+		} else if wide.to-wide.from > len(mem.mem) {
+			wide = win
 		}
-		f := r.straight(ctx, win, mem)
+		f := r.straight(ctx, win, wide, mem)
 		if f != nil {
 			return f
 		}
@@ -241,17 +244,17 @@ func (r *reader) ask(ctx context.Context, win window, mem *buffer, calls []call,
 }
 
 // straight reads the data shards' runs of a window side by side into mem, which
-// it owns. A shard that is late gets a hedge: the whole stripe by other slots.
+// it owns, with what lies around it in wide. A shard that is late gets a hedge: the whole stripe by other slots.
 // Nil where a shard is lost: gather.
-func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched {
+func (r *reader) straight(ctx context.Context, win, wide window, mem *buffer) *fetched {
 	s := r.set
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends stragglers and hedges
 	size := r.group.Scheme.ShardSize(win.n)
-	first, last := win.from/size, (win.to-1)/size
+	first, last := wide.from/size, (wide.to-1)/size
 	results := make(chan lateResult, last-first+1)
 	calls := make([]call, last-first+1)
-	patience := r.ask(ctx, win, mem, calls, results)
+	patience := r.ask(ctx, wide, mem, calls, results)
 	s.hedges.reads.Add(1)
 	timer := s.cfg.Clock.After(patience)
 	var hedge chan *decoded
@@ -288,8 +291,8 @@ func (r *reader) straight(ctx context.Context, win window, mem *buffer) *fetched
 		}
 	}
 	f := &fetched{mem: mem}
-	f.one[0] = mem.mem[:win.to-win.from]
-	r.keep(win, mem)
+	f.one[0] = mem.mem[win.from-wide.from : win.to-wide.from]
+	r.keep(wide, mem)
 	f.pieces = f.one[:]
 	return f
 }
