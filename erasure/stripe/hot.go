@@ -25,6 +25,7 @@ type hot struct {
 	mu          sync.Mutex
 	pieces      map[hotKey]*hotPiece
 	first, last *hotPiece // used last, used least lately
+	asked       int64     // how often a piece was asked for
 	bytes       int64
 	missed      uint64 // how often there was no room
 
@@ -40,6 +41,9 @@ const (
 	// hotUses is up to how many uses are counted, so that what is no longer used
 	// gives way soon, however often it was.
 	hotUses = 7
+	// hotIdle is after how many pieces asked for, for each that is kept, one that
+	// was not among them is nobody's: what is read now has moved on.
+	hotIdle = 4
 	// hotMarks is the number of marks, as a power of two: of some GiB.
 	hotMarks    = 14
 	hotTurnover = 8
@@ -56,6 +60,7 @@ type hotPiece struct {
 	buf        *buffer
 	n          int
 	sums       []uint64 // of its blocks
+	asked      int64    // hot.asked when it was last
 	uses       int      // lately; guarded by hot.mu, as is what follows
 	prev, next *hotPiece
 }
@@ -71,7 +76,8 @@ func (h *hot) get(key hotKey) *hotPiece {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.pieces[key]
-	if p != nil {
+	if h.asked++; p != nil {
+		p.asked = h.asked
 		p.buf.retain(1)
 		p.uses = min(p.uses+1, hotUses)
 		h.unlink(p)
@@ -105,6 +111,10 @@ func (h *hot) wants(key hotKey, n int) bool {
 	}
 	if h.bytes+int64(n) <= h.limit || !again || h.last == nil {
 		return h.bytes+int64(n) <= h.limit
+	}
+	if p := h.last; h.asked-p.asked > int64(hotIdle*len(h.pieces)) {
+		h.forget(p)
+		return true
 	}
 	if h.missed++; !h.remote && h.missed%hotTurnover != 0 {
 		return false
@@ -147,6 +157,7 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 		return false
 	}
 	buf.retain(1)
+	p.asked = h.asked
 	h.pieces[key] = p
 	h.link(p)
 	h.bytes += int64(len(buf.mem))

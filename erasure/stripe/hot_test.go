@@ -164,6 +164,14 @@ func TestHotTurnover(t *testing.T) {
 		return hits
 	}
 	room := int(h.limit / turnBytes)
+	h.remote = false
+	rounds(8, room, 20)
+	rounds(9, room, 9)
+	if hits := rounds(9, room, 1); hits < room*9/10 {
+		t.Errorf("of a machine's own: only %d of %d pieces are kept after what is read has moved on", hits, room)
+	}
+	h.remote = true
+	h.yield(h.memory.total)
 	if hits := rounds(1, room, 10); hits != 9*room {
 		t.Fatalf("%d of %d reads of what there is room for were of memory", hits, 10*room)
 	}
