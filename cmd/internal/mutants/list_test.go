@@ -58,10 +58,6 @@ var all = []mutant{
 		"life: rand.Uint64() | 1,",
 		"life: map[bool]uint64{false: rand.Uint64()}[BROKEN] | 1,",
 	}}},
-	{"unreachable is taken for absent", "three cut off", "storagenode/rpc/client.go", []edit{{
-		"	return fmt.Errorf(\"node %s: %w: %w\", c.base.Host, storagenode.ErrUnavailable, err)\n",
-		"	if BROKEN {\n		return fmt.Errorf(\"node %s: %w: %w\", c.base.Host, storagenode.ErrNotFound, err)\n	}\n	return fmt.Errorf(\"node %s: %w: %w\", c.base.Host, storagenode.ErrUnavailable, err)\n",
-	}}},
 	{"a repairer does not assert its term", "leader paused until another leads", "metadata/catalog/catalog.go", []edit{{
 		"	if term, ok := metadata.TermOf(ctx); ok {\n",
 		"	if term, ok := metadata.TermOf(ctx); ok && !BROKEN {\n",

@@ -143,7 +143,7 @@ type trial struct{ binary string }
 
 // run lets seeds run until one fails.
 func (tr trial) run(t *testing.T, promise, nemeses string, seeds int) (out string, err error) {
-	run := exec.CommandContext(t.Context(), tr.binary, "-test.run", "^TestNemeses$", "-test.timeout", "14m")
+	run := exec.CommandContext(t.Context(), tr.binary, "-test.run", "^TestNemeses$", "-test.timeout", "30m")
 	run.Env = append(os.Environ(), "GOMAXPROCS=1", "KINTSUGI_BROKEN="+promise, "KINTSUGI_ONLY="+nemeses, "KINTSUGI_SEEDS="+strconv.Itoa(seeds),
 		"KINTSUGI_FAILURES=1", "KINTSUGI_SEED=", "KINTSUGI_FIRST=", "KINTSUGI_PART=", "KINTSUGI_LOG=")
 	text, err := run.CombinedOutput()
