@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+
+	"kintsugi/storagenode/tcp"
 )
 
 // Listen wraps a listener, so that requests which the HTTP server refuses
@@ -15,29 +17,19 @@ import (
 // server's plain text. On a server set up by Configure, small answers also
 // leave in one packet instead of two.
 //
-// Clients on the same machine are not paced: see unpace.
-func Listen(l net.Listener) net.Listener {
-	w := &listener{Listener: l}
-	if t, ok := l.(*net.TCPListener); ok {
-		w.congestion = unpace(t)
-	}
-	return w
-}
+// Clients on the same machine are not paced.
+func Listen(l net.Listener) net.Listener { return &listener{Listener: tcp.Unpaced(l)} }
 
 type listener struct {
 	net.Listener
-	held       sync.Pool // *packet
-	congestion string    // what the system would have used; "" where it was not changed
+	held sync.Pool // *packet
 }
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if tcp, ok := c.(*net.TCPConn); ok {
-		if l.congestion != "" && !loopback(tcp.RemoteAddr()) {
-			setCongestion(tcp, l.congestion)
-		}
-		return &plainConn{TCPConn: tcp, pool: &l.held}, err
+	if t, ok := c.(*net.TCPConn); ok {
+		return &plainConn{TCPConn: t, pool: &l.held}, err
 	}
 	return c, err
 }

@@ -6,8 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // dialled gives both ends of a connection through Listen.
@@ -66,37 +64,5 @@ func TestPacketKeepsTheOrder(t *testing.T) {
 	server.Close()
 	if b := <-got; !bytes.Equal(b, want) {
 		t.Errorf("seed %d: %d bytes arrived, want these %d", seed, len(b), len(want))
-	}
-}
-
-func congestionOf(t *testing.T, c *net.TCPConn) (name string) {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e := raw.Control(func(fd uintptr) {
-		name, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
-	}); e != nil || err != nil {
-		t.Fatal(e, err)
-	}
-	return name
-}
-
-// TestConnectionsOfThisMachineAreNotPaced, and others are as the system wants.
-func TestConnectionsOfThisMachineAreNotPaced(t *testing.T) {
-	server, client := dialled(t)
-	if name := congestionOf(t, server.TCPConn); name != unpaced {
-		t.Errorf("congestion control is %s", name)
-	}
-	systems := congestionOf(t, client.(*net.TCPConn))
-	setCongestion(server.TCPConn, systems)
-	if name := congestionOf(t, server.TCPConn); name != systems {
-		t.Errorf("congestion control is %s, the system's is %s", name, systems)
-	}
-	for address, want := range map[string]bool{"127.0.0.1": true, "127.3.2.1": true, "::1": true, "10.0.0.1": false, "2001:db8::1": false} {
-		if got := loopback(&net.TCPAddr{IP: net.ParseIP(address)}); got != want {
-			t.Errorf("%s is of this machine: %v", address, got)
-		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"kintsugi/storagenode/node"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
+	"kintsugi/storagenode/tcp"
 	"kintsugi/storagenode/vfs"
 )
 
@@ -119,6 +120,7 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 		return fmt.Errorf("--address: %w", err)
 	}
 	defer front.Close()
+	front = tcp.Unpaced(front)
 	if cfg.advertise == "" {
 		cfg.advertise = advertised(front.Addr(), serving != nil)
 	}

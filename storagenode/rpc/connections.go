@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"kintsugi/storagenode/tcp"
 )
 
 const (
@@ -55,7 +57,7 @@ type connection struct {
 // auth.Transport and shared by all its clients. A nil secure is for addresses of
 // plain HTTP.
 func NewTransport(secure *tls.Config) *Connections {
-	d := net.Dialer{Timeout: dialTime, KeepAlive: 15 * time.Second}
+	d := net.Dialer{Timeout: dialTime, KeepAlive: 15 * time.Second, Control: tcp.Control}
 	return &Connections{Dial: d.DialContext, secure: secure, idle: map[string][]*connection{}}
 }
 
