@@ -64,6 +64,8 @@ func (s *Store) keepLoop(ctx context.Context) {
 
 // keep does one round of upkeep.
 func (s *Store) keep(ctx context.Context) error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
 	return errors.Join(s.restoreIndex(ctx), s.trimSealed(), s.checkpoint(false), s.purge(ctx), s.compact(ctx))
 }
 

@@ -96,6 +96,7 @@ type Store struct {
 	spaceAt     time.Time
 	usage       vfs.Usage
 
+	keeping   sync.Mutex // one round of upkeep at a time
 	applyMu   sync.Mutex
 	novelty   *novelty
 	target    *index // appliers write here while the index is rebuilt, nil: to idx
