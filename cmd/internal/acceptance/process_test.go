@@ -3,6 +3,7 @@ package acceptance
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -55,15 +56,26 @@ func (p *process) tail(n int) string {
 	return string(text[max(0, len(text)-n):])
 }
 
+// freePort gives a port that nobody listens on, and a new one each time. It lies
+// below those that the system gives to outgoing connections, of which the tests
+// make many: one of them could take it before the process does.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10_000 + rand.IntN(20_000)
+		if _, taken := ports.LoadOrStore(port, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", loopback(port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
+
+var ports sync.Map // given out
 
 // address is the one that its --address names.
 func (p *process) address() string { return p.args[slices.Index(p.args, "--address")+1] }

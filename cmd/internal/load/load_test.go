@@ -74,17 +74,17 @@ func TestARightStorePasses(t *testing.T) {
 
 func TestWrongStoresAreCaught(t *testing.T) {
 	n := 0
-	every := func(op string) func(string, string, []byte) ([]byte, bool) {
+	every := func(nth int, op string) func(string, string, []byte) ([]byte, bool) {
 		return func(o, _ string, p []byte) ([]byte, bool) {
 			if o == op {
 				n++
 			}
-			return p, o == op && n%7 == 0
+			return p, o == op && n%nth == 0
 		}
 	}
 	for name, fault := range map[string]func(string, string, []byte) ([]byte, bool){
-		"lost writes":        every("put"),
-		"deleted comes back": every("delete"),
+		"lost writes":        every(7, "put"),
+		"deleted comes back": every(1, "delete"),
 		"a flipped bit":      func(_, _ string, p []byte) ([]byte, bool) { q := append([]byte(nil), p...); flip(q); return q, false },
 		"a short body":       func(_, _ string, p []byte) ([]byte, bool) { return p[:len(p)-min(1, len(p))], false },
 	} {
