@@ -10,6 +10,7 @@ import (
 
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/etcd"
+	"kintsugi/metadata/kv/kvtest"
 )
 
 func through(p *proxy, timeout time.Duration) func(*etcd.Config) {
@@ -225,7 +226,7 @@ func TestNoMajority(t *testing.T) {
 
 func TestRefusesAndEnds(t *testing.T) {
 	begun := time.Now()
-	_, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{freeAddress(t)}, Timeout: time.Second})
+	_, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{kvtest.FreeAddress(t)}, Timeout: time.Second})
 	if !errors.Is(err, kv.ErrUnavailable) || time.Since(begun) > 30*time.Second {
 		t.Fatalf("open without a member: %v after %v", err, time.Since(begun))
 	}
@@ -238,7 +239,7 @@ func TestRefusesAndEnds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{freeAddress(t)}}); !errors.Is(err, context.Canceled) {
+	if _, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{kvtest.FreeAddress(t)}}); !errors.Is(err, context.Canceled) {
 		t.Fatalf("open with an ended context: %v", err)
 	}
 }

@@ -3,7 +3,6 @@ package etcd_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/etcd"
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // servers is an etcd of one or more members in this process.
@@ -25,24 +25,14 @@ type servers struct {
 	clients []string // host:port
 }
 
-// freeAddress is one that was free a moment ago.
-func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func start(t testing.TB, n int, change ...func(*embed.Config)) *servers {
 	t.Helper()
 	s := &servers{t: t, members: make([]*embed.Etcd, n)}
 	var cluster []string
 	peers := make([]string, n)
 	for i := range n {
-		peers[i] = freeAddress(t)
-		s.clients = append(s.clients, freeAddress(t))
+		peers[i] = kvtest.FreeAddress(t)
+		s.clients = append(s.clients, kvtest.FreeAddress(t))
 		cluster = append(cluster, fmt.Sprintf("m%d=http://%s", i, peers[i]))
 	}
 	dir := t.TempDir()

@@ -26,6 +26,7 @@ func (m *Member) startChores() {
 func (m *Member) lead() {
 	s := m.server.Server
 	since := time.Time{} // leading since, or the last look
+	var tried attempts
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -40,7 +41,7 @@ func (m *Member) lead() {
 			since = time.Now()
 		}
 		if full(s.Alarms()) {
-			if err := m.makeSpace(); err != nil {
+			if err := m.makeSpace(&tried); err != nil {
 				m.cfg.Logger.Error("the metadata is full", "quota", m.cfg.Quota, "err", err)
 			}
 			continue
@@ -149,29 +150,39 @@ func (m *Member) forget(ctx context.Context) error {
 	}
 }
 
-// makeSpace compacts all history away, defragments every member, and lifts the
-// alarm where that has left room. Nothing is written meanwhile: the alarm
-// stands.
-func (m *Member) makeSpace() error {
+// attempts counts those at making space in one state of the metadata.
+type attempts struct {
+	rev  int64
+	made int
+}
+
+// mostAttempts in one state: a member may compact later than the one that leads.
+// More would gain nothing before something is deleted, and each holds up reads.
+const mostAttempts = 5
+
+// makeSpace compacts all history away, defragments every member that is too
+// large, and lifts the alarm where all of them have room then. Nothing is written
+// meanwhile: the alarm stands. How much of a file is in use does not count: it is
+// told as of the last commits, and there are none.
+func (m *Member) makeSpace(tried *attempts) error {
 	s := m.server.Server
 	ctx, cancel := context.WithTimeout(m.ctx, 2*time.Minute)
 	defer cancel()
-	if err := m.forget(ctx); err != nil {
-		return fmt.Errorf("compact: %w", err)
+	if rev := s.KV().Rev(); rev != tried.rev {
+		*tried = attempts{rev: rev}
 	}
-	gains := func(o etcd.Member) bool {
-		return uint64(o.ID) != uint64(s.MemberID()) && o.DBSize-o.InUse >= o.DBSize/16
-	}
-	if err := m.tidy(ctx, gains); err != nil {
-		return err
-	}
-	if b := s.Backend(); b.Size()-b.SizeInUse() >= b.Size()/16 {
-		if err := b.Defrag(); err != nil { // nobody can write: nothing is gained by handing over
+	room := m.cfg.Quota * 9 / 10
+	if tried.made++; tried.made <= mostAttempts {
+		if err := m.shrink(ctx, room); err != nil {
 			return err
 		}
 	}
-	if room := m.cfg.Quota * 9 / 10; s.Backend().Size() > room {
-		return fmt.Errorf("%d bytes are in use: start all members with a larger --quota, then the alarm is lifted", s.Backend().SizeInUse())
+	most, err := m.largest(ctx)
+	if err != nil {
+		return err
+	}
+	if most > room {
+		return fmt.Errorf("%d bytes are in use: start all members with a larger --quota, then the alarm is lifted", most)
 	}
 	for _, a := range s.Alarms() {
 		if a.Alarm != pb.AlarmType_NOSPACE {
@@ -181,6 +192,39 @@ func (m *Member) makeSpace() error {
 			return fmt.Errorf("lift the alarm: %w", err)
 		}
 	}
+	*tried = attempts{}
 	m.cfg.Logger.Warn("the metadata was full; space was made and it can be written to again", "size", s.Backend().Size(), "quota", m.cfg.Quota)
 	return nil
+}
+
+// shrink forgets all history and defragments the members that are larger than
+// room, this one last: nobody can write, so nothing is gained by handing over.
+func (m *Member) shrink(ctx context.Context, room int64) error {
+	s := m.server.Server
+	if err := m.forget(ctx); err != nil {
+		return fmt.Errorf("compact: %w", err)
+	}
+	err := m.tidy(ctx, func(o etcd.Member) bool { return uint64(o.ID) != uint64(s.MemberID()) && o.DBSize > room })
+	if err != nil || s.Backend().Size() <= room {
+		return err
+	}
+	return s.Backend().Defrag()
+}
+
+// largest is the size of the largest member's database, in bytes.
+func (m *Member) largest(ctx context.Context) (most int64, err error) {
+	cfg, err := m.clients(m.cfg.Advertise)
+	if err != nil {
+		return 0, err
+	}
+	c, err := etcd.Open(ctx, cfg)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	all, err := c.Members(ctx)
+	for _, o := range all {
+		most = max(most, o.DBSize)
+	}
+	return most, err
 }

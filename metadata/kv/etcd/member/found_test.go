@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kintsugi/metadata/kv/etcd/member"
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // TestMemberThatLostItsDataFoundsNothing: a first member starts without its data
@@ -63,7 +64,7 @@ func TestFirstMembersWaitForAll(t *testing.T) {
 	for i := range 3 {
 		c := member.Config{
 			Name: fmt.Sprintf("m%d", i), Dir: filepath.Join(dir, fmt.Sprint(i)), Secret: secret,
-			Address: freeAddress(t), PeerAddress: freeAddress(t),
+			Address: kvtest.FreeAddress(t), PeerAddress: kvtest.FreeAddress(t),
 		}
 		configs, cluster = append(configs, c), append(cluster, c.Name+"="+c.PeerAddress)
 	}

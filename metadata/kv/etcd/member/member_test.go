@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/etcd"
 	"kintsugi/metadata/kv/etcd/member"
+	"kintsugi/metadata/kv/kvtest"
 )
 
 const secret = "the secret of these tests"
@@ -57,15 +57,6 @@ func (b *logBuffer) String() string {
 	return b.text.String()
 }
 
-func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func newRig(t *testing.T, n int, change ...func(*member.Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &logBuffer{}, members: make([]*member.Member, n)}
@@ -74,7 +65,7 @@ func newRig(t *testing.T, n int, change ...func(*member.Config)) *rig {
 	for i := range n {
 		c := member.Config{
 			Name: fmt.Sprintf("m%d", i), Dir: filepath.Join(dir, fmt.Sprint(i)), Secret: secret,
-			Address: freeAddress(t), PeerAddress: freeAddress(t), Watch: 200 * time.Millisecond,
+			Address: kvtest.FreeAddress(t), PeerAddress: kvtest.FreeAddress(t), Watch: 200 * time.Millisecond,
 			Logger: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		}
 		for _, f := range change {
@@ -364,7 +355,7 @@ func TestHandOverJoinAndRemove(t *testing.T) {
 	}
 	c := r.configs[(i+1)%3]
 	c.Name, c.Dir, c.Cluster, c.Join = "m3", filepath.Join(t.TempDir(), "3"), "", []string{r.configs[(i+1)%3].Address, r.configs[(i+2)%3].Address}
-	c.Address, c.PeerAddress = freeAddress(t), freeAddress(t)
+	c.Address, c.PeerAddress = kvtest.FreeAddress(t), kvtest.FreeAddress(t)
 	var gone etcd.Member
 	for _, m := range members(t, s) {
 		if m.Name == first {
