@@ -48,7 +48,8 @@ type Config struct {
 	// bytes (0: 1 TiB).
 	SealBlobs, SealBytes int64
 	// GroupAge is how old a group may be that RecentGroup gives, and a bucket
-	// that RecentBucket does; 0: they are read anew each time, which costs little where the engine is in the process.
+	// that RecentBucket does; 0: they are read anew each time, which costs little
+	// where the engine is in the process.
 	GroupAge time.Duration
 }
 

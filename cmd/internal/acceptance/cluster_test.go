@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // cluster is every role as processes of their own: three metadata members, six
@@ -46,12 +48,12 @@ func newClusterOf(t *testing.T, path string) *cluster {
 	c := &cluster{site: newSite(t), procs: map[string]*process{}}
 	ports := map[string]string{}
 	for _, name := range []string{"metadata1", "metadata2", "metadata3", "repair1", "repair2", "gateway1", "gateway2"} {
-		ports[name] = loopback(freePort(t))
+		ports[name] = kvtest.FreeAddress(t)
 	}
 	var initial, urls, join []string
 	peers := map[string]string{}
 	for _, m := range members {
-		peers[m] = loopback(freePort(t))
+		peers[m] = kvtest.FreeAddress(t)
 		initial = append(initial, m+"="+peers[m])
 		urls = append(urls, ports[m])
 	}
@@ -60,19 +62,19 @@ func newClusterOf(t *testing.T, path string) *cluster {
 	}
 	for _, g := range gateways {
 		c.s3 = append(c.s3, ports[g])
-		c.admin = append(c.admin, loopback(freePort(t)))
+		c.admin = append(c.admin, kvtest.FreeAddress(t))
 	}
 	engine := "etcd://" + strings.Join(urls, ",") + "/kintsugi"
 	c.more = []string{"KINTSUGI_METADATA=" + engine, "KINTSUGI_CLUSTER_SECRET=" + clusterSecret}
 	for _, m := range members {
-		c.add(path, m, loopback(freePort(t)), "metadata", "--name", m, "--data-dir", filepath.Join(c.root, m), "--address", ports[m],
+		c.add(path, m, kvtest.FreeAddress(t), "metadata", "--name", m, "--data-dir", filepath.Join(c.root, m), "--address", ports[m],
 			"--peer-address", peers[m], "--initial-cluster", strings.Join(initial, ","))
 	}
 	for _, r := range repairers {
-		c.add(path, r, loopback(freePort(t)), "repair", "--address", ports[r], "--scheme", "4+2", "--out-after", "15s")
+		c.add(path, r, kvtest.FreeAddress(t), "repair", "--address", ports[r], "--scheme", "4+2", "--out-after", "15s")
 	}
 	for i, n := range nodes {
-		c.add(path, n, loopback(freePort(t)), "storagenode", "--name", n, "--zone", zoneOf(i), "--address", loopback(freePort(t)),
+		c.add(path, n, kvtest.FreeAddress(t), "storagenode", "--name", n, "--zone", zoneOf(i), "--address", kvtest.FreeAddress(t),
 			"--join", strings.Join(join, ","), c.drive(i, 1), c.drive(i, 2))
 	}
 	for i, g := range gateways {

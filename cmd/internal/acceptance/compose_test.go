@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"kintsugi/cmd/internal/load"
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // composed is the cluster of docker-compose.yml, run by scripts/cluster in a
@@ -40,8 +41,8 @@ func newComposed(t *testing.T) *composed {
 	}
 	copyFile(t, binary, filepath.Join(c.dir, "bin", "kintsugi"))
 	for range 2 {
-		c.s3 = append(c.s3, loopback(freePort(t)))
-		c.admin = append(c.admin, loopback(freePort(t)))
+		c.s3 = append(c.s3, kvtest.FreeAddress(t))
+		c.admin = append(c.admin, kvtest.FreeAddress(t))
 	}
 	port := func(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 	project := fmt.Sprintf("kintsugi-test-%x", rand.Uint32())

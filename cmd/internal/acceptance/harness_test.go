@@ -10,13 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 	mcredentials "github.com/minio/minio-go/v7/pkg/credentials"
+
+	"kintsugi/metadata/kv/kvtest"
 )
 
 const (
@@ -118,8 +119,8 @@ func newServer(t *testing.T, n int, flags ...string) *server {
 // serverOn starts a server on directories.
 func serverOn(s *site, dirs []string, flags ...string) *server {
 	s.t.Helper()
-	s.s3 = []string{loopback(freePort(s.t))}
-	s.admin = []string{loopback(freePort(s.t))}
+	s.s3 = []string{kvtest.FreeAddress(s.t)}
+	s.admin = []string{kvtest.FreeAddress(s.t)}
 	args := append([]string{"server", "--address", s.s3[0], "--admin-address", s.admin[0]}, flags...)
 	p := newProcess(s.t, s.root, "server", s.admin[0], s.env(), append(args, dirs...))
 	p.launch()
@@ -132,8 +133,6 @@ func everyStore(t *testing.T, test func(t *testing.T, s *site)) {
 	t.Run("cluster", func(t *testing.T) { test(t, newCluster(t).site) })
 	t.Run("server", func(t *testing.T) { test(t, newServer(t, 6, "--scheme", "4+2").site) })
 }
-
-func loopback(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
 // run runs a client and fails the test when it fails.
 func (s *site) run(name string, args ...string) string {

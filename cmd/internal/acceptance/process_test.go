@@ -3,8 +3,6 @@ package acceptance
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,27 +53,6 @@ func (p *process) tail(n int) string {
 	text, _ := os.ReadFile(p.log.Name())
 	return string(text[max(0, len(text)-n):])
 }
-
-// freePort gives a port that nobody listens on, and a new one each time. It lies
-// below those that the system gives to outgoing connections, of which the tests
-// make many: one of them could take it before the process does.
-func freePort(t *testing.T) int {
-	t.Helper()
-	for range 1000 {
-		port := 10_000 + rand.IntN(20_000)
-		if _, taken := ports.LoadOrStore(port, true); taken {
-			continue
-		}
-		if l, err := net.Listen("tcp", loopback(port)); err == nil {
-			_ = l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-var ports sync.Map // given out
 
 // address is the one that its --address names.
 func (p *process) address() string { return p.args[slices.Index(p.args, "--address")+1] }

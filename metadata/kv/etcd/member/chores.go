@@ -75,24 +75,13 @@ func (m *Member) worthwhile(o etcd.Member) bool {
 // leader.
 func (m *Member) tidy(ctx context.Context, which func(etcd.Member) bool) error {
 	s := m.server.Server
-	cfg, err := m.clients(m.cfg.Advertise)
-	if err != nil {
-		return err
-	}
-	c, err := etcd.Open(ctx, cfg)
+	c, all, err := m.everybody(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	all, err := c.Members(ctx)
-	if err != nil {
-		return err
-	}
 	own := false
 	for _, o := range all {
-		if !o.Healthy && len(o.Errors) > 0 && o.DBSize == 0 {
-			return fmt.Errorf("member %s does not answer: not while one is missing", o.Name)
-		}
 		if uint64(o.ID) == uint64(s.MemberID()) {
 			own = which(o)
 			continue
@@ -114,6 +103,30 @@ func (m *Member) tidy(ctx context.Context, which func(etcd.Member) bool) error {
 		return s.TryTransferLeadershipOnShutdown()
 	}
 	return s.Backend().Defrag()
+}
+
+// everybody lists the members, all of whom answer, with the client that asked
+// them, to be closed.
+func (m *Member) everybody(ctx context.Context) (*etcd.Store, []etcd.Member, error) {
+	cfg, err := m.clients(m.cfg.Advertise)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := etcd.Open(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := c.Members(ctx)
+	for _, o := range all {
+		if err == nil && !o.Healthy && len(o.Errors) > 0 && o.DBSize == 0 {
+			err = fmt.Errorf("member %s does not answer: not while one is missing", o.Name)
+		}
+	}
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, all, nil
 }
 
 func (m *Member) defragment(ctx context.Context, c *etcd.Store, o etcd.Member) error {
@@ -213,18 +226,13 @@ func (m *Member) shrink(ctx context.Context, room int64) error {
 
 // largest is the size of the largest member's database, in bytes.
 func (m *Member) largest(ctx context.Context) (most int64, err error) {
-	cfg, err := m.clients(m.cfg.Advertise)
-	if err != nil {
-		return 0, err
-	}
-	c, err := etcd.Open(ctx, cfg)
+	c, all, err := m.everybody(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
-	all, err := c.Members(ctx)
 	for _, o := range all {
 		most = max(most, o.DBSize)
 	}
-	return most, err
+	return most, nil
 }
