@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
+	"time"
 
 	"kintsugi/erasure/stripe"
 	"kintsugi/gateway/checksum"
@@ -164,13 +166,30 @@ func ofCode(code, message string) (*fault, bool) {
 	return errInternal, false
 }
 
+// troubleEvery is the least time between two lines of the log about what is
+// unavailable: an outage is told, not each request that meets it.
+const troubleEvery = time.Second
+
+// report tells the log of what an operator should know.
+func (x *exchange) report(f *fault, known bool, err error) {
+	level, text := slog.LevelError, "request failed"
+	if known {
+		now, last := x.g.count.Now(), x.g.troubled.Load()
+		if f != errServiceUnavailable || last != 0 && now-last < int64(troubleEvery) || !x.g.troubled.CompareAndSwap(last, now) {
+			return
+		}
+		level, text = slog.LevelWarn, "request answered with 503"
+	}
+	x.g.log.Log(x.r.Context(), level, text, "req", x.id, "op", x.operationName(), "bucket", x.bucket.Name, "key", x.key, "err", err)
+}
+
 // fail sends the answer to err. Where the answer's head is out already, only
 // cutting the connection tells the client.
 func (x *exchange) fail(err error) {
 	f, known := faultOf(err)
 	clientGone := x.r.Context().Err() != nil
-	if !known && !clientGone {
-		x.g.log.Error("request failed", "req", x.id, "op", x.operationName(), "bucket", x.bucket.Name, "key", x.key, "err", err)
+	if !clientGone {
+		x.report(f, known, err)
 	}
 	if x.begun || !known && clientGone {
 		panic(http.ErrAbortHandler)

@@ -97,6 +97,8 @@ type gateway struct {
 	timeout   time.Duration
 	onDeleted func()
 	waking    atomic.Bool // onDeleted is about to be called
+	count     clock.Count
+	troubled  atomic.Int64 // by count; when the log was last told of a 503
 	routes    routers
 	metrics   *metrics
 	hashers   checksum.Hashers
@@ -120,6 +122,7 @@ func New(cfg Config) http.Handler {
 	if g.clock == nil {
 		g.clock = clock.System{}
 	}
+	g.count = clock.NewCount(g.clock)
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}

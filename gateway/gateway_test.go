@@ -142,6 +142,13 @@ func TestReplacedWhileRead(t *testing.T) {
 	if a := s.do(call{method: "GET", target: "/bkt/k"}); a.status != 503 {
 		t.Errorf("unreadable is not absent: %d %s", a.status, a.body)
 	}
+	// The operator is told why, of an outage, not of each request.
+	for range 49 {
+		s.do(call{method: "GET", target: "/bkt/k"})
+	}
+	if n := strings.Count(s.logs.String(), stripe.ErrUnreadable.Error()); n == 0 || n > 40 {
+		t.Errorf("%d lines about 50 unreadable answers:\n%s", n, s.logs)
+	}
 }
 
 func TestOverload(t *testing.T) {

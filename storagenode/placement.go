@@ -1,6 +1,9 @@
 package storagenode
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+)
 
 // SlotState says what a drive holds of its slot.
 type SlotState uint8
@@ -73,4 +76,11 @@ func (s DriveState) Writable() bool { return s == DriveActive || s == DriveDrain
 // cannot be reached.
 type Drives interface {
 	Drive(id DriveID) (ShardStore, DriveState)
+}
+
+// Finder is implemented by Drives that learn of drives as they come.
+type Finder interface {
+	// Find looks at once for those drives that are not known yet, and says
+	// whether one was found.
+	Find(ctx context.Context, ids ...DriveID) bool
 }

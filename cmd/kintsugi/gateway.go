@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -131,7 +132,7 @@ func (cfg *gatewayConfig) adminAPI(peer *clusterPeer, g *roles.Gateway, leader *
 		Live:     func() error { return nil },
 		Metrics:  promhttp.HandlerFor(peer.registry, promhttp.HandlerOpts{}),
 		Routes:   []console.Route{{Method: "GET", Path: "/admin/v1/ready", Answer: placement(g.Catalog, peer.scheme)}},
-		Forward:  forward(leader, peer.transport),
+		Forward:  forward(leader, peer.transport, peer.logger),
 		Logger:   peer.logger,
 	})
 }
@@ -139,9 +140,10 @@ func (cfg *gatewayConfig) adminAPI(peer *clusterPeer, g *roles.Gateway, leader *
 type targetKey struct{}
 
 // forward takes requests to the leading repairer.
-func forward(leader *roles.Leader, transport http.RoundTripper) http.Handler {
+func forward(leader *roles.Leader, transport http.RoundTripper, logger *slog.Logger) http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Transport: transport, FlushInterval: -1, // progress comes line by line
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug), // of clients that go before the end
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(r.In.Context().Value(targetKey{}).(*url.URL))
 			r.Out.Header = http.Header{}

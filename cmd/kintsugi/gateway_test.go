@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -49,7 +50,7 @@ func TestForward(t *testing.T) {
 	repairer := httptest.NewServer(auth.NewGuard(auth.GuardConfig{Key: key}).Wrap(inside))
 	defer repairer.Close()
 	ask := func(leader metadata.Leaders) (int, string) {
-		h := forward(&roles.Leader{Leaders: leader, Clock: clock.System{}}, auth.NewTransport(key, http.DefaultTransport, nil))
+		h := forward(&roles.Leader{Leaders: leader, Clock: clock.System{}}, auth.NewTransport(key, http.DefaultTransport, nil), slog.New(slog.DiscardHandler))
 		r := httptest.NewRequest("POST", "/admin/v1/repair?a=b", nil)
 		r.Header.Set("X-Secret-Of-The-Operator", "x")
 		w := httptest.NewRecorder()

@@ -28,10 +28,32 @@ func (s *Set) Read(ctx context.Context, g erasure.Group, b erasure.Blob, off, n 
 		return nil
 	}
 	if b.Mode == erasure.Replicated {
-		return s.readCopy(ctx, &g, &b, off, int(n), w)
+		err := s.readCopy(ctx, &g, &b, off, int(n), w)
+		if errors.Is(err, ErrUnreadable) && s.find(ctx, &g) {
+			err = s.readCopy(ctx, &g, &b, off, int(n), w)
+		}
+		return err
 	}
 	r := reader{set: s, group: &g, blob: &b, off: off, end: off + n}
-	return r.run(ctx, w)
+	err := r.run(ctx, w)
+	if errors.Is(err, ErrUnreadable) && s.find(ctx, &g) {
+		err = r.run(ctx, w)
+	}
+	return err
+}
+
+// find looks for the drives of a group that are not known here yet, and says
+// whether one was found.
+func (s *Set) find(ctx context.Context, g *erasure.Group) bool {
+	f, can := s.cfg.Drives.(storagenode.Finder)
+	if !can {
+		return false
+	}
+	ids := make([]storagenode.DriveID, len(g.Slots))
+	for i := range g.Slots {
+		ids[i] = g.Slots[i].Drive
+	}
+	return f.Find(ctx, ids...)
 }
 
 // reader streams a range of an encoded blob.
@@ -62,7 +84,8 @@ func (r *reader) window(pos int64) window {
 	return window{stripe, n, int(pos - base), int(min(int64(n), r.end-base))}
 }
 
-// run writes the range. Drives that answer from memory are read in turn (see
+// run writes what is left of the range, all of it or an error; it can be called
+// again after ErrUnreadable. Drives that answer from memory are read in turn (see
 // turns), others side by side, a stripe ahead of what is written.
 func (r *reader) run(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)

@@ -407,3 +407,60 @@ func TestClientGoesAway(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// lateDrives does not know drives before they were looked for.
+type lateDrives struct {
+	*rig
+	unknown map[storagenode.DriveID]bool
+	looks   int
+	there   bool // whether a look finds any
+}
+
+func (l *lateDrives) Drive(id storagenode.DriveID) (storagenode.ShardStore, storagenode.DriveState) {
+	if l.unknown[id] {
+		return nil, storagenode.DriveDown
+	}
+	return l.rig.Drive(id)
+}
+
+func (l *lateDrives) Find(_ context.Context, ids ...storagenode.DriveID) (found bool) {
+	l.looks++
+	for _, id := range ids {
+		found = found || l.there && l.unknown[id]
+	}
+	if l.there {
+		clear(l.unknown)
+	}
+	return found
+}
+
+// TestDrivesNotKnownYet: what was just written on new nodes can be read at once
+// by a process that has not heard of them.
+func TestDrivesNotKnownYet(t *testing.T) {
+	for _, size := range []int{1000, 300_000, 9 << 20} {
+		r := newRig(t, "4+2")
+		late := &lateDrives{rig: r, unknown: map[storagenode.DriveID]bool{}, there: true}
+		data := noise(size, 5)
+		b := r.put(data)
+		r.set.cfg.Drives = late
+		r.want(b, data, 0, int64(size))
+		if late.looks != 0 {
+			t.Fatalf("looked %d times for drives that are known", late.looks)
+		}
+		hide := func() {
+			for _, slot := range r.group.Slots {
+				late.unknown[slot.Drive] = true
+			}
+		}
+		hide()
+		r.want(b, data, 3, int64(size)-5)
+		if late.looks != 1 {
+			t.Fatalf("looked %d times", late.looks)
+		}
+		hide()
+		late.there = false
+		if _, err := r.read(b, 0, int64(size)); !errors.Is(err, ErrUnreadable) || late.looks != 2 {
+			t.Fatalf("%v after %d looks", err, late.looks)
+		}
+	}
+}

@@ -69,15 +69,22 @@ func (c *FleetConfig) setDefaults() {
 type Fleet struct {
 	cfg    FleetConfig
 	count  clock.Count
+	run    context.Context // of the polls
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+
+	listing sync.Mutex // one look at Nodes at a time
+	found   int64      // by count; when Find looked last. listing guards it
 
 	mu    sync.Mutex // guards nodes and the writing of table
 	nodes map[string]*member
 	table atomic.Pointer[map[storagenode.DriveID]*remote]
 }
 
-var _ storagenode.Reporter = (*Fleet)(nil)
+var (
+	_ storagenode.Reporter = (*Fleet)(nil)
+	_ storagenode.Finder   = (*Fleet)(nil)
+)
 
 // remote is a drive on a node. The node's poll writes it.
 type remote struct {
@@ -95,12 +102,11 @@ func OpenFleet(ctx context.Context, cfg FleetConfig) (*Fleet, error) {
 	cfg.setDefaults()
 	f := &Fleet{cfg: cfg, count: clock.NewCount(cfg.Clock), nodes: map[string]*member{}}
 	f.table.Store(&map[storagenode.DriveID]*remote{})
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f.cancel = cancel
-	f.refresh(run, ctx)
+	f.run, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	f.refresh(ctx)
 	f.done.Go(func() {
-		for cfg.Clock.Sleep(run, cfg.Refresh) == nil {
-			f.refresh(run, run)
+		for cfg.Clock.Sleep(f.run, cfg.Refresh) == nil {
+			f.refresh(f.run)
 		}
 	})
 	return f, nil
@@ -115,12 +121,19 @@ func (f *Fleet) Close() error {
 
 // refresh looks which nodes there are, takes new ones in and lets others go.
 // It waits for the first poll of the new ones, or for ctx.
-func (f *Fleet) refresh(run, ctx context.Context) {
+func (f *Fleet) refresh(ctx context.Context) {
+	f.listing.Lock()
+	defer f.listing.Unlock()
+	f.list(ctx)
+}
+
+// list is refresh for who holds listing.
+func (f *Fleet) list(ctx context.Context) {
 	timed, cancel := context.WithTimeout(ctx, f.cfg.PollTime)
 	addresses, err := f.cfg.Nodes(timed)
 	cancel()
 	if err != nil {
-		if run.Err() == nil {
+		if f.run.Err() == nil {
 			f.cfg.Logger.Warn("the list of nodes cannot be had", "err", err)
 		}
 		return
@@ -149,7 +162,7 @@ func (f *Fleet) refresh(run, ctx context.Context) {
 		f.publish()
 	}
 	for _, m := range fresh {
-		loop, cancel := context.WithCancel(run)
+		loop, cancel := context.WithCancel(f.run)
 		m.cancel = cancel
 		f.done.Go(func() { m.loop(loop) })
 	}
@@ -163,17 +176,51 @@ func (f *Fleet) refresh(run, ctx context.Context) {
 	}
 }
 
+// findEvery is the least time between two looks for drives that are not known,
+// so that reads of what is lost do not ask the metadata one by one.
+const findEvery = 250 * time.Millisecond
+
+// Find implements storagenode.Finder: a drive may be on a node that is new, or
+// new on its node.
+func (f *Fleet) Find(ctx context.Context, ids ...storagenode.DriveID) bool {
+	unknown := func() (n int) {
+		table := *f.table.Load()
+		for _, id := range ids {
+			if table[id] == nil {
+				n++
+			}
+		}
+		return n
+	}
+	before := unknown()
+	if before == 0 {
+		return false
+	}
+	f.listing.Lock()
+	defer f.listing.Unlock()
+	now := f.count.Now()
+	if unknown() == before && (f.found == 0 || now-f.found >= int64(findEvery)) {
+		f.found = now
+		f.list(ctx)
+		f.look(ctx, false)
+	}
+	return unknown() < before
+}
+
 // Look has every node look at its drives and report, and returns when all have,
 // or did not answer in time: what Reports and Drive say from then on is no older
 // than that.
-func (f *Fleet) Look(ctx context.Context) {
+func (f *Fleet) Look(ctx context.Context) { f.look(ctx, true) }
+
+// look polls every node; anew is that of poll.
+func (f *Fleet) look(ctx context.Context, anew bool) {
 	f.mu.Lock()
 	members := slices.Collect(maps.Values(f.nodes))
 	f.mu.Unlock()
 	var all sync.WaitGroup
 	for _, m := range members {
 		all.Go(func() {
-			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {
+			if err := m.poll(ctx, anew); err != nil && ctx.Err() == nil {
 				m.strike(err)
 			}
 		})

@@ -457,3 +457,51 @@ func TestDriveThatMoved(t *testing.T) {
 		return ok && strings.HasSuffix(d.client.String(), c.address)
 	})
 }
+
+// TestFind: drives of a node that came after the last look at the list are
+// found when they are wanted, and what is nowhere does not cost a look each time.
+func TestFind(t *testing.T) {
+	a := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{1}: storetest.NewMemory()})
+	b := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{2}: storetest.NewMemory()})
+	var both atomic.Bool
+	var looks atomic.Int64
+	f := openFleet(t, FleetConfig{Poll: time.Hour, Refresh: time.Hour, Nodes: func(context.Context) ([]string, error) {
+		if looks.Add(1); both.Load() {
+			return []string{a.url(), b.url()}, nil
+		}
+		return []string{a.url()}, nil
+	}})
+	id := func(n byte) storagenode.DriveID { return storagenode.DriveID{n} }
+	if f.Find(t.Context(), id(1)) || looks.Load() != 1 {
+		t.Fatalf("looked for a drive that is known: %d looks", looks.Load())
+	}
+	both.Store(true)
+	var found, many sync.WaitGroup
+	var n atomic.Int64
+	found.Add(1)
+	for range 8 {
+		many.Go(func() {
+			found.Wait()
+			if f.Find(t.Context(), id(1), id(2)) {
+				n.Add(1)
+			}
+		})
+	}
+	found.Done()
+	many.Wait()
+	if s, state := f.Drive(id(2)); s == nil || state != storagenode.DriveActive || n.Load() == 0 || looks.Load() != 2 {
+		t.Fatalf("drive of the new node: %v after %d finds and %d looks", state, n.Load(), looks.Load())
+	}
+	// A drive that is new on a node that was known.
+	a.drives.set(id(3), storetest.NewMemory())
+	eventually(t, "the new drive is found", func() bool { return f.Find(t.Context(), id(3)) })
+	before, began := looks.Load(), time.Now()
+	for range 1000 {
+		if f.Find(t.Context(), id(9)) {
+			t.Fatal("found what is not there")
+		}
+	}
+	if most := int64(time.Since(began)/findEvery) + 2; looks.Load()-before > most {
+		t.Fatalf("%d looks, at most %d wanted", looks.Load()-before, most)
+	}
+}
