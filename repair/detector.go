@@ -261,7 +261,7 @@ func (d *detector) judge(v drive, now time.Time, hold bool) (storagenode.DriveSt
 // holds says that so much is away at once that it must be the network: more
 // than max(m, a quarter) of the drives, or a whole zone of several drives
 // where there are several zones. Drives that are broken, replaced, or OUT
-// without a slot left do not count.
+// without a slot left do not count; one whose node nobody knows is in no zone.
 func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata.GroupRecord) bool {
 	m := 0
 	inUse := map[storagenode.DriveID]bool{}
@@ -279,12 +279,15 @@ func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata
 		if s == storagenode.DriveRetired || v.replaced || s == storagenode.DriveOut && !inUse[id] {
 			continue
 		}
-		name := v.record.Zone
+		node, name := v.record.Node, v.record.Zone
 		if v.reported {
-			name = v.report.Zone
+			node, name = v.report.Node, v.report.Zone
 		}
 		z := zones[name]
-		if z == nil {
+		switch {
+		case node == "" && name == "":
+			z = &zone{}
+		case z == nil:
 			z = &zone{}
 			zones[name] = z
 		}

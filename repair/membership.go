@@ -35,6 +35,7 @@ type membership struct {
 	cluster storagenode.UUID               // zero: not known yet; guarded by mu, as all below
 	members map[string]member              // by name
 	stored  map[string]metadata.NodeRecord // as of term
+	drives  map[storagenode.DriveID]bool   // known to be in metadata, as of term
 	term    uint64
 }
 
@@ -212,6 +213,9 @@ func (m *membership) take(ctx context.Context, a storagenode.Announcement) error
 	if err := m.hear(a); err != nil {
 		return err
 	}
+	if err := m.record(ctx, a); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	was, known := m.stored[a.Name]
 	m.mu.Unlock()
@@ -230,6 +234,38 @@ func (m *membership) take(ctx context.Context, a storagenode.Announcement) error
 	m.stored[a.Name] = next
 	m.mu.Unlock()
 	m.cfg.Logger.Info("node announced itself", "node", a.Name, "zone", a.Zone, "address", a.Address, "version", a.Version)
+	return nil
+}
+
+// record stores the drives of an announcement that metadata does not know, as
+// DOWN until they are reached. It comes before the node is stored, by whose
+// record writers learn of its drives: one that is lost right after its first
+// blob is known to have been in its directory.
+func (m *membership) record(ctx context.Context, a storagenode.Announcement) error {
+	for _, rep := range a.Drives {
+		m.mu.Lock()
+		known := m.drives[rep.ID]
+		m.mu.Unlock()
+		if known {
+			continue
+		}
+		err := m.cfg.Records.EditDrive(ctx, rep.ID, func(r *metadata.DriveRecord) bool {
+			if !r.Added.IsZero() {
+				return false
+			}
+			*r = metadata.DriveRecord{
+				ID: rep.ID, Node: a.Name, Zone: a.Zone, Address: rep.Dir, State: storagenode.DriveDown,
+				Replaces: rep.Replaces, Added: m.cfg.Clock.Now().UTC(),
+			}
+			return true
+		})
+		if err != nil {
+			return fmt.Errorf("store drive %s of node %q: %w", rep.ID, a.Name, err)
+		}
+		m.mu.Lock()
+		m.drives[rep.ID] = true
+		m.mu.Unlock()
+	}
 	return nil
 }
 
@@ -252,6 +288,7 @@ func (m *membership) load(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stored, m.term = make(map[string]metadata.NodeRecord, len(nodes)), term.Number
+	m.drives = map[storagenode.DriveID]bool{}
 	for _, n := range nodes {
 		m.stored[n.Name] = n
 		if v, ok := m.members[n.Name]; !ok || v.address != n.Address {

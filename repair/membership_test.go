@@ -271,3 +271,60 @@ func TestAnnounceWithoutMetadata(t *testing.T) {
 		t.Fatalf("%+v %v", w, err)
 	}
 }
+
+// TestAnnouncedDrivesAreStored: a drive is known to be its node's before anybody
+// can write to it, so that what takes its place is known to take it.
+func TestAnnouncedDrivesAreStored(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	s := &seam{Store: r.kv}
+	rep := r.repairer(s)
+	r.term(rep)
+	drive, old := storagenode.NewUUID(), storagenode.NewUUID()
+	a := node("n1", "http://n1")
+	a.Drives = []storagenode.DriveReport{{ID: drive, Dir: "/d1", Replaces: old}}
+	commits := 0
+	s.commit = func(_, writes [][]byte, commit func() error) error {
+		if commits += min(1, len(writes)); commits == 1 && len(r.nodes()) > 0 {
+			t.Error("the node was stored before its drives")
+		}
+		return commit()
+	}
+	for range 3 {
+		w, err := rep.Announce(r.ctx, a)
+		r.must(err)
+		a.Cluster = w.Cluster
+	}
+	stored := func() (d metadata.DriveRecord) {
+		all, err := r.cat.ListDrives(r.ctx)
+		r.must(err)
+		for _, v := range all {
+			if v.ID == drive {
+				d = v
+			}
+		}
+		return d
+	}
+	d := stored()
+	if d.Node != "n1" || d.Zone != "z" || d.Address != "/d1" || d.Replaces != old || d.State != storagenode.DriveDown || d.Added.IsZero() {
+		t.Fatalf("stored %+v", d)
+	}
+	if commits != 3 { // the cluster, the drive, the node
+		t.Fatalf("%d commits", commits)
+	}
+	// The node is started again with its directory emptied: it learns what was there.
+	again := node("n1", "http://n1")
+	w, err := rep.Announce(r.ctx, again)
+	r.must(err)
+	if len(w.Drives) != 1 || w.Drives[0].Drive != drive || w.Drives[0].Dir != "/d1" {
+		t.Fatalf("welcome %+v", w)
+	}
+	// What metadata knows stays, whoever leads.
+	r.must(r.cat.EditDrive(r.ctx, drive, func(d *metadata.DriveRecord) bool { d.State = storagenode.DriveDraining; return true }))
+	next := r.repairer(r.kv)
+	r.term(next)
+	_, err = next.Announce(r.ctx, a)
+	r.must(err)
+	if d = stored(); d.State != storagenode.DriveDraining {
+		t.Fatalf("stored %+v", d)
+	}
+}

@@ -191,7 +191,7 @@ func (r *Repairer) toRepair(ctx context.Context) (int64, error) {
 func (r *Repairer) obstacle(rep Report, trouble error) string {
 	why := fmt.Sprintf("%d of %d blobs lack shards", rep.Blobs-rep.Full, rep.Blobs)
 	if w := r.planner.list(); len(w) > 0 {
-		why += fmt.Sprintf("; %d slots wait, the first because its %s", len(w), w[0].Why)
+		why += fmt.Sprintf("; %d slots wait, the first: %s", len(w), w[0].Why)
 	}
 	if trouble != nil {
 		why += "; " + trouble.Error()

@@ -119,6 +119,25 @@ func TestNodeIsLostWithoutZones(t *testing.T) {
 	}
 }
 
+// TestLostBeforeAnybodyLooked: two drives that hold shards are gone before any
+// repairer saw a report of theirs. Nobody knows their zone, which makes them no
+// zone that is away as a whole.
+func TestLostBeforeAnybodyLooked(t *testing.T) {
+	r := newZones(t, "4+2", 3, 2, 2)
+	objects := r.some(16)
+	r.drives.mu.Lock()
+	for _, d := range r.drives.disks {
+		d.gone = d.gone || d.report.Node == "z1n0"
+	}
+	r.drives.mu.Unlock()
+	r.passOut()
+	if s := r.rep.Status(); s.States["OUT"] != 2 {
+		t.Fatalf("states %v, waiting %+v", s.States, s.Waiting)
+	}
+	r.heal()
+	r.whole(objects...)
+}
+
 // TestZoneIsAwayIsHeld: a whole zone that is away is a network. Nothing of it is
 // OUT, however long it takes, and writes go on, narrower; but what is broken,
 // wiped or replaced elsewhere is repaired meanwhile.
