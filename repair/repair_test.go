@@ -454,10 +454,9 @@ func TestDraining(t *testing.T) {
 	objects := r.some(8)
 	r.must(r.rep.detectAndPlan(r.ctx))
 	id := r.group(objects[0].pg).Slots[0].Drive
-	r.must(r.cat.EditDrive(r.ctx, id, func(d *metadata.DriveRecord) bool {
-		d.State = storagenode.DriveDraining
-		return true
-	}))
+	if state, err := r.rep.Drain(r.ctx, id); err != nil || state != storagenode.DriveDraining {
+		t.Fatalf("%s, %v", state, err)
+	}
 	for range 3 {
 		r.heal()
 		r.round()
@@ -470,6 +469,59 @@ func TestDraining(t *testing.T) {
 		if n := len(k.memory.Shards()); k.report.ID == id && n != 0 {
 			t.Fatalf("%d shards left on a drained drive", n)
 		}
+	}
+}
+
+// TestDrainByCommand: who changes their mind has the drive back, and what is
+// dead or unknown is refused.
+func TestDrainByCommand(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	objects := r.some(8)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	id := r.group(objects[0].pg).Slots[0].Drive
+	now := func() storagenode.DriveState {
+		r.must(r.rep.detectAndPlan(r.ctx))
+		d, _ := r.rep.fleet.drive(id)
+		return d.record.State
+	}
+	for range 2 {
+		if state, err := r.rep.Drain(r.ctx, id); err != nil || state != storagenode.DriveDraining {
+			t.Fatalf("%s, %v", state, err)
+		}
+	}
+	if state := now(); state != storagenode.DriveDraining {
+		t.Fatalf("drive is %s", state)
+	}
+	for range 3 {
+		r.heal()
+		r.round()
+	}
+	if state := now(); state != storagenode.DriveDrained {
+		t.Fatalf("drive is %s", state)
+	}
+	for range 2 {
+		if _, err := r.rep.Undrain(r.ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		if state := now(); state != storagenode.DriveActive {
+			t.Fatalf("drive is %s", state)
+		}
+	}
+	r.whole(objects...)
+	if _, err := r.rep.Drain(r.ctx, storagenode.NewUUID()); !errors.Is(err, ErrNotDrainable) {
+		t.Fatalf("a drive that is not there: %v", err)
+	}
+	for i, d := range r.drives.disks {
+		if d.report.ID == id {
+			r.state(i, storagenode.DriveBroken)
+		}
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if _, err := r.rep.Drain(r.ctx, id); !errors.Is(err, ErrNotDrainable) {
+		t.Fatalf("a broken drive: %v", err)
+	}
+	if _, err := r.rep.Undrain(r.ctx, id); !errors.Is(err, ErrNotDrainable) {
+		t.Fatalf("a broken drive: %v", err)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -160,79 +159,6 @@ func progressText(done, total int64, rate, eta float64) string {
 	}
 	share := float64(done) / float64(total)
 	return fmt.Sprintf("%s %3.0f%%  %s of %s  %s/s  %s left", bar(share, 20), share*100, formatSize(done), formatSize(total), formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
-}
-
-func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
-	nodes := map[string]bool{}
-	for _, d := range drives {
-		nodes[d.Node] = true
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DRIVE\tSTATE\tUSED\tFREE\tDIRECTORY\tNOTE")
-	for _, d := range drives {
-		if d.State == storagenode.DriveRetired {
-			continue // gone for good; --json has them
-		}
-		note := d.Reason
-		if d.Space.ReadOnly {
-			note = strings.TrimPrefix(note+"; full: read-only", "; ")
-		}
-		place := d.Dir
-		if len(nodes) > 1 {
-			place = d.Node + ":" + d.Dir
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), place, note)
-	}
-	return t.Flush()
-}
-
-func newAdminDrives(f *adminFlags) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "drives",
-		Short: "List the drives; replace one",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := f.client()
-			if err != nil {
-				return err
-			}
-			var answer struct {
-				Drives []repair.DriveStatus `json:"drives"`
-			}
-			if err := client.call(c.Context(), "GET", "/admin/v1/drives", nil, &answer); err != nil {
-				return err
-			}
-			if f.asJSON {
-				return printJSON(c.OutOrStdout(), answer)
-			}
-			return writeDrives(c.OutOrStdout(), answer.Drives)
-		},
-	}
-	c.AddCommand(&cobra.Command{
-		Use:   "replace [NODE:]DIR",
-		Short: "Take the empty directory DIR, on another disk than before, as the replacement of its drive",
-		Long: `An emptied directory is taken as a replaced drive by itself if it lies on the
-file system that is recorded for it. On another file system it could be the
-mount point of a disk that is not mounted, so it takes this command. In a cluster
-the directory is named with its node.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			client, err := f.client()
-			if err != nil {
-				return err
-			}
-			var answer json.RawMessage
-			if err := client.call(c.Context(), "POST", "/admin/v1/drives/replace", url.Values{"dir": absolute(args)}, &answer); err != nil {
-				return err
-			}
-			if f.asJSON {
-				return printJSON(c.OutOrStdout(), answer)
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%s is a new drive; what was on the old one is being rebuilt: kintsugi admin status\n", args[0])
-			return nil
-		},
-	})
-	return c
 }
 
 // absolute makes directories absolute, as the server knows them; ids stay.

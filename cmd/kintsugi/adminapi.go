@@ -81,6 +81,8 @@ func (a *adminAPI) routes() []console.Route {
 		{Method: "GET", Path: "/admin/v1/nodes", Answer: a.listNodes},
 		{Method: "GET", Path: "/admin/v1/pgs", Answer: a.listGroups},
 		{Method: "POST", Path: "/admin/v1/drives/replace", Answer: a.replaceDrive},
+		{Method: "POST", Path: "/admin/v1/drives/drain", Answer: a.drain},
+		{Method: "POST", Path: "/admin/v1/drives/undrain", Answer: a.undrain},
 		{Method: "GET", Path: "/admin/v1/what-if", Answer: a.whatIf},
 		{Method: "POST", Path: "/admin/v1/repair", Stream: a.repair},
 		{Method: "POST", Path: "/admin/v1/verify", Stream: a.verify},
@@ -109,6 +111,44 @@ func (a *adminAPI) replaceDrive(r *http.Request) (any, error) {
 }
 
 func (a *adminAPI) whatIf(r *http.Request) (any, error) {
+	ids, err := a.drivesOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.repairer.WhatIf(r.Context(), ids)
+}
+
+func (a *adminAPI) drain(r *http.Request) (any, error) { return a.command(r, a.repairer.Drain) }
+
+func (a *adminAPI) undrain(r *http.Request) (any, error) { return a.command(r, a.repairer.Undrain) }
+
+// commanded is the answer of drain and undrain: the state that each drive has
+// now, by its id.
+type commanded struct {
+	Drives map[storagenode.DriveID]storagenode.DriveState `json:"drives"`
+}
+
+func (a *adminAPI) command(r *http.Request, do func(context.Context, storagenode.DriveID) (storagenode.DriveState, error)) (any, error) {
+	ids, err := a.drivesOf(r)
+	if err != nil {
+		return nil, err
+	}
+	answer := commanded{map[storagenode.DriveID]storagenode.DriveState{}}
+	for _, id := range ids {
+		state, err := do(r.Context(), id)
+		if errors.Is(err, repair.ErrNotDrainable) {
+			return nil, &console.Error{Status: http.StatusConflict, Message: err.Error()}
+		}
+		if err != nil {
+			return nil, err
+		}
+		answer.Drives[id] = state
+	}
+	return answer, nil
+}
+
+// drivesOf finds the drives that a request names, one at least.
+func (a *adminAPI) drivesOf(r *http.Request) ([]storagenode.DriveID, error) {
 	var ids []storagenode.DriveID
 	for _, text := range r.URL.Query()["drive"] {
 		id, err := a.drive(text)
@@ -117,15 +157,28 @@ func (a *adminAPI) whatIf(r *http.Request) (any, error) {
 		}
 		ids = append(ids, id)
 	}
-	return a.repairer.WhatIf(r.Context(), ids)
+	if len(ids) == 0 {
+		return nil, &console.Error{Status: http.StatusBadRequest, Message: "no drive named: drive=ID, as often as there are drives"}
+	}
+	return ids, nil
 }
 
-// drive finds a drive by its id or its directory.
+// drive finds a drive by its id or its directory, also one that is away or that
+// the repairer has not looked at yet.
 func (a *adminAPI) drive(text string) (storagenode.DriveID, error) {
-	var found []storagenode.DriveID
+	known := map[storagenode.DriveID]storagenode.DriveReport{}
 	for _, d := range a.drives.Reports() {
-		if d.Dir == text || d.ID.String() == text || d.Node+":"+d.Dir == text {
-			found = append(found, d.ID)
+		known[d.ID] = d
+	}
+	for _, d := range a.repairer.Status().Drives {
+		if _, reported := known[d.ID]; !reported && d.State != storagenode.DriveRetired {
+			known[d.ID] = storagenode.DriveReport{Node: d.Node, Dir: d.Dir}
+		}
+	}
+	var found []storagenode.DriveID
+	for id, d := range known {
+		if d.Dir == text || id.String() == text || d.Node+":"+d.Dir == text {
+			found = append(found, id)
 		}
 	}
 	switch len(found) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +150,42 @@ func TestAnEmptiedDriveIsNeverCalledWhole(t *testing.T) {
 	empty(t, s.dirs[1])
 	if got, found, err := x.Get(context.Background(), "k"); err != nil || !found || !bytes.Equal(got, p) {
 		t.Fatalf("found %v, %v", found, err)
+	}
+}
+
+// TestDrainedDrivesAreTakenOut: two of eight drives are drained under load and
+// then taken out, and two more fail: nothing was lost or even degraded.
+func TestDrainedDrivesAreTakenOut(t *testing.T) {
+	s := newServer(t, 8, "--scheme", "4+2")
+	l := underLoad(t, s.site, rand.Uint64())
+	writesGoOn(t, l, 20*time.Second)
+	ids := driveIDs(s.site)
+	for range 100 { // the repairer looks at them soon
+		if len(ids) == 8 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		ids = driveIDs(s.site)
+	}
+	out, err := s.try(3*time.Minute, binary, "admin", "drives", "drain", "--watch", s.dirs[2], ids[s.dirs[5]])
+	if err != nil || strings.Count(out, "is drained: it may be taken out") != 2 {
+		t.Fatalf("%v: %s", err, tail(out))
+	}
+	for _, i := range []int{2, 5} {
+		if err := os.RemoveAll(s.dirs[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writesGoOn(t, l, 30*time.Second)
+	repairUntilWhole(t, s.site)
+	l.Stop()
+	empty(t, s.dirs[0])
+	empty(t, s.dirs[7])
+	if err := l.Check(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = s.try(time.Minute, binary, "admin", "drives", "drain", s.dirs[2]+"x"); err == nil || !strings.Contains(out, "no drive") {
+		t.Fatalf("a drive that is not there: %v: %s", err, out)
 	}
 }
 

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kintsugi/repair"
+	"kintsugi/storagenode"
+)
+
+func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
+	nodes := map[string]bool{}
+	for _, d := range drives {
+		nodes[d.Node] = true
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "DRIVE\tSTATE\tUSED\tFREE\tDIRECTORY\tNOTE")
+	for _, d := range drives {
+		if d.State == storagenode.DriveRetired {
+			continue // gone for good; --json has them
+		}
+		note := d.Reason
+		if d.Space.ReadOnly {
+			note = strings.TrimPrefix(note+"; full: read-only", "; ")
+		}
+		place := d.Dir
+		if len(nodes) > 1 {
+			place = d.Node + ":" + d.Dir
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), place, note)
+	}
+	return t.Flush()
+}
+
+func newAdminDrives(f *adminFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "drives",
+		Short: "List the drives; drain or replace one",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var answer struct {
+				Drives []repair.DriveStatus `json:"drives"`
+			}
+			if err := client.call(c.Context(), "GET", "/admin/v1/drives", nil, &answer); err != nil {
+				return err
+			}
+			if f.asJSON {
+				return printJSON(c.OutOrStdout(), answer)
+			}
+			return writeDrives(c.OutOrStdout(), answer.Drives)
+		},
+	}
+	c.AddCommand(&cobra.Command{
+		Use:   "replace [NODE:]DIR",
+		Short: "Take the empty directory DIR, on another disk than before, as the replacement of its drive",
+		Long: `An emptied directory is taken as a replaced drive by itself if it lies on the
+file system that is recorded for it. On another file system it could be the
+mount point of a disk that is not mounted, so it takes this command. In a cluster
+the directory is named with its node.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, err := f.client()
+			if err != nil {
+				return err
+			}
+			var answer json.RawMessage
+			if err := client.call(c.Context(), "POST", "/admin/v1/drives/replace", url.Values{"dir": absolute(args)}, &answer); err != nil {
+				return err
+			}
+			if f.asJSON {
+				return printJSON(c.OutOrStdout(), answer)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s is a new drive; what was on the old one is being rebuilt: kintsugi admin status\n", args[0])
+			return nil
+		},
+	}, newAdminDrain(f), newAdminUndrain(f))
+	return c
+}
+
+func newAdminDrain(f *adminFlags) *cobra.Command {
+	var watch bool
+	c := &cobra.Command{
+		Use:   "drain DRIVE...",
+		Short: "Move everything off drives, to take them out without a loss",
+		Long: `Has the drives, named by id or directory, give what they hold to others. It takes
+nothing from the tolerance: a slot counts as moved only when its shards are on
+the other drive. Reads and writes go on. A drive may be taken out when it is
+DRAINED; --watch waits for that. What cannot move, for no other drive can take it,
+stays, and "kintsugi admin status" says why. "drives undrain" takes it back.`,
+		Example: "  kintsugi admin drives drain --watch /mnt/d3\n  kintsugi admin drives drain node4:/data/d1 node4:/data/d2",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			client, answer, err := f.command(c, "/admin/v1/drives/drain", args)
+			if err != nil {
+				return err
+			}
+			if watch {
+				if err := watchDrain(c, client, answer); err != nil {
+					return err
+				}
+			}
+			return f.showCommanded(c, answer)
+		},
+	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "wait until the drives are drained, and show what is left")
+	return c
+}
+
+func newAdminUndrain(f *adminFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "undrain DRIVE...",
+		Short: "Use drives again that are being drained, or were",
+		Long:  `Takes the drives, named by id or directory, back into use. What moved away stays where it is; new objects come to them again.`,
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			_, answer, err := f.command(c, "/admin/v1/drives/undrain", args)
+			if err != nil {
+				return err
+			}
+			return f.showCommanded(c, answer)
+		},
+	}
+}
+
+// command sends one to drives.
+func (f *adminFlags) command(c *cobra.Command, path string, drives []string) (*adminClient, commanded, error) {
+	var answer commanded
+	client, err := f.client()
+	if err == nil {
+		err = client.call(c.Context(), "POST", path, url.Values{"drive": absolute(drives)}, &answer)
+	}
+	return client, answer, err
+}
+
+func (f *adminFlags) showCommanded(c *cobra.Command, answer commanded) error {
+	if f.asJSON {
+		return printJSON(c.OutOrStdout(), answer)
+	}
+	for id, state := range answer.Drives {
+		text := map[storagenode.DriveState]string{
+			storagenode.DriveDraining: "is being drained; see kintsugi admin status",
+			storagenode.DriveDrained:  "is drained: it may be taken out",
+		}[state]
+		if text == "" {
+			text = "is in use"
+		}
+		fmt.Fprintf(c.OutOrStdout(), "drive %s %s\n", id, text)
+	}
+	return nil
+}
+
+// watchDrain waits until the drives of an answer are DRAINED, and notes their
+// states in it.
+func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
+	terminal := isTerminal(c.ErrOrStderr())
+	defer clearLine(c.ErrOrStderr())
+	begun := map[storagenode.DriveID]bool{} // as the repairer has seen it
+	last := ""
+	for {
+		var st adminStatus
+		if err := client.call(c.Context(), "GET", "/admin/v1/status", nil, &st); err != nil {
+			return err
+		}
+		left := 0
+		for _, d := range st.Drives {
+			was, named := answer.Drives[d.ID]
+			switch {
+			case !named:
+			case d.State == storagenode.DriveDrained:
+				answer.Drives[d.ID] = d.State
+			case d.State == storagenode.DriveDraining || was != storagenode.DriveDrained && !begun[d.ID]:
+				begun[d.ID] = begun[d.ID] || d.State == storagenode.DriveDraining
+				left++
+			default:
+				return fmt.Errorf("drive %s is not being drained any more: it is %s", d.ID, d.State)
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		text := fmt.Sprintf("%d drives to go, %d blobs wait (%s)", left, st.Queue.Waiting, formatSize(st.Queue.WaitingBytes))
+		for _, w := range st.Waiting {
+			if _, named := answer.Drives[w.Drive]; named {
+				text += fmt.Sprintf("; slot %d of PG %d stays: %s", w.Slot, w.PG, w.Why)
+				break
+			}
+		}
+		switch {
+		case terminal:
+			fmt.Fprintf(c.ErrOrStderr(), "\r\x1b[K%s", text)
+		case text != last:
+			fmt.Fprintln(c.ErrOrStderr(), text)
+		}
+		last = text
+		select {
+		case <-c.Context().Done():
+			return c.Context().Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
