@@ -203,21 +203,23 @@ func Replace(cands, rest []Candidate, known Domains, m uint8) (id storagenode.Dr
 	return storagenode.DriveID{}, false, false
 }
 
-// Crowded says that the loss of one failure domain costs a group more than m of
-// its slots, where they are on drives.
-func Crowded(drives []Candidate, known Domains, m uint8) bool {
+// Crowd gives the place in drives, which a group's slots are on, of one in the
+// fullest failure domain, where losing that domain costs the group more than m
+// of its slots; -1 where none costs so much.
+func Crowd(drives []Candidate, known Domains, m uint8) int {
 	l := known.levels()[0]
 	if l == byDrive {
-		return false
+		return -1
 	}
 	in := make(map[string]int)
+	most, at := max(1, int(m)), -1
 	for i := range drives {
 		name := l.of(&drives[i])
-		if in[name]++; in[name] > max(1, int(m)) {
-			return true
+		if in[name]++; in[name] > most {
+			most, at = in[name], i
 		}
 	}
-	return false
+	return at
 }
 
 // DefaultScheme is the scheme for a cluster where none was chosen: the widest

@@ -301,7 +301,7 @@ func TestReplaceOnRandomTopologies(t *testing.T) {
 			t.Fatalf("seed %d: drive %s is not free", seed, id)
 		}
 		keeps := func(c metadata.Candidate) bool {
-			return !metadata.Crowded(append(slices.Clone(rest), c), known, p.Scheme.M)
+			return metadata.Crowd(append(slices.Clone(rest), c), known, p.Scheme.M) < 0
 		}
 		if relaxed == keeps(free[i]) || relaxed && slices.ContainsFunc(free, keeps) {
 			t.Fatalf("seed %d: relaxed %v, keeps the rules %v", seed, relaxed, keeps(free[i]))

@@ -83,8 +83,63 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 	p.mu.Lock()
 	p.waiting = waiting
 	p.mu.Unlock()
+	if len(moves) == 0 {
+		moves = p.respread(groups, drives, domains, load)
+	}
 	n, err := p.carryOut(ctx, moves)
 	return n, errors.Join(err, p.drained(ctx, drives, load))
+}
+
+// respreadAtOnce is how many slots at a time are under way for no other reason
+// than to lie better.
+const respreadAtOnce = 2
+
+// respread moves slots of groups of which one failure domain has more than m to
+// others, where there are drives for it now: groups made when nodes were few, or
+// repaired while some were away. It comes after all else, a few slots at a time.
+func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domains metadata.Domains, load map[storagenode.DriveID]int) (moves []move) {
+	room := respreadAtOnce
+	for _, g := range groups {
+		for _, s := range g.Slots {
+			if s.State == storagenode.SlotRebuilding {
+				room--
+			}
+		}
+	}
+	for i := range groups {
+		if len(moves) >= room {
+			break
+		}
+		g := &groups[i]
+		slot := p.crowded(g, domains)
+		if slot < 0 || !p.fleet.readable(g.Slots[slot].Drive) {
+			continue
+		}
+		to, why := p.target(drives, domains, load, g.Slots, slot, g.Scheme.M)
+		if why != "" || to.IsZero() {
+			continue // it would lie no better
+		}
+		load[to]++
+		load[g.Slots[slot].Drive]--
+		moves = append(moves, move{g.PG, slot, g.Slots[slot], to})
+	}
+	return moves
+}
+
+// crowded gives a slot in a failure domain that has more than m of the group's;
+// -1: there is none.
+func (p *planner) crowded(g *metadata.GroupRecord, domains metadata.Domains) int {
+	var on []metadata.Candidate
+	var slots []int
+	for i, s := range g.Slots {
+		if d, ok := p.fleet.drive(s.Drive); ok {
+			on, slots = append(on, asCandidate(&d, nil)), append(slots, i)
+		}
+	}
+	if at := metadata.Crowd(on, domains, g.Scheme.M); at >= 0 {
+		return slots[at]
+	}
+	return -1
 }
 
 // waits says why nothing can be done about a drive that is away, "" where
@@ -237,13 +292,7 @@ func (p *planner) survey(groups []metadata.GroupRecord) {
 	domains := metadata.DomainsOf(present(p.fleet.all()))
 	s := SpreadStatus{Zones: domains.Zones, Nodes: domains.Nodes}
 	for _, g := range groups {
-		var on []metadata.Candidate
-		for _, slot := range g.Slots {
-			if d, ok := p.fleet.drive(slot.Drive); ok {
-				on = append(on, asCandidate(&d, nil))
-			}
-		}
-		if metadata.Crowded(on, domains, g.Scheme.M) {
+		if p.crowded(&g, domains) >= 0 {
 			if s.Relaxed++; len(s.RelaxedGroups) < relaxedListed {
 				s.RelaxedGroups = append(s.RelaxedGroups, g.PG)
 			}

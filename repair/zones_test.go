@@ -302,3 +302,43 @@ func TestTakingOverKnowsForHowLong(t *testing.T) {
 		t.Fatalf("states %v", s)
 	}
 }
+
+// TestCrowdedGroupsAreSpread: what was written while there was one node does not
+// survive its loss. When there are more, its slots move, a few at a time, until
+// it does.
+func TestCrowdedGroupsAreSpread(t *testing.T) {
+	r := newZones(t, "4+2", 1, 1, 6)
+	objects := r.some(16)
+	r.intact(r.rep)
+	for n := range 4 {
+		r.addDrive(fmt.Sprint("new", n), "", storagenode.DriveID{})
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if s := r.rep.Status().Spread; s.Relaxed == 0 {
+		t.Fatalf("%+v: all slots are on one of five nodes", s)
+	}
+	for round := 0; r.rep.Status().Spread.Relaxed > 0; round++ {
+		if round == 100 {
+			t.Fatalf("%+v after %d rounds", r.rep.Status().Spread, round)
+		}
+		r.must(r.rep.detectAndPlan(r.ctx))
+		groups, err := r.cat.ListGroups(r.ctx)
+		r.must(err)
+		rebuilding := 0
+		for _, g := range groups {
+			for _, s := range g.Slots {
+				if s.State == storagenode.SlotRebuilding {
+					rebuilding++
+				}
+			}
+		}
+		if rebuilding > respreadAtOnce {
+			t.Fatalf("%d slots on their way at once", rebuilding)
+		}
+		r.heal()
+	}
+	r.whole(objects...)
+	if _, node, _ := r.most(); node > 2 {
+		t.Fatalf("%d slots of a group on one node", node)
+	}
+}
