@@ -18,6 +18,7 @@ import (
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/dump"
 	"kintsugi/metadata/kv/etcd"
+	"kintsugi/metadata/kv/etcd/member"
 	"kintsugi/metadata/kv/journal"
 	"kintsugi/storagenode/node"
 	"kintsugi/storagenode/vfs"
@@ -34,9 +35,12 @@ func newAdminMetadata(f *adminFlags) *cobra.Command {
 
 // place is an engine that a dump comes from or goes to.
 type place struct {
-	where, scheme string
-	flags         metadataFlags
+	where, scheme, prefix string
+	flags                 metadataFlags
 }
+
+// snapshotScheme is what names a file that a metadata member wrote.
+const snapshotScheme = "snapshot:"
 
 func (p *place) add(c *cobra.Command, name, what string) {
 	s := c.Flags()
@@ -54,6 +58,9 @@ func (p *place) open(ctx context.Context, format bool) (kv.Store, error) {
 	if strings.HasPrefix(p.where, etcd.Scheme+"://") {
 		p.flags.url = p.where
 		return p.flags.open(ctx, slog.New(slog.DiscardHandler))
+	}
+	if path, ok := strings.CutPrefix(p.where, snapshotScheme); ok {
+		return openSnapshot(ctx, path, p.prefix)
 	}
 	dirs := strings.Split(p.where, ",")
 	for i, d := range dirs {
@@ -88,6 +95,25 @@ func (p *place) open(ctx context.Context, format bool) (kv.Store, error) {
 	return &offline{s, release}, nil
 }
 
+// openSnapshot opens a member's snapshot that holds something under a prefix, as
+// the path of a metadata URL has it.
+func openSnapshot(ctx context.Context, path, prefix string) (kv.Store, error) {
+	if prefix = strings.Trim(prefix, "/"); prefix != "" {
+		prefix = "/" + prefix + "/"
+	}
+	s, err := member.OpenSnapshot(path, prefix)
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range s.Scan(ctx, nil, nil) {
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		return s, nil
+	}
+	return nil, errors.Join(fmt.Errorf("snapshot %s holds no metadata of Kintsugi under this prefix: --prefix is what follows the hosts in the metadata URL", path), s.Close())
+}
+
 // offline is an embedded engine without its server.
 type offline struct {
 	*journal.Store
@@ -105,9 +131,12 @@ func newAdminDump(f *adminFlags) *cobra.Command {
 		Short: "Write all metadata, one consistent state, into a checksummed file",
 		Long: `Writes one consistent state of all metadata into a file, reads the file back,
 and prints what it holds. The same for both engines: the members of an etcd, which
-may be in use, or the drive directories of a server, which must be stopped.`,
+may be in use, or the drive directories of a server, which must be stopped. A
+snapshot that a metadata member wrote (--snapshot-dir) is a place, too: should all
+members be lost, a dump of the newest is loaded into new ones.`,
 		Example: `  kintsugi admin metadata dump --from data/d1,data/d2,data/d3,data/d4,data/d5,data/d6 --to metadata.dump
-  kintsugi admin metadata dump --from etcd://10.0.0.1,10.0.0.2,10.0.0.3 --to metadata.dump`,
+  kintsugi admin metadata dump --from etcd://10.0.0.1,10.0.0.2,10.0.0.3 --to metadata.dump
+  kintsugi admin metadata dump --from snapshot:/backup/metadata-20261126T120000.000Z.snapshot --to metadata.dump`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if from.where == "" || to == "" {
@@ -126,6 +155,7 @@ may be in use, or the drive directories of a server, which must be stopped.`,
 	}
 	from.add(c, "from", "where the metadata is")
 	c.Flags().StringVar(&to, "to", "", "file to write; it must not exist")
+	c.Flags().StringVar(&from.prefix, "prefix", "", "for a snapshot: what follows the hosts in the metadata URL (default /kintsugi)")
 	return c
 }
 

@@ -68,7 +68,8 @@ func newClusterOf(t *testing.T, path string) *cluster {
 	c.more = []string{"KINTSUGI_METADATA=" + engine, "KINTSUGI_CLUSTER_SECRET=" + clusterSecret}
 	for _, m := range members {
 		c.add(path, m, kvtest.FreeAddress(t), "metadata", "--name", m, "--data-dir", filepath.Join(c.root, m), "--address", ports[m],
-			"--peer-address", peers[m], "--initial-cluster", strings.Join(initial, ","))
+			"--peer-address", peers[m], "--initial-cluster", strings.Join(initial, ","),
+			"--snapshot-dir", c.snapshots(m), "--snapshot-every", "5s", "--snapshot-keep", "3")
 	}
 	for _, r := range repairers {
 		c.add(path, r, kvtest.FreeAddress(t), "repair", "--address", ports[r], "--scheme", "4+2", "--out-after", "15s")
@@ -95,6 +96,9 @@ func newClusterOf(t *testing.T, path string) *cluster {
 func (c *cluster) drive(node, n int) string {
 	return filepath.Join(c.root, nodes[node], fmt.Sprintf("d%d", n))
 }
+
+// snapshots is where a metadata member writes its snapshots.
+func (c *cluster) snapshots(member string) string { return filepath.Join(c.root, "snapshots of "+member) }
 
 // add makes a process of a role; admin is where it says that it lives.
 func (c *cluster) add(path, name, admin, role string, args ...string) {
@@ -197,4 +201,92 @@ func TestClusterStoresAndSurvives(t *testing.T) {
 	c.procs["node2"].kill()
 	c.procs["node6"].kill()
 	read(a, "two others killed, after all was said to be whole")
+}
+
+// TestClusterOutlivesItsMetadata: all metadata members lose their disks. The
+// newest snapshot, loaded into new members, brings everything back that was
+// written before it, and the cluster goes on.
+func TestClusterOutlivesItsMetadata(t *testing.T) {
+	c := newCluster(t)
+	c.bucket("data")
+	ctx := t.Context()
+	x := s3{c.clientOf(c.s3[0]), "data"}
+	want := map[string][]byte{}
+	for i, size := range []int{0, 1, 64 << 10, 1 << 20, 9 << 20} {
+		key := fmt.Sprint("k", i)
+		want[key] = bytes.Repeat([]byte{byte(i + 1)}, size)
+		if err := x.Put(ctx, key, want[key]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newest := ""
+	for begun, n := time.Now(), 0; ; n++ {
+		files, err := filepath.Glob(filepath.Join(c.snapshots("metadata2"), "*.snapshot"))
+		if err != nil || n > 300 {
+			t.Fatalf("no snapshot: %v", err)
+		}
+		if len(files) > 0 {
+			newest = files[len(files)-1]
+			if st, err := os.Stat(newest); err == nil && st.ModTime().After(begun.Add(time.Second)) {
+				break
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err := x.Put(ctx, "after the snapshot", []byte("lost to the metadata")); err != nil {
+		t.Fatal(err)
+	}
+	safe := filepath.Join(c.root, "newest.snapshot")
+	if err := os.Link(newest, safe); err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{gateways, repairers, nodes, members} {
+		for _, name := range names {
+			c.procs[name].kill()
+		}
+	}
+	for _, m := range members {
+		if err := os.RemoveAll(filepath.Join(c.root, m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func(names ...string) {
+		for _, name := range names {
+			if err := c.procs[name].begin(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range names {
+			if err := c.procs[name].lives(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	start(members...)
+	file := filepath.Join(c.root, "metadata.dump")
+	c.adminCLI("metadata", "dump", "--from", "snapshot:"+safe, "--to", file)
+	engine, _ := strings.CutPrefix(c.more[0], "KINTSUGI_METADATA=")
+	c.adminCLI("metadata", "load", "--from", file, "--to", engine)
+	start(append(append(append([]string(nil), nodes...), repairers...), gateways...)...)
+	c.ready()
+	for key, p := range want {
+		if got, found, err := x.Get(ctx, key); err != nil || !found || !bytes.Equal(got, p) {
+			t.Fatalf("get %s: found %v, %d bytes of %d, %v", key, found, len(got), len(p), err)
+		}
+	}
+	for i := range 20 {
+		key := fmt.Sprint("new", i)
+		want[key] = bytes.Repeat([]byte{byte(i)}, 200_000*i)
+		if err := x.Put(ctx, key, want[key]); err != nil {
+			t.Fatalf("put %s: %v", key, err)
+		}
+	}
+	repairUntilWhole(t, c.site)
+	c.procs["node2"].kill()
+	c.procs["node5"].kill()
+	for key, p := range want {
+		if got, found, err := x.Get(ctx, key); err != nil || !found || !bytes.Equal(got, p) {
+			t.Fatalf("get %s: found %v, %d bytes of %d, %v", key, found, len(got), len(p), err)
+		}
+	}
 }

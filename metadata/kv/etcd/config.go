@@ -42,3 +42,12 @@ func (c Config) withDefaults() Config {
 	}
 	return c
 }
+
+// DataRange gives what the keys of all pairs start with in etcd under a prefix,
+// and the least key above them. No prefix means DefaultPrefix.
+func DataRange(prefix string) (start, end []byte) {
+	if prefix == "" {
+		prefix = DefaultPrefix
+	}
+	return []byte(prefix + "k/"), []byte(prefix + "k0")
+}

@@ -49,8 +49,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, auth: &login{user: cfg.User, password: cfg.Password},
-		data: []byte(cfg.Prefix + "k/"), end: []byte(cfg.Prefix + "k0"),
 	}
+	s.data, s.end = DataRange(cfg.Prefix)
 	s.fence.init(append([]byte(cfg.Prefix+"f/"), rand.Text()...))
 	s.looks.take, s.looks.send = takeLooks, s.sendLooks
 	s.commits.take, s.commits.send = takeCommits, s.sendCommits

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -471,6 +473,87 @@ func TestBackup(t *testing.T) {
 	}
 	if err := member.VerifyBackup(name); err == nil {
 		t.Fatal("a torn snapshot was not found")
+	}
+}
+
+// TestSnapshotIsRead: what a member wrote gives back all pairs of its state, and
+// nothing of before or of another prefix.
+func TestSnapshotIsRead(t *testing.T) {
+	r := newRig(t, 1, func(c *member.Config) { c.BackupDir, c.BackupEvery = t.TempDir(), time.Hour })
+	s := r.open()
+	want := map[string]string{}
+	for i := range 2500 {
+		key := fmt.Sprintf("key %05d", i)
+		want[key] = fmt.Sprint("value ", i)
+		if i%50 != 0 {
+			continue
+		}
+		retried(t, time.Minute, s, key, []byte("an older value"))
+	}
+	for batch := range slices.Chunk(slices.Sorted(maps.Keys(want)), 50) {
+		err := kv.Update(t.Context(), s, 10, func(t kv.Txn) error {
+			for _, key := range batch {
+				t.Put([]byte(key), []byte(want[key]))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	delete(want, "key 00007")
+	if err := kv.Update(t.Context(), s, 10, func(t kv.Txn) error { t.Delete([]byte("key 00007")); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	name, err := r.members[0].Backup(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	retried(t, time.Minute, s, "key 99999", []byte("too late"))
+	f, err := member.OpenSnapshot(name, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, last := map[string]string{}, ""
+	for p, err := range f.Scan(t.Context(), nil, nil) {
+		if err != nil || string(p.Key) <= last {
+			t.Fatalf("%q after %q: %v", p.Key, last, err)
+		}
+		last = string(p.Key)
+		got[last] = string(p.Value)
+	}
+	if !maps.Equal(got, want) {
+		t.Fatalf("%d pairs of %d", len(got), len(want))
+	}
+	for key, value := range map[string]string{"key 00008": want["key 00008"], "key 00007": "", "key 99999": ""} {
+		if v, err := f.Get(t.Context(), []byte(key)); err != nil || string(v) != value {
+			t.Fatalf("%s: %q, %v", key, v, err)
+		}
+	}
+	n := 0
+	for range f.Scan(t.Context(), []byte("key 00100"), []byte("key 01200")) {
+		n++
+	}
+	if _, err := f.Begin(t.Context()); n != 1100 || !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("%d pairs in a range; a transaction: %v", n, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if f, err = member.OpenSnapshot(name, "/other/"); err != nil {
+		t.Fatal(err)
+	}
+	for p := range f.Scan(t.Context(), nil, nil) {
+		t.Fatalf("%q is of another prefix", p.Key)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, 100_000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := member.OpenSnapshot(name, ""); err == nil {
+		t.Fatal("a torn snapshot was opened")
 	}
 }
 
