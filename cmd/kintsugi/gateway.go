@@ -33,7 +33,7 @@ type gatewayConfig struct {
 
 func newGateway() *cobra.Command {
 	var cfg gatewayConfig
-	memory := sizeFlag(256 << 20)
+	memory := sizeFlag(transferMemory())
 	c := &cobra.Command{
 		Use:   "gateway",
 		Short: "Serve S3 in front of a cluster's storage nodes",
@@ -66,7 +66,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringVar(&cfg.adminAddress, "admin-address", "127.0.0.1:9001", "address of the admin API and the metrics")
 	f.StringSliceVar(&cfg.domains, "domain", nil, "domain whose subdomains are buckets (virtual-host style); may be given several times")
 	f.StringVar(&cfg.region, "region", "us-east-1", "region that clients sign for")
-	f.Var(&memory, "transfer-memory", "memory for transfers in flight; requests wait for it, then get SlowDown")
+	f.Var(&memory, "transfer-memory", transferUsage)
 	cfg.cluster.add(f)
 	fromEnvironment(c)
 	return c

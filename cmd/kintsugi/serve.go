@@ -103,7 +103,7 @@ func tuneGarbageCollector(transfers int64) {
 		debug.SetGCPercent(300)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) == math.MaxInt64 {
-		debug.SetMemoryLimit(transfers + 512<<20)
+		debug.SetMemoryLimit(transfers + 384<<20)
 	}
 }
 

@@ -34,7 +34,7 @@ func newServer() *cobra.Command {
 	var cfg serverConfig
 	var scheme, logLevel string
 	var domains []string
-	memory := sizeFlag(256 << 20)
+	memory := sizeFlag(transferMemory())
 	c := &cobra.Command{
 		Use:   "server [flags] DIR...",
 		Short: "Serve S3 from drive directories of this machine",
@@ -80,7 +80,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringVar(&cfg.region, "region", "us-east-1", "region that clients sign for")
 	f.StringVar(&cfg.credentialsFile, "credentials-file", "", "where the first start keeps random credentials (default: kintsugi-credentials.json beside the first directory)")
 	f.BoolVar(&cfg.anew, "new", false, "make a new store of empty directories although there are credentials of an earlier one")
-	f.Var(&memory, "transfer-memory", "memory for transfers in flight; requests wait for it, then get SlowDown")
+	f.Var(&memory, "transfer-memory", transferUsage)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	fromEnvironment(c)
 	return c
