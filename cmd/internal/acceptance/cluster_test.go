@@ -98,7 +98,9 @@ func (c *cluster) drive(node, n int) string {
 }
 
 // snapshots is where a metadata member writes its snapshots.
-func (c *cluster) snapshots(member string) string { return filepath.Join(c.root, "snapshots of "+member) }
+func (c *cluster) snapshots(member string) string {
+	return filepath.Join(c.root, "snapshots of "+member)
+}
 
 // add makes a process of a role; admin is where it says that it lives.
 func (c *cluster) add(path, name, admin, role string, args ...string) {
