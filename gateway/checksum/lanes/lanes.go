@@ -3,8 +3,8 @@
 // Each step of MD5 waits for the one before, so that a lone stream leaves most
 // of a processor idle while it keeps it busy. A Group takes what several
 // goroutines have ready at the same time and hashes up to eight streams with
-// the instructions of one (blocks_amd64.s, which needs AVX-512), in the time that
-// two would take one after another. So it pays to wait a little for streams that
+// the instructions of one (blocks_amd64.s, which needs AVX-512 or AVX2), in the
+// time that two would take one after another. So it pays to wait a little for streams that
 // are announced. Where there are none, or the processor cannot do it, crypto/md5
 // does the work on the caller's goroutine.
 package lanes
