@@ -105,11 +105,23 @@ func OpenFleet(ctx context.Context, cfg FleetConfig) (*Fleet, error) {
 	f.run, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	f.refresh(ctx)
 	f.done.Go(func() {
-		for cfg.Clock.Sleep(f.run, cfg.Refresh) == nil {
+		for cfg.Clock.Sleep(f.run, f.patience()) == nil {
 			f.refresh(f.run)
 		}
 	})
 	return f, nil
+}
+
+// impatience is by how much the looks at Nodes come faster while no drive is
+// known: the cluster is being started.
+const impatience = 10
+
+// patience is the time until the next look at Nodes.
+func (f *Fleet) patience() time.Duration {
+	if len(*f.table.Load()) == 0 {
+		return f.cfg.Refresh / impatience
+	}
+	return f.cfg.Refresh
 }
 
 // Close ends the polls. Calls under way go on.
