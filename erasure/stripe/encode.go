@@ -158,10 +158,12 @@ func (p *put) collect(ctx context.Context, w *writers) error {
 			return context.Cause(ctx)
 		}
 		w.take(fell)
-		if impatient && ((p.live&^w.running).Count() >= want || !patience.again()) {
+		inTime := (p.live &^ w.running).Count()
+		alone := inTime >= int(p.group.Scheme.K) // those that are late, for the others are well
+		if impatient && (inTime >= want || !patience.again(alone)) {
 			for i := range p.group.Slots {
 				if w.running.Has(i) {
-					p.drop(i, &w.calls[i], patience.fresh())
+					p.drop(i, &w.calls[i], alone || patience.fresh())
 				}
 			}
 			w.running = 0

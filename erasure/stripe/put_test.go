@@ -279,6 +279,23 @@ func TestAllSlowIsWaitedFor(t *testing.T) {
 	}
 }
 
+// TestTwoThatHangAreNotWaitedForLong: where the others were in time, what is late
+// hangs. The write fails soon, so that the client's next try can go elsewhere.
+func TestTwoThatHangAreNotWaitedForLong(t *testing.T) {
+	const wait = slack * 100 * time.Millisecond
+	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = wait })
+	for i := range 2 {
+		r.faulty[i].Inject(storetest.Fault{Ops: storetest.OpPut, Hang: true})
+	}
+	start := time.Now()
+	if _, err := r.tryPut(noise(1<<20, 1)); !errors.Is(err, ErrQuorum) {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < 2*wait || took > 7*wait {
+		t.Fatalf("failed after %v", took)
+	}
+}
+
 // TestStragglerKeepsItsBuffer hangs a store that ignores contexts in the middle
 // of a Put, lets other writes churn the pools, and looks at what the late one
 // then sees.

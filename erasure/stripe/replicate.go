@@ -128,7 +128,7 @@ func (c *copies) write(ctx context.Context, buf *buffer) error {
 // late has other slots take what those that are late should have.
 func (c *copies) late(ctx context.Context, w *writers, late erasure.SlotMask, patience *patience, least int) {
 	p := c.p
-	if c.done.Count() < least && c.tried == p.group.Scheme.N() && patience.again() {
+	if c.done.Count() < least && c.tried == p.group.Scheme.N() && patience.again(false) {
 		return
 	}
 	alone := patience.fresh() && c.done.Count() >= least
@@ -140,7 +140,7 @@ func (c *copies) late(ctx context.Context, w *writers, late erasure.SlotMask, pa
 			c.start(ctx, w)
 		}
 	}
-	patience.again()
+	patience.again(false)
 }
 
 // blob says where the copies are, and which of the slots that were meant to

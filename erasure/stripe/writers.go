@@ -105,18 +105,27 @@ func (w *writers) take(each func(slot int, err error)) {
 type patience struct {
 	set   *Set
 	c     <-chan time.Time
-	steps int
+	steps int // left
+	alone int // steps for the sake of few
 }
 
-const patienceSteps = 28 // half WriteWaits: 15 WriteWaits in all
+const (
+	patienceSteps = 28 // half WriteWaits: 15 WriteWaits in all
+	// aloneSteps are those since the other slots were there: what is still late
+	// hangs, and the client's next try goes elsewhere. 2 WriteWaits.
+	aloneSteps = 4
+)
 
 func newPatience(s *Set) patience {
 	return patience{set: s, c: s.cfg.Clock.After(s.cfg.WriteWait), steps: patienceSteps}
 }
 
-// again waits on, if there is patience left.
-func (p *patience) again() bool {
-	if p.steps == 0 {
+// again waits on, if there is patience left; alone says that only few are late.
+func (p *patience) again(alone bool) bool {
+	if alone {
+		p.alone++
+	}
+	if p.steps == 0 || p.alone > aloneSteps {
 		return false
 	}
 	p.steps--
