@@ -9,6 +9,15 @@ import (
 	"kintsugi/storagenode"
 )
 
+// Tenant keeps something of its own on the drives, as the metadata of a store in
+// one process does.
+type Tenant interface {
+	// Leave has what is on a drive moved to others or, where leaves is false,
+	// lets it be used again. It says whether the drive may be taken out: nothing
+	// that counts is on it any more. Called again and again, it must not block.
+	Leave(id storagenode.DriveID, leaves bool) (left bool)
+}
+
 // ErrNotDrainable is wrapped with why a drive cannot be drained, or no longer be
 // kept from it.
 var ErrNotDrainable = errors.New("not possible in this state")

@@ -30,8 +30,9 @@ type planner struct {
 	fleet *fleet
 
 	mu      sync.Mutex
-	waiting []WaitingSlot // as of the last plan; guarded by mu
-	lies    SpreadStatus  // as of the last look; guarded by mu
+	waiting []WaitingSlot                // as of the last plan; guarded by mu
+	tenants map[storagenode.DriveID]bool // draining, with something of Tenant's; as of the last plan, guarded by mu
+	lies    SpreadStatus                 // as of the last look; guarded by mu
 }
 
 // move is one slot to be mapped to another drive.
@@ -252,9 +253,10 @@ func (p *planner) remap(ctx context.Context, m move) error {
 // drained ends the draining of drives without a slot. What they held counts as
 // copied only once no slot is being rebuilt from them.
 func (p *planner) drained(ctx context.Context, drives []drive, load map[storagenode.DriveID]int) error {
+	tenants := p.moveTenant(drives)
 	var errs []error
 	for _, d := range drives {
-		if d.record.State != storagenode.DriveDraining || load[d.record.ID] > 0 {
+		if d.record.State != storagenode.DriveDraining || load[d.record.ID] > 0 || tenants[d.record.ID] {
 			continue
 		}
 		groups, err := p.cfg.Groups.ListGroups(ctx)
@@ -270,6 +272,33 @@ func (p *planner) drained(ctx context.Context, drives []drive, load map[storagen
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// moveTenant has the Tenant leave the drives that are being drained, and says
+// where it still is.
+func (p *planner) moveTenant(drives []drive) map[storagenode.DriveID]bool {
+	stays := map[storagenode.DriveID]bool{}
+	if p.cfg.Tenant == nil {
+		return stays
+	}
+	for _, d := range drives {
+		draining := d.record.State == storagenode.DriveDraining
+		left := p.cfg.Tenant.Leave(d.record.ID, draining || d.record.State == storagenode.DriveDrained)
+		if draining && !left {
+			stays[d.record.ID] = true
+		}
+	}
+	p.mu.Lock()
+	p.tenants = stays
+	p.mu.Unlock()
+	return stays
+}
+
+// tenanted says that a drive is not drained for the Tenant's sake.
+func (p *planner) tenanted(id storagenode.DriveID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tenants[id]
 }
 
 // inUse says whether a slot is mapped to the drive or rebuilt from it.

@@ -79,6 +79,9 @@ type Config struct {
 	// zero: it is the metadata's, and made when the cluster is founded.
 	Cluster storagenode.UUID
 
+	// Tenant keeps something else on the drives; nil: nobody does.
+	Tenant Tenant
+
 	// Sole says that no other process can have the metadata open, for an engine
 	// that locks it: a lease that is found is of this process's former life and
 	// taken at once, and none is renewed.

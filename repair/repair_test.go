@@ -2,6 +2,8 @@ package repair
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -522,6 +524,60 @@ func TestDrainByCommand(t *testing.T) {
 	}
 	if _, err := r.rep.Undrain(r.ctx, id); !errors.Is(err, ErrNotDrainable) {
 		t.Fatalf("a broken drive: %v", err)
+	}
+}
+
+// tenant stays until it is told to go.
+type tenant struct {
+	stays  atomic.Bool
+	leaves sync.Map // by drive: what it was told last
+}
+
+func (t *tenant) Leave(id storagenode.DriveID, leaves bool) bool {
+	t.leaves.Store(id, leaves)
+	return leaves && !t.stays.Load()
+}
+
+// TestTenantIsWaitedFor: a drive that holds something else than slots is not
+// called drained.
+func TestTenantIsWaitedFor(t *testing.T) {
+	other := &tenant{}
+	other.stays.Store(true)
+	r := newRig(t, "2+1", 4, func(c *Config) { c.Tenant = other })
+	objects := r.some(8)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	id := r.group(objects[0].pg).Slots[0].Drive
+	_, err := r.rep.Drain(r.ctx, id)
+	r.must(err)
+	state := func() (s DriveStatus) {
+		for _, d := range r.rep.Status().Drives {
+			if d.ID == id {
+				s = d
+			}
+		}
+		return s
+	}
+	for range 4 {
+		r.heal()
+		r.round()
+	}
+	if s := state(); s.State != storagenode.DriveDraining || s.Reason == "" {
+		t.Fatalf("%+v", s)
+	}
+	other.stays.Store(false)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if s := state(); s.State != storagenode.DriveDrained || s.Reason != "" {
+		t.Fatalf("%+v", s)
+	}
+	if told, _ := other.leaves.Load(id); told != true {
+		t.Fatal("a drained drive may be used again")
+	}
+	_, err = r.rep.Undrain(r.ctx, id)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if told, _ := other.leaves.Load(id); told != false {
+		t.Fatal("a drive in use is to be left")
 	}
 }
 

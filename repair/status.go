@@ -86,6 +86,9 @@ func (r *Repairer) Status() Status {
 		if d.reported {
 			st.Reason, st.Space = d.report.Reason, d.report.Space
 		}
+		if st.Reason == "" && r.planner.tenanted(d.record.ID) {
+			st.Reason = "metadata is still on it"
+		}
 		s.Drives = append(s.Drives, st)
 	}
 	groups, at := r.census.latest()

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -92,6 +94,7 @@ type Store struct {
 	cache    *pebble.Cache
 	engine   atomic.Pointer[journal.Store]   // told of drives' changes
 	repairer atomic.Pointer[repair.Repairer] // told of damage
+	leaving  sync.Map                        // drives that the journal is to leave
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -207,13 +210,24 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 	return nil
 }
 
+// tenant is the journal, as the repairer sees it.
+type tenant struct{ s *Store }
+
+// Leave implements repair.Tenant.
+func (t tenant) Leave(id storagenode.DriveID, leaves bool) bool {
+	if was, known := t.s.leaving.Swap(id, leaves); known && was != leaves || !known && leaves {
+		t.s.Journal.SetLeaving(id, leaves)
+	}
+	return slices.Contains(t.s.Journal.Status().Left, id)
+}
+
 func (s *Store) openRepairer() (err error) {
 	cfg := s.cfg.Repair
 	cfg.Blobs, cfg.Groups, cfg.Lookup, cfg.Records, cfg.Horizon = s.Catalog, s.Catalog, s.Catalog, s.Catalog, s.Catalog
 	cfg.Leaders, cfg.Sole = s.Catalog, true // the journal's drives are locked
 	cfg.Nodes, cfg.Foundation, cfg.Switches, cfg.Cluster = s.Catalog, s.Catalog, s.Catalog, s.Node.Cluster()
 	cfg.Rounds = s.Catalog
-	cfg.Stripes, cfg.Drives = s.Stripes, s.Node
+	cfg.Stripes, cfg.Drives, cfg.Tenant = s.Stripes, s.Node, tenant{s}
 	cfg.Clock, cfg.Logger, cfg.Registerer = s.cfg.Clock, s.cfg.Logger, s.cfg.Registerer
 	if s.Repairer, err = repair.New(cfg); err != nil {
 		return fmt.Errorf("open repairer: %w", err)

@@ -35,7 +35,7 @@ type committer struct {
 	snapshotting  bool
 	checkpointing bool
 
-	lastTick, lastProbe, lastCheckpoint, lastRecover, lastSalvage time.Time
+	lastTick, lastProbe, lastCheckpoint, lastRecover, lastSalvage, lastMove time.Time
 
 	checkpointed uint64
 	downErr      error
@@ -380,6 +380,7 @@ func (c *committer) publish() {
 	if c.state != nil {
 		s.StateDrive = c.state.drive.id
 	}
+	s.Left = c.left()
 	switch {
 	case c.downErr != nil:
 		s.Degraded = "unavailable: " + c.downErr.Error()

@@ -107,6 +107,8 @@ type Status struct {
 	Lag        uint64                // commits a joining drive is behind
 	LogBytes   int64                 // of log since the last snapshot
 	StateDrive storagenode.DriveID   // zero while the state is rebuilt
+	// Left are drives that were to be taken out, and may be now.
+	Left []storagenode.DriveID
 	// Degraded says what is wrong; empty: Tolerance+1 members, all well.
 	Degraded string
 }

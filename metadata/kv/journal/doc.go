@@ -20,7 +20,8 @@
 // anything is acknowledged without it; another drive joins: it takes part in
 // every append from then on, gets a snapshot of the state beside, and becomes
 // a member by a further generation. So every member of the newest generation
-// has every acknowledged commit. See membership.go, member.go, join.go.
+// has every acknowledged commit. A drive that is to be taken out is left once
+// another one has joined. See membership.go, member.go, join.go, leave.go.
 //
 // # Opening
 //

@@ -16,11 +16,11 @@ import (
 
 // startJoin begins where a member is lacking and a drive is at hand.
 func (c *committer) startJoin() {
-	if c.joining != nil || c.downErr != nil || len(c.members) > c.cfg.Tolerance {
+	if c.joining != nil || c.downErr != nil || c.staying() > c.cfg.Tolerance {
 		return
 	}
 	found := c.candidates()
-	if len(found) == 0 {
+	if len(found) == 0 || found[0].leaving && len(c.members) > c.cfg.Tolerance {
 		return
 	}
 	d := found[0]
@@ -105,6 +105,7 @@ func (c *committer) finishJoin() error {
 	c.members = append(c.members, m)
 	c.joiner, c.joining = nil, nil
 	c.cfg.Logger.Info("drive joined the journal", "drive", m.d.id.String(), "commit", c.commit)
+	c.letGo()
 	return c.writeGeneration()
 }
 

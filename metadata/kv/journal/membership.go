@@ -176,6 +176,8 @@ type drive struct {
 	dir    string
 	fs     *guard
 	usable bool
+	// leaving: it is to be taken out.
+	leaving bool
 	// failure is why the drive was left out; it may join again after retry.
 	failure error
 	retry   time.Time

@@ -167,7 +167,7 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 }
 
 // stateDrives are where a state may be, best first: one failure should not
-// take a member and the state.
+// take a member and the state, and what is to be taken out comes last.
 func (c *committer) stateDrives() []*drive {
 	var free, members []*drive
 	for _, d := range c.drives {
@@ -183,7 +183,7 @@ func (c *committer) stateDrives() []*drive {
 			free = append(free, d)
 		}
 	}
-	return append(free, members...)
+	return stayFirst(append(free, members...))
 }
 
 // stateNames gives the drive's states, the newest last.

@@ -88,8 +88,8 @@ func (c *committer) emergency() error {
 	return nil
 }
 
-// candidates are the drives that may become members, roomiest first where
-// that matters: those with too little room are left out.
+// candidates are the drives that may become members, those that are to be taken
+// out last. Those with too little room are left out.
 func (c *committer) candidates() []*drive {
 	var out []*drive
 	for _, d := range c.drives {
@@ -100,7 +100,7 @@ func (c *committer) candidates() []*drive {
 			out = append(out, d)
 		}
 	}
-	return out
+	return stayFirst(out)
 }
 
 // writeGeneration puts the membership {generation+1, c.members} in force. A

@@ -44,6 +44,7 @@ func (c *committer) upkeep() {
 		return
 	}
 	c.startJoin()
+	c.moveState(now)
 	c.startSnapshot()
 	c.startCheckpoint(now)
 	c.publish()
