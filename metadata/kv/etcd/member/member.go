@@ -56,6 +56,15 @@ import (
 	"kintsugi/metadata/kv/etcd"
 )
 
+const (
+	// streamWorkers is how many calls at once run on goroutines that are kept;
+	// more get one of their own each.
+	streamWorkers = 32
+	// window is how much of one client's requests may be on its way, more than
+	// twice the largest.
+	window = 4 << 20
+)
+
 // Config of a Member. Zero values mean what the comments say.
 type Config struct {
 	Name string // of the member, unique in the cluster; required
@@ -255,6 +264,10 @@ func (m *Member) embedConfig() (*embed.Config, error) {
 	c.EnableGRPCGateway = false
 	c.GRPCAdditionalServerOptions = []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(m.gate.unary), grpc.ChainStreamInterceptor(m.gate.stream),
+		// Calls run on goroutines that have grown their stacks already; and no ping
+		// goes back with each request to learn how large the windows should be.
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 	}
 	c.QuotaBackendBytes = cfg.Quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, cfg.Retention.String()
