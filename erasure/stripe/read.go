@@ -88,16 +88,18 @@ func (r *reader) window(pos int64) window {
 // again after ErrUnreadable. Drives that answer from memory are read in turn (see
 // turns), others side by side, a stripe ahead of what is written.
 func (r *reader) run(ctx context.Context, w io.Writer) error {
+	f := r.fromMemory(ctx, w)
+	if f == nil && r.off == r.end {
+		return nil
+	}
+	return r.rest(ctx, w, f)
+}
+
+// rest writes what is left of the range, of which f is next, or nil.
+func (r *reader) rest(ctx context.Context, w io.Writer, f *fetched) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends what is read ahead in vain
-	var ahead chan *fetched
-	for r.off < r.end {
-		var f *fetched
-		if ahead != nil {
-			f, ahead = <-ahead, nil
-		} else if f = r.fromMemory(ctx, w); f == nil && r.off == r.end {
-			return nil
-		}
+	for f != nil || r.off < r.end {
 		if f == nil {
 			f = r.fetch(ctx, r.lacking(r.window(r.off)), nil)
 		}
@@ -107,6 +109,7 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 		for _, p := range f.pieces {
 			r.off += int64(len(p))
 		}
+		var ahead chan *fetched
 		if r.off < r.end && !r.kept() && !r.inTurns(r.off) {
 			ahead = r.prefetch(ctx, r.lacking(r.window(r.off)))
 		}
@@ -119,6 +122,11 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 		if f.err != nil {
 			r.forget(ahead)
 			return f.err
+		}
+		if ahead != nil {
+			f = <-ahead
+		} else {
+			f = r.fromMemory(ctx, w)
 		}
 	}
 	return nil
