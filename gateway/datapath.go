@@ -160,13 +160,17 @@ func (b *lazyBody) WritePieces(pieces [][]byte) error {
 	if !b.x.begun {
 		b.x.WriteHeader(b.status)
 	}
+	if c := b.x.packets(pieces); c != nil {
+		b.err = b.x.writePacket(c, pieces)
+		return b.err
+	}
 	if b.size > smallAnswer {
 		if now := time.Now(); now.After(b.due) {
 			b.x.setWriteDeadline()
 			b.due = now.Add(b.x.g.timeout / 4)
 		}
 	}
-	b.err = b.x.writePieces(pieces)
+	b.err = b.x.writeEach(pieces)
 	return b.err
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -94,10 +95,12 @@ func (c *plainConn) cork() {
 	}
 }
 
-func (c *plainConn) uncork() error {
+// uncork sends what was held back. limit is how long the client may take to take
+// it.
+func (c *plainConn) uncork(limit time.Duration) error {
 	k := c.held
 	c.held = nil
-	err := c.writev(k.pieces)
+	err := c.writev(k.pieces, limit)
 	clear(k.pieces)
 	k.short, k.pieces = k.short[:0], k.pieces[:0]
 	c.pool.Put(k)
@@ -108,8 +111,10 @@ func (c *plainConn) uncork() error {
 // system calls: as long as the one copies 1 MiB, it would hand the processor to
 // another thread, which the machine does not have one for, and take it back. A
 // socket of the runtime's does not block, so a call takes no longer than to copy.
-func (c *plainConn) writev(v []unix.Iovec) error {
+// Only who has to wait for the client needs a deadline.
+func (c *plainConn) writev(v []unix.Iovec, limit time.Duration) error {
 	var failed error
+	waits := false
 	err := c.raw.Write(func(fd uintptr) bool {
 		for len(v) > 0 {
 			n, _, errno := syscall.RawSyscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(min(len(v), maxPieces)))
@@ -118,6 +123,10 @@ func (c *plainConn) writev(v []unix.Iovec) error {
 				v = sent(v, int(n))
 			case syscall.EINTR:
 			case syscall.EAGAIN:
+				if !waits {
+					waits = true
+					_ = c.SetWriteDeadline(time.Now().Add(limit)) // fails where the write does
+				}
 				return false
 			default:
 				failed = os.NewSyscallError("writev", errno)
@@ -126,6 +135,9 @@ func (c *plainConn) writev(v []unix.Iovec) error {
 		}
 		return true
 	})
+	if waits {
+		_ = c.SetWriteDeadline(time.Time{}) // what is read next may take longer
+	}
 	if err == nil {
 		err = failed
 	}
@@ -148,20 +160,28 @@ func sent(v []unix.Iovec, n int) []unix.Iovec {
 	return v
 }
 
-// writePieces sends pieces of an answer, with its head if that is not out yet,
-// by one system call. net/http would send the head, with as much of the body as
+// packets gives the connection to send pieces of an answer by, with its head if
+// that is not out yet, in one system call each time; nil where that cannot be, or
+// is not worth it. net/http would send the head, with as much of the body as
 // fills 4 KiB, by itself, and then each piece: the client is woken for each.
-func (x *exchange) writePieces(pieces [][]byte) (err error) {
+func (x *exchange) packets(pieces [][]byte) *plainConn {
 	c, _ := x.r.Context().Value(connKey{}).(*plainConn)
-	f, ok := x.w.(http.Flusher)
-	if c == nil || !ok || len(pieces) == 1 && len(pieces[0]) < copied/2 {
-		return x.writeEach(pieces)
+	if c == nil || len(pieces) == 1 && len(pieces[0]) < copied/2 {
+		return nil
 	}
+	if _, ok := x.w.(http.Flusher); !ok {
+		return nil
+	}
+	return c
+}
+
+// writePacket sends pieces by a connection that packets gave.
+func (x *exchange) writePacket(c *plainConn, pieces [][]byte) (err error) {
 	c.cork()
 	if err = x.writeEach(pieces); err == nil {
-		f.Flush()
+		x.w.(http.Flusher).Flush()
 	}
-	if e := c.uncork(); err == nil {
+	if e := c.uncork(x.g.timeout); err == nil {
 		err = e
 	}
 	return err

@@ -2,10 +2,13 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"testing"
+	"time"
 )
 
 // dialled gives both ends of a connection through Listen.
@@ -57,12 +60,61 @@ func TestPacketKeepsTheOrder(t *testing.T) {
 				t.Fatalf("%d of %d bytes, %v", n, len(p), err)
 			}
 		}
-		if err := server.uncork(); err != nil {
+		if err := server.uncork(time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
 	server.Close()
 	if b := <-got; !bytes.Equal(b, want) {
 		t.Errorf("seed %d: %d bytes arrived, want these %d", seed, len(b), len(want))
+	}
+}
+
+// TestPacketWaitsForItsClient as long as it may, and the time of one is not that
+// of the next.
+func TestPacketWaitsForItsClient(t *testing.T) {
+	const size, limit = 32 << 20, 500 * time.Millisecond
+	server, client := dialled(t)
+	body := make([]byte, size)
+	send := func(limit time.Duration) error {
+		server.cork()
+		if _, err := server.Write(body); err != nil {
+			t.Fatal(err)
+		}
+		return server.uncork(limit)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(io.Discard, client, 2*size)
+		read <- err
+	}()
+	if err := send(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := send(limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(limit)
+	go func() {
+		_, err := io.CopyN(io.Discard, client, size)
+		read <- err
+	}()
+	if err := send(time.Minute); err != nil {
+		t.Errorf("after the time of an earlier packet: %v", err)
+	}
+	if err := <-read; err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for range 8 { // the system keeps some of them for it
+		if err = send(limit); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("to a client that reads nothing: %v", err)
 	}
 }
