@@ -274,7 +274,7 @@ func (a *gather) collect(ctx context.Context) error {
 		}
 	}
 	if _, most := a.generation(); most < k {
-		return fmt.Errorf("blob %s stripe %d: %d good shards, %d needed: %w: %w", a.blob.ID, a.stripe, most, k, ErrUnreadable, a.firstError())
+		return fmt.Errorf("blob %s stripe %d: %d good shards, %d needed: %w: %w", a.blob.ID, a.stripe, most, k, ErrUnreadable, a.reasons())
 	}
 	return nil
 }
@@ -353,11 +353,16 @@ func (a *gather) generation() (erasure.SlotMask, int) {
 	return best, most
 }
 
-func (a *gather) firstError() error {
-	for _, err := range a.errs {
+// reasons says what kept the slots from answering.
+func (a *gather) reasons() error {
+	var all []error
+	for i, err := range a.errs {
 		if err != nil {
-			return err
+			all = append(all, fmt.Errorf("slot %d: %w", i, err))
 		}
 	}
-	return errors.New("no slot answered")
+	if len(all) == 0 {
+		return errors.New("no slot answered")
+	}
+	return errors.Join(all...)
 }

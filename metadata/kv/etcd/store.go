@@ -71,8 +71,6 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 			grpc.WithContextDialer(dial), grpc.WithPerRPCCredentials(s.auth), grpc.WithDisableRetry(),
 			// Windows that stay as they are: gRPC otherwise sends a ping with each
 			// answer, to learn how large they should be.
-			// Windows that stay as they are: gRPC otherwise sends a ping with each
-			// answer, to learn how large they should be.
 			grpc.WithStaticStreamWindowSize(maxAnswer), grpc.WithStaticConnWindowSize(maxAnswer),
 		},
 	})
