@@ -222,6 +222,21 @@ func Crowd(drives []Candidate, known Domains, m uint8) int {
 	return at
 }
 
+// Doubled gives the place in drives of one on the node that has most of them,
+// where that are several; -1 where each is on a node of its own.
+func Doubled(drives []Candidate) int {
+	on := make(map[string]int)
+	most, at := 1, -1
+	for i := range drives {
+		if n := drives[i].Node; n != "" {
+			if on[n]++; on[n] > most {
+				most, at = on[n], i
+			}
+		}
+	}
+	return at
+}
+
 // DefaultScheme is the scheme for a cluster where none was chosen: the widest
 // of the default schemes (erasure.DefaultScheme) for as many failure domains as
 // it has nodes – drives where there is one node – that can be spread over its

@@ -95,9 +95,10 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 // than to lie better.
 const respreadAtOnce = 2
 
-// respread moves slots of groups of which one failure domain has more than m to
-// others, where there are drives for it now: groups made when nodes were few, or
-// repaired while some were away. It comes after all else, a few slots at a time.
+// respread moves slots of groups that lie worse than they could – one failure
+// domain has more than m of them, or a node two while others have none – where
+// there are drives for it now: groups made when nodes were few, or repaired while
+// some were away. It comes after all else, a few slots at a time.
 func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domains metadata.Domains, load map[storagenode.DriveID]int) (moves []move) {
 	room := respreadAtOnce
 	for _, g := range groups {
@@ -112,12 +113,15 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 			break
 		}
 		g := &groups[i]
-		slot := p.crowded(g, domains)
+		slot, nodes := p.worst(g, domains)
 		if slot < 0 || !p.fleet.readable(g.Slots[slot].Drive) {
 			continue
 		}
 		to, why := p.target(drives, domains, load, g.Slots, slot, g.Scheme.M)
 		if why != "" || to.IsZero() {
+			continue
+		}
+		if d, _ := p.fleet.drive(to); nodes[d.record.Node] > 0 && p.crowded(g, domains) < 0 {
 			continue // it would lie no better
 		}
 		load[to]++
@@ -127,16 +131,37 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 	return moves
 }
 
-// crowded gives a slot in a failure domain that has more than m of the group's;
-// -1: there is none.
-func (p *planner) crowded(g *metadata.GroupRecord, domains metadata.Domains) int {
-	var on []metadata.Candidate
-	var slots []int
+// worst gives a slot that should lie elsewhere, and how many slots of the group
+// each node has; -1: there is none.
+func (p *planner) worst(g *metadata.GroupRecord, domains metadata.Domains) (slot int, nodes map[string]int) {
+	nodes = map[string]int{}
+	on, slots := p.places(g)
+	for i := range on {
+		nodes[on[i].Node]++
+	}
+	if slot = p.crowded(g, domains); slot < 0 && len(nodes) < domains.Nodes {
+		if at := metadata.Doubled(on); at >= 0 {
+			slot = slots[at]
+		}
+	}
+	return slot, nodes
+}
+
+// places gives the drives that a group's slots are on, as far as they are known,
+// and which slot each of them has.
+func (p *planner) places(g *metadata.GroupRecord) (on []metadata.Candidate, slots []int) {
 	for i, s := range g.Slots {
 		if d, ok := p.fleet.drive(s.Drive); ok {
 			on, slots = append(on, asCandidate(&d, nil)), append(slots, i)
 		}
 	}
+	return on, slots
+}
+
+// crowded gives a slot in a failure domain that has more than m of the group's;
+// -1: there is none.
+func (p *planner) crowded(g *metadata.GroupRecord, domains metadata.Domains) int {
+	on, slots := p.places(g)
 	if at := metadata.Crowd(on, domains, g.Scheme.M); at >= 0 {
 		return slots[at]
 	}

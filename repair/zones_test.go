@@ -342,3 +342,45 @@ func TestCrowdedGroupsAreSpread(t *testing.T) {
 		t.Fatalf("%d slots of a group on one node", node)
 	}
 }
+
+// TestDoubledSlotsAreSpread: groups of when there were three nodes have two slots
+// on some; when there are six, none has.
+func TestDoubledSlotsAreSpread(t *testing.T) {
+	r := newZones(t, "4+2", 1, 3, 2)
+	objects := r.some(16)
+	r.intact(r.rep)
+	if _, node, _ := r.most(); node != 2 {
+		t.Fatalf("%d slots of a group on one node", node)
+	}
+	for n := range 3 {
+		r.addDrive(fmt.Sprint("new", n), "", storagenode.DriveID{})
+	}
+	for round := 0; ; round++ {
+		r.must(r.rep.detectAndPlan(r.ctx))
+		if _, node, _ := r.most(); node == 1 {
+			break
+		}
+		if round == 100 {
+			_, node, _ := r.most()
+			t.Fatalf("%d slots of a group on one node after %d rounds", node, round)
+		}
+		r.heal()
+	}
+	r.heal()
+	r.whole(objects...)
+	// Nothing moves that lies well.
+	groups, err := r.cat.ListGroups(r.ctx)
+	r.must(err)
+	for range 3 {
+		r.must(r.rep.detectAndPlan(r.ctx))
+	}
+	after, err := r.cat.ListGroups(r.ctx)
+	r.must(err)
+	for i := range groups {
+		for j := range groups[i].Slots {
+			if groups[i].Slots[j].Drive != after[i].Slots[j].Drive {
+				t.Fatalf("slot %d of group %d moved on", j, groups[i].PG)
+			}
+		}
+	}
+}

@@ -280,38 +280,51 @@ type readyAnswer struct {
 	Ready  bool   `json:"ready"`
 	Scheme string `json:"scheme,omitempty"` // that new objects get now
 	Why    string `json:"why,omitempty"`
+	Drives int    `json:"drives"` // that can be written to
 }
 
 // placement answers whether new objects can be placed; full is the scheme that
 // they get when all is well, zero where that depends on what is there.
-func placement(p metadata.Placement, full erasure.Scheme) func(*http.Request) (any, error) {
+func placement(p metadata.Placement, drives storagenode.Reporter, full erasure.Scheme) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
-		g, err := p.OpenGroup(r.Context())
-		switch {
-		case err != nil:
-			return readyAnswer{Why: err.Error()}, nil
-		case full != erasure.Scheme{} && g.Scheme != full:
-			return readyAnswer{Scheme: g.Scheme.String(), Why: fmt.Sprintf("new objects get %s, not %s: too few drives are there", g.Scheme, full)}, nil
+		var answer readyAnswer
+		for _, d := range drives.Reports() {
+			if d.State.Writable() {
+				answer.Drives++
+			}
 		}
-		return readyAnswer{Ready: true, Scheme: g.Scheme.String()}, nil
+		g, err := p.OpenGroup(r.Context())
+		if err != nil {
+			answer.Why = err.Error()
+			return answer, nil
+		}
+		answer.Scheme = g.Scheme.String()
+		answer.Ready = full == erasure.Scheme{} || g.Scheme == full
+		if !answer.Ready {
+			answer.Why = fmt.Sprintf("new objects get %s, not %s: too few drives are there", g.Scheme, full)
+		}
+		return answer, nil
 	}
 }
 
 func newAdminReady(f *adminFlags) *cobra.Command {
 	var wait time.Duration
+	var drives int
 	c := &cobra.Command{
 		Use:   "ready",
 		Short: "Say whether writes get the full scheme; the exit code tells, for scripts",
 		Long: `Says whether new objects can be written with the full scheme: exit code 0 when
 they can, 2 when they cannot, or only in a narrower scheme. --wait waits for it,
-as a script does that has just started a cluster.`,
-		Args: cobra.NoArgs,
+as a script does that has just started a cluster; --drives says how many drives
+it shall have then: objects written before may lie on fewer nodes for a while.`,
+		Example: "  kintsugi admin ready --wait 60s --drives 12",
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := f.client()
 			if err != nil {
 				return err
 			}
-			answer, err := awaitReady(c.Context(), client, wait)
+			answer, err := awaitReady(c.Context(), client, wait, drives)
 			if err != nil {
 				return err
 			}
@@ -329,15 +342,21 @@ as a script does that has just started a cluster.`,
 		},
 	}
 	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for it")
+	c.Flags().IntVar(&drives, "drives", 0, "number of drives that there must be")
 	return c
 }
 
-// awaitReady asks until the answer is yes, or as long as it may wait.
-func awaitReady(ctx context.Context, client *adminClient, wait time.Duration) (answer readyAnswer, err error) {
+// awaitReady asks until the answer is yes, of so many drives, or as long as it
+// may wait.
+func awaitReady(ctx context.Context, client *adminClient, wait time.Duration, drives int) (answer readyAnswer, err error) {
 	for end := time.Now().Add(wait); ; {
+		answer = readyAnswer{}
 		once, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err = client.call(once, http.MethodGet, "/admin/v1/ready", nil, &answer)
 		cancel()
+		if err == nil && answer.Ready && answer.Drives < drives {
+			answer.Ready, answer.Why = false, fmt.Sprintf("%d drives of %d can be written to", answer.Drives, drives)
+		}
 		if err == nil && answer.Ready || time.Now().After(end) || errors.Is(ctx.Err(), context.Canceled) {
 			return answer, err
 		}

@@ -110,7 +110,7 @@ func (c *cluster) add(path, name, admin, role string, args ...string) {
 	c.procs[name] = p
 }
 
-// ready waits until all processes live and the cluster takes writes.
+// ready waits until all processes live and each gateway writes to all drives.
 func (c *cluster) ready() {
 	c.t.Helper()
 	for _, p := range c.procs {
@@ -118,15 +118,12 @@ func (c *cluster) ready() {
 			c.t.Fatal(err)
 		}
 	}
-	var out string
-	for range 120 {
-		var err error
-		if out, err = c.try(10*time.Second, binary, "admin", "ready"); err == nil {
-			return
+	for _, admin := range c.admin {
+		out, err := c.try(time.Minute, binary, "admin", "ready", "--admin-url", "http://"+admin, "--wait", "40s", "--drives", fmt.Sprint(2*len(nodes)))
+		if err != nil {
+			c.t.Fatalf("the cluster is not ready for writes: %v, %s", err, tail(out))
 		}
-		time.Sleep(250 * time.Millisecond)
 	}
-	c.t.Fatalf("the cluster is not ready for writes: %s", tail(out))
 }
 
 // both is a cluster as a target of load: each try goes to the next gateway.
