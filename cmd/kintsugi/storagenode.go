@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -153,7 +152,7 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 	server := &http.Server{Handler: n.Handler(), ErrorLog: slog.NewLogLogger(cfg.logger.Handler(), slog.LevelDebug)}
 	rpc.Configure(server)
 	if serving != nil {
-		front = tls.NewListener(front, serving)
+		front = tcp.Listen(front, serving)
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(front) }()

@@ -112,7 +112,7 @@ func (c *Connections) dial(ctx context.Context, key string, u *url.URL) (*connec
 		}
 		timed, cancel := context.WithTimeout(ctx, handshakeTime)
 		defer cancel()
-		secure := tls.Client(conn, cfg)
+		secure := tcp.Client(conn, cfg)
 		if err := secure.HandshakeContext(timed); err != nil {
 			_ = conn.Close()
 			return nil, fmt.Errorf("TLS handshake with %s: %w", u.Host, err)
@@ -125,7 +125,7 @@ func (c *Connections) dial(ctx context.Context, key string, u *url.URL) (*connec
 // Close implements net.Conn. TLS alone would say good-bye first, and wait 5 s for
 // one who does not listen.
 func (c *connection) Close() error {
-	if secure, ok := c.Conn.(*tls.Conn); ok {
+	if secure, ok := c.Conn.(*tcp.Secure); ok {
 		return secure.NetConn().Close()
 	}
 	return c.Conn.Close()

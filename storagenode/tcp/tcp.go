@@ -1,4 +1,5 @@
-// Package tcp keeps connections within one machine from being paced.
+// Package tcp keeps connections within one machine from being paced, and has TLS
+// connections send what is long in few system calls.
 //
 // Where the system's administrator chose congestion control by pacing, which is
 // what BBR does, a timer goes off for each 64 KiB: over the loopback interface,
