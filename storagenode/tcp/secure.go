@@ -52,12 +52,24 @@ func (c *Secure) Write(p []byte) (int, error) {
 	if len(p) <= recordSize {
 		return c.Conn.Write(p)
 	}
+	n, err := c.WriteAll(net.Buffers{p})
+	return int(n), err
+}
+
+// WriteAll writes what net.Buffers would, as if it were one Write.
+func (c *Secure) WriteAll(all net.Buffers) (sent int64, err error) {
 	c.out.hold()
-	n, err := c.Conn.Write(p)
-	if sent := c.out.release(); err == nil && sent != nil {
-		return 0, sent
+	for _, p := range all {
+		var n int
+		n, err = c.Conn.Write(p)
+		if sent += int64(n); err != nil {
+			break
+		}
 	}
-	return n, err
+	if late := c.out.release(); err == nil && late != nil {
+		return 0, late
+	}
+	return sent, err
 }
 
 // gathering is what a tls.Conn writes to.

@@ -92,6 +92,17 @@ func TestLongWritesLeaveTogether(t *testing.T) {
 			t.Errorf("%d bytes left in %d writes, want %d at most", size, n, most)
 		}
 	}
+	before := under.writes.Load()
+	if n, err := near.WriteAll(net.Buffers{[]byte("head"), []byte("and body")}); n != 12 || err != nil {
+		t.Fatalf("WriteAll: %d, %v", n, err)
+	}
+	p := make([]byte, 12)
+	if _, err := io.ReadFull(far, p); err != nil || string(p) != "headand body" {
+		t.Errorf("%q, %v", p, err)
+	}
+	if n := under.writes.Load() - before; n != 1 {
+		t.Errorf("two runs of bytes left in %d writes", n)
+	}
 	if near.out.kept != nil || near.out.holds != 0 {
 		t.Error("memory is held after the writes")
 	}
@@ -107,6 +118,9 @@ func TestFailedWriteIsTold(t *testing.T) {
 	}
 	under.broken.Store(false)
 	before := under.writes.Load()
+	if _, err := near.WriteAll(net.Buffers{{1}, {2}}); !errors.Is(err, errBroken) {
+		t.Errorf("two runs after it: %v", err)
+	}
 	for _, size := range []int{1, 256 << 10} {
 		if _, err := near.Write(make([]byte, size)); !errors.Is(err, errBroken) {
 			t.Errorf("%d bytes after it: %v", size, err)

@@ -89,6 +89,12 @@ func (r *reading) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// wholeWriter is a connection that sends several runs of bytes at once in its own
+// way, as TLS does; plain ones leave that to net.Buffers.
+type wholeWriter interface {
+	WriteAll(all net.Buffers) (int64, error)
+}
+
 // WriteAfter writes all of the body behind prefix, which it may append to, in one
 // system call where w allows it. Release waits for it to return.
 func (r *reading) WriteAfter(w io.Writer, prefix []byte) error {
@@ -103,7 +109,12 @@ func (r *reading) WriteAfter(w io.Writer, prefix []byte) error {
 		return err
 	}
 	all := net.Buffers{prefix, r.b.bulk}
-	_, err := all.WriteTo(w)
+	var err error
+	if whole, ok := w.(wholeWriter); ok {
+		_, err = whole.WriteAll(all)
+	} else {
+		_, err = all.WriteTo(w)
+	}
 	return err
 }
 
