@@ -88,7 +88,7 @@ func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checks
 	for first := true; first || out.size < size; first = false {
 		n := min(size-out.size, erasure.BlobMax)
 		in.left, in.last = n, out.size+n == size
-		group, err := g.placement.OpenGroup(ctx)
+		group, err := g.placement.OpenGroup(ctx, n)
 		if err != nil {
 			return err
 		}

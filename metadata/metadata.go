@@ -243,11 +243,11 @@ type Uploads interface {
 
 // Placement gives the data path the groups.
 type Placement interface {
-	// OpenGroup picks a group for a new blob: one whose drives can all be
-	// written to; else a narrower one with the full tolerance, made if need
+	// OpenGroup picks a group for a new blob of about size bytes, 0 where that
+	// is not known: one whose drives can all be written to; else a narrower one with the full tolerance, made if need
 	// be; else the best there is. ErrNoPlacement where fewer than the least
 	// quorum of drives can be written to.
-	OpenGroup(ctx context.Context) (erasure.Group, error)
+	OpenGroup(ctx context.Context, size int64) (erasure.Group, error)
 	// Group gives a group as it is now.
 	Group(ctx context.Context, pg storagenode.PG) (erasure.Group, error)
 	// RecentGroup gives a group as it was a moment ago, of bounded length, for

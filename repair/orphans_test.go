@@ -15,7 +15,7 @@ import (
 // orphan writes shards that no commit follows.
 func (r *rig) orphan(n int) object {
 	r.t.Helper()
-	g, err := r.cat.OpenGroup(r.ctx)
+	g, err := r.cat.OpenGroup(r.ctx, 0)
 	r.must(err)
 	data := make([]byte, n)
 	b, err := r.write(g, r.ids.Next(), data)
@@ -93,7 +93,7 @@ func TestOrphanPassAgainstSlowUpload(t *testing.T) {
 	r := newRig(t, "1+1", 2)
 	r.many()
 	r.must(r.rep.detectAndPlan(r.ctx))
-	g, err := r.cat.OpenGroup(r.ctx)
+	g, err := r.cat.OpenGroup(r.ctx, 0)
 	r.must(err)
 	commit := func(key string, b erasure.Blob) error {
 		return r.cat.PutObject(r.ctx, r.bucket, &metadata.Object{

@@ -271,7 +271,7 @@ func (r *rig) tryPut(key string, n int) (object, error) {
 	for i := range data {
 		data[i] = byte(r.rng.Uint32())
 	}
-	g, err := r.cat.OpenGroup(r.ctx)
+	g, err := r.cat.OpenGroup(r.ctx, int64(n))
 	if err != nil {
 		return object{}, err
 	}

@@ -293,7 +293,7 @@ func placement(p metadata.Placement, drives storagenode.Reporter, full erasure.S
 				answer.Drives++
 			}
 		}
-		g, err := p.OpenGroup(r.Context())
+		g, err := p.OpenGroup(r.Context(), 0)
 		if err != nil {
 			answer.Why = err.Error()
 			return answer, nil

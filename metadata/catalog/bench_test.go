@@ -17,7 +17,7 @@ func BenchmarkPutObject(b *testing.B) {
 	for i := range keys {
 		keys[i] = fmt.Sprintf("directory/%08d", i)
 	}
-	g, _ := f.OpenGroup(context.Background())
+	g, _ := f.OpenGroup(context.Background(), stickBytes)
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
@@ -46,7 +46,7 @@ func BenchmarkOpenGroup(b *testing.B) {
 	f := newFixture(b, nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := f.OpenGroup(context.Background()); err != nil {
+		if _, err := f.OpenGroup(context.Background(), stickBytes); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -106,7 +106,7 @@ func (f *fixture) bucket(name string) metadata.Bucket {
 // written makes a blob as the data path would, in an open group.
 func (f *fixture) written(size int64) metadata.Written {
 	f.t.Helper()
-	g, err := f.OpenGroup(f.t.Context())
+	g, err := f.OpenGroup(f.t.Context(), stickBytes)
 	if err != nil {
 		f.t.Fatal(err)
 	}

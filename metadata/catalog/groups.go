@@ -42,8 +42,8 @@ type Groups struct {
 	unfit atomic.Pointer[map[storagenode.DriveID]bool]
 
 	open    atomic.Pointer[openSet]
-	stale   atomic.Bool // known is to be read anew before groups are chosen
-	calls   atomic.Uint64
+	stale   atomic.Bool  // known is to be read anew before groups are chosen
+	given   atomic.Int64 // bytes that open groups were picked for
 	born    time.Time
 	opening sync.Mutex // one at a time looks for groups and makes them
 	scanned time.Time  // guarded by opening

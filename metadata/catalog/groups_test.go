@@ -45,7 +45,7 @@ func TestOpenGroupSpreads(t *testing.T) {
 		}
 	}
 	used := map[storagenode.PG]bool{}
-	for range 6 * stickCalls {
+	for range 24 {
 		used[f.written(1).Group.PG] = true
 	}
 	if len(used) < 5 {
@@ -56,7 +56,7 @@ func TestOpenGroupSpreads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.OpenGroup(t.Context()); err != nil {
+	if _, err := c.OpenGroup(t.Context(), stickBytes); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := c.ListGroups(t.Context()); err != nil || len(again) != 6 {
@@ -64,11 +64,43 @@ func TestOpenGroupSpreads(t *testing.T) {
 	}
 }
 
+// TestSmallBlobsShareAGroup: large blobs take turns among the groups; small ones
+// that come at about the same time go to one, whose syncs they share.
+func TestSmallBlobsShareAGroup(t *testing.T) {
+	f := newFixture(t, nil)
+	cat := f.another(f.e.kv, func(cfg *Config) { cfg.Clock = newStepped() })
+	for _, c := range []struct {
+		size                  int64
+		calls, turns, atLeast int
+	}{
+		{0, 1024, 1, 1}, {4 << 10, 1024, 1, 1}, {64 << 10, 256, 4, 4}, {1 << 20, 64, 16, 6},
+		{4 << 20, 18, 18, 6}, {16 << 20, 18, 18, 6}, {1 << 30, 18, 18, 6},
+	} {
+		used := map[storagenode.PG]bool{}
+		turns := 0
+		last := storagenode.PG(0)
+		for range c.calls {
+			g, err := cat.OpenGroup(t.Context(), c.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if g.PG != last {
+				turns++
+			}
+			used[g.PG], last = true, g.PG
+		}
+		if turns > c.turns+1 || len(used) < c.atLeast {
+			t.Errorf("%d blobs of %d bytes: %d turns of %d groups, want %d turns of %d groups or more",
+				c.calls, c.size, turns, len(used), c.turns, c.atLeast)
+		}
+	}
+}
+
 func TestNarrowing(t *testing.T) {
 	f := newFixture(t, nil)
 	want := func(scheme string) erasure.Group {
 		t.Helper()
-		g, err := f.OpenGroup(t.Context())
+		g, err := f.OpenGroup(t.Context(), stickBytes)
 		if err != nil || g.Scheme.String() != scheme {
 			t.Fatalf("scheme %s, want %s (%v)", g.Scheme, scheme, err)
 		}
@@ -95,7 +127,7 @@ func TestNarrowing(t *testing.T) {
 	// One drive: no quorum anywhere.
 	f.drives.set(4, storagenode.DriveDown)
 	f.Groups.open.Store(nil)
-	_, err := f.OpenGroup(t.Context())
+	_, err := f.OpenGroup(t.Context(), stickBytes)
 	wantErr(t, err, metadata.ErrNoPlacement)
 	// All back: the groups there were, none new.
 	before := f.rows(famGroup)
@@ -148,7 +180,7 @@ func TestGroupsWhileTheEngineIsSilent(t *testing.T) {
 		for range 3 {
 			time.Sleep(saveTTL)
 			began := time.Now()
-			if _, err := f.OpenGroup(t.Context()); err != nil || time.Since(began) > 2*time.Second {
+			if _, err := f.OpenGroup(t.Context(), stickBytes); err != nil || time.Since(began) > 2*time.Second {
 				t.Fatalf("%v after %s", err, time.Since(began))
 			}
 		}
@@ -166,7 +198,7 @@ func TestDrivesOutOfServiceTakeNoGroups(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := f.OpenGroup(t.Context())
+		g, err := f.OpenGroup(t.Context(), stickBytes)
 		if err != nil || g.Scheme.String() != "3+2" {
 			t.Fatalf("%s: scheme %s, %v", state, g.Scheme, err)
 		}
@@ -187,7 +219,7 @@ func TestDrivesOutOfServiceTakeNoGroups(t *testing.T) {
 func TestReadOnlyDriveTakesNoGroups(t *testing.T) {
 	f := newFixture(t, nil)
 	f.drives.reports[3].Space.ReadOnly = true
-	g, err := f.OpenGroup(t.Context())
+	g, err := f.OpenGroup(t.Context(), stickBytes)
 	if err != nil || g.Scheme.String() != "3+2" {
 		t.Errorf("scheme %s, %v", g.Scheme, err)
 	}
@@ -239,7 +271,7 @@ func TestSeal(t *testing.T) {
 func TestRemap(t *testing.T) {
 	s := &scripted{Store: memory.New()}
 	f := newFixture(t, s)
-	g, err := f.OpenGroup(t.Context())
+	g, err := f.OpenGroup(t.Context(), stickBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +303,7 @@ func TestRemap(t *testing.T) {
 	_, err = f.Group(t.Context(), 999)
 	wantErr(t, err, metadata.ErrStalePlacement)
 	// It is not offered for new blobs while its new drive is not there.
-	for range 3 * stickCalls {
+	for range 12 {
 		if g := f.written(1).Group; slices.ContainsFunc(g.Slots, func(s storagenode.Slot) bool { return s.Drive[0] > 6 }) {
 			t.Fatal("group with an unknown drive")
 		}

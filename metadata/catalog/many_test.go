@@ -67,7 +67,7 @@ func share(t *testing.T, c *Catalog, writes int) map[storagenode.DriveID]float64
 	t.Helper()
 	in := map[storagenode.DriveID]float64{}
 	for range writes {
-		g, err := c.OpenGroup(t.Context())
+		g, err := c.OpenGroup(t.Context(), stickBytes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,13 +85,13 @@ func TestNewNodesTakeNewGroups(t *testing.T) {
 	f := newFixture(t, nil)
 	f.zones(3, 2, 2)
 	cat := f.another(f.e.kv, func(cfg *Config) { cfg.Clock = c })
-	before := share(t, cat, 100*stickCalls)
+	before := share(t, cat, 1000)
 	if len(before) != 12 {
 		t.Fatalf("%d of 12 drives are written to", len(before))
 	}
 	f.drives.add("new", "z1", 2)
 	c.advance(openTTL + time.Millisecond)
-	after := share(t, cat, 100*stickCalls)
+	after := share(t, cat, 1000)
 	fair := 6.0 / 14
 	for id := range byte(14) {
 		// In zone z1 there are six drives now for two slots.
@@ -102,7 +102,7 @@ func TestNewNodesTakeNewGroups(t *testing.T) {
 	rows := f.rows(famGroup)
 	for range 10 { // and no group is made after that
 		c.advance(scanTTL)
-		share(t, cat, stickCalls)
+		share(t, cat, 100)
 	}
 	if now := f.rows(famGroup); now != rows || rows > 30 {
 		t.Errorf("%d groups, then %d", rows, now)
@@ -125,8 +125,8 @@ func TestNodeLoss(t *testing.T) {
 		t.Helper()
 		f.open.Store(nil)
 		all := map[storagenode.PG]bool{}
-		for range 30 * stickCalls {
-			g, err := f.OpenGroup(t.Context())
+		for range 300 {
+			g, err := f.OpenGroup(t.Context(), stickBytes)
 			on := map[string]bool{}
 			for _, s := range g.Slots {
 				on[nodeOf[s.Drive]] = true
@@ -192,8 +192,8 @@ func TestZoneLoss(t *testing.T) {
 	}
 	check := func(c *Catalog, scheme string, most int) {
 		t.Helper()
-		for range 20 * stickCalls {
-			g, err := c.OpenGroup(t.Context())
+		for range 200 {
+			g, err := c.OpenGroup(t.Context(), stickBytes)
 			if err != nil || g.Scheme.String() != scheme {
 				t.Fatalf("scheme %s, %v, want %s", g.Scheme, err, scheme)
 			}
@@ -226,7 +226,7 @@ func TestGroupsAreMadeOnce(t *testing.T) {
 	for range 6 {
 		c := f.another(f.e.kv)
 		all.Go(func() {
-			if _, err := c.OpenGroup(context.Background()); err != nil {
+			if _, err := c.OpenGroup(context.Background(), stickBytes); err != nil {
 				t.Error(err)
 			}
 		})
@@ -250,7 +250,7 @@ func TestDefaultSchemeFollowsTheCluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g, err := cat.OpenGroup(t.Context()); err != nil || g.Scheme.String() != c.want {
+		if g, err := cat.OpenGroup(t.Context(), stickBytes); err != nil || g.Scheme.String() != c.want {
 			t.Errorf("%+v: %s %v", c, g.Scheme, err)
 		}
 	}
@@ -259,7 +259,7 @@ func TestDefaultSchemeFollowsTheCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = cat.OpenGroup(t.Context())
+	_, err = cat.OpenGroup(t.Context(), stickBytes)
 	wantErr(t, err, metadata.ErrNoPlacement)
 }
 
@@ -321,7 +321,7 @@ func TestAgeOfWhatIsRemembered(t *testing.T) {
 	c := newStepped()
 	f := newFixture(t, nil)
 	own := f.another(f.e.kv, func(cfg *Config) { cfg.Clock, cfg.GroupAge, cfg.OpenGroups = c, time.Second, 1 })
-	g, err := own.OpenGroup(t.Context())
+	g, err := own.OpenGroup(t.Context(), stickBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func TestAgeOfWhatIsRemembered(t *testing.T) {
 		t.Fatalf("%+v %v", now, err)
 	}
 	// Writers: what Group has learned, the next write uses.
-	if now, err := own.OpenGroup(t.Context()); err != nil || now.Slots[0].Epoch != 3 {
+	if now, err := own.OpenGroup(t.Context(), stickBytes); err != nil || now.Slots[0].Epoch != 3 {
 		t.Fatalf("%+v %v", now, err)
 	}
 	// Which groups there are: scanTTL.
@@ -362,7 +362,7 @@ func TestAgeOfWhatIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.advance(scanTTL + openTTL)
-	if now, err := own.OpenGroup(t.Context()); err != nil || now.PG == g.PG {
+	if now, err := own.OpenGroup(t.Context(), stickBytes); err != nil || now.PG == g.PG {
 		t.Fatalf("a sealed group is written to: %v", err)
 	}
 }

@@ -208,7 +208,7 @@ func (m *model) moved(err error, blobs []metadata.Written) bool {
 	if refused == other {
 		other = m.all[1]
 	}
-	if _, err := refused.OpenGroup(context.Background()); err != nil {
+	if _, err := refused.OpenGroup(context.Background(), stickBytes); err != nil {
 		m.t.Fatal(err)
 	}
 	for _, w := range blobs {

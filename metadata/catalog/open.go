@@ -19,9 +19,12 @@ const (
 	openTTL  = 500 * time.Millisecond // which groups to write to
 	scanTTL  = 5 * time.Second        // that no other process made groups
 	saveTTL  = 30 * time.Second       // between saves of what groups hold
-	stickFor = 20 * time.Millisecond  // on one group, so that small blobs share its syncs
-	// stickCalls is how many calls stay on a group at most.
-	stickCalls = 64
+	stickFor = 200 * time.Millisecond // on one group, so that small blobs share its syncs
+	// stickBytes is how much new blobs bring to a group before the next one's turn,
+	// each of them stickLeast at least: large ones are spread, and small ones,
+	// which in another group would each be synced apart, are not.
+	stickBytes = 4 << 20
+	stickLeast = 4 << 10
 	// refreshTime is how long those that want a group wait for what is known to be
 	// read anew, or saved; being late with either does no harm.
 	refreshTime = time.Second
@@ -36,9 +39,9 @@ type openSet struct {
 	degraded bool
 }
 
-// OpenGroup implements metadata.Placement. Consecutive calls get the same
-// group for a little while. The slots are shared: not to be changed.
-func (s *Groups) OpenGroup(ctx context.Context) (erasure.Group, error) {
+// OpenGroup implements metadata.Placement. Consecutive calls for small blobs get
+// the same group for a little while. The slots are shared: not to be changed.
+func (s *Groups) OpenGroup(ctx context.Context, size int64) (erasure.Group, error) {
 	now := s.e.clock.Now()
 	set := s.open.Load()
 	if set == nil || now.After(set.until) {
@@ -47,7 +50,8 @@ func (s *Groups) OpenGroup(ctx context.Context) (erasure.Group, error) {
 			return erasure.Group{}, err
 		}
 	}
-	g := set.pick(now, s.calls.Add(1))
+	given := s.given.Add(min(max(size, stickLeast), stickBytes))
+	g := set.pick(now, given)
 	if set.degraded || s.writable(g) {
 		return *g, nil
 	}
@@ -56,11 +60,11 @@ func (s *Groups) OpenGroup(ctx context.Context) (erasure.Group, error) {
 	if err != nil {
 		return erasure.Group{}, err
 	}
-	return *set.pick(now, s.calls.Load()), nil
+	return *set.pick(now, given), nil
 }
 
-func (o *openSet) pick(now time.Time, call uint64) *erasure.Group {
-	turn := call/stickCalls + uint64(now.UnixMilli()/stickFor.Milliseconds())
+func (o *openSet) pick(now time.Time, given int64) *erasure.Group {
+	turn := uint64(given/stickBytes) + uint64(now.UnixMilli()/stickFor.Milliseconds())
 	return &o.groups[turn%uint64(len(o.groups))]
 }
 

@@ -86,7 +86,7 @@ func attrs(size int64) []byte { return fmt.Appendf(nil, "a blob of %d bytes", si
 // write stores p as one blob; thin says that it has fewer shards than it
 // should have.
 func (c *Cluster) write(ctx context.Context, p []byte) (w metadata.Written, thin bool, err error) {
-	g, err := c.Catalog.OpenGroup(ctx)
+	g, err := c.Catalog.OpenGroup(ctx, int64(len(p)))
 	if err != nil {
 		return w, false, err
 	}

@@ -42,7 +42,7 @@ func BenchmarkPut(b *testing.B) {
 			ids := storagenode.NewBlobIDs(time.Now)
 			var hashers checksum.Hashers
 			put := func(ctx context.Context, n int64) error {
-				g, err := s.Catalog.OpenGroup(ctx)
+				g, err := s.Catalog.OpenGroup(ctx, int64(len(data)))
 				if err != nil {
 					return err
 				}
