@@ -182,30 +182,58 @@ func (f *osFile) DontNeed(off, n int64) error {
 	})
 }
 
-func (f *osFile) Stat() (Stat, error) {
-	var s unix.Stat_t
-	if err := f.control("fstat", func(fd int) error { return unix.Fstat(fd, &s) }); err != nil {
-		return Stat{}, err
-	}
-	return statOf(&s), nil
+func (f *osFile) Stat() (st Stat, err error) {
+	err = f.control("fstat", func(fd int) (err error) {
+		st, err = statx(fd, "", unix.AT_EMPTY_PATH)
+		return err
+	})
+	return st, err
 }
 
-func osStat(path string) (Stat, error) {
-	var s unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Stat(path, &s) }); err != nil {
+func osStat(path string) (st Stat, err error) {
+	err = ignoringEINTR(func() (err error) {
+		st, err = statx(unix.AT_FDCWD, path, 0)
+		return err
+	})
+	if err != nil {
 		return Stat{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return statOf(&s), nil
+	return st, nil
 }
 
-func statOf(s *unix.Stat_t) Stat {
-	return Stat{
-		Size:  s.Size,
-		Links: int(s.Nlink),
-		IsDir: s.Mode&unix.S_IFMT == unix.S_IFDIR,
-		Dev:   s.Dev,
-		Inode: s.Ino,
+// statMask is what a Stat tells, and nothing else: a system with fine timestamps
+// (Linux 6.13) renews those of a file at the next write after somebody asked for
+// them, and on ext4 without a journal the fdatasync that follows writes the inode,
+// too: 180 instead of 95 µs of processor time for a write of 4 KiB with both.
+const statMask = unix.STATX_TYPE | unix.STATX_SIZE | unix.STATX_NLINK | unix.STATX_INO
+
+// statx is stat(2) of a path or, with AT_EMPTY_PATH, of a descriptor. Where the
+// system, or what stands before it, knows no statx, it is that.
+func statx(fd int, path string, flags int) (Stat, error) {
+	var s unix.Statx_t
+	switch err := unix.Statx(fd, path, flags, statMask, &s); err {
+	case nil:
+		return Stat{
+			Size:  int64(s.Size),
+			Links: int(s.Nlink),
+			IsDir: s.Mode&unix.S_IFMT == unix.S_IFDIR,
+			Dev:   unix.Mkdev(s.Dev_major, s.Dev_minor),
+			Inode: s.Ino,
+		}, nil
+	case unix.ENOSYS, unix.EPERM:
+	default:
+		return Stat{}, err
 	}
+	var old unix.Stat_t
+	var err error
+	if flags == 0 {
+		err = unix.Stat(path, &old)
+	} else {
+		err = unix.Fstat(fd, &old)
+	}
+	return Stat{
+		Size: old.Size, Links: int(old.Nlink), IsDir: old.Mode&unix.S_IFMT == unix.S_IFDIR, Dev: old.Dev, Inode: old.Ino,
+	}, err
 }
 
 func ignoringEINTR(call func() error) error {
