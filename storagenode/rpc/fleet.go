@@ -74,7 +74,7 @@ type Fleet struct {
 	done   sync.WaitGroup
 
 	listing sync.Mutex // one look at Nodes at a time
-	found   int64      // by count; when Find looked last. listing guards it
+	found   int64      // by count; when Find's last look ended. listing guards it
 
 	mu    sync.Mutex // guards nodes and the writing of table
 	nodes map[string]*member
@@ -210,11 +210,10 @@ func (f *Fleet) Find(ctx context.Context, ids ...storagenode.DriveID) bool {
 	}
 	f.listing.Lock()
 	defer f.listing.Unlock()
-	now := f.count.Now()
-	if unknown() == before && (f.found == 0 || now-f.found >= int64(findEvery)) {
-		f.found = now
+	if unknown() == before && (f.found == 0 || f.count.Now()-f.found >= int64(findEvery)) {
 		f.list(ctx)
 		f.look(ctx, false)
+		f.found = f.count.Now() // who waited for this look does not begin another
 	}
 	return unknown() < before
 }

@@ -463,9 +463,12 @@ func TestDriveThatMoved(t *testing.T) {
 func TestFind(t *testing.T) {
 	a := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{1}: storetest.NewMemory()})
 	b := newProcess(t, map[storagenode.DriveID]storagenode.ShardStore{{2}: storetest.NewMemory()})
-	var both atomic.Bool
+	var both, slow atomic.Bool
 	var looks atomic.Int64
 	f := openFleet(t, FleetConfig{Poll: time.Hour, Refresh: time.Hour, Nodes: func(context.Context) ([]string, error) {
+		if slow.Load() {
+			time.Sleep(2 * findEvery)
+		}
 		if looks.Add(1); both.Load() {
 			return []string{a.url(), b.url()}, nil
 		}
@@ -495,6 +498,18 @@ func TestFind(t *testing.T) {
 	// A drive that is new on a node that was known.
 	a.drives.set(id(3), storetest.NewMemory())
 	eventually(t, "the new drive is found", func() bool { return f.Find(t.Context(), id(3)) })
+	// Nor does each of those who waited for a slow look make one of their own.
+	time.Sleep(findEvery)
+	slow.Store(true)
+	before := looks.Load()
+	for range 8 {
+		many.Go(func() { f.Find(t.Context(), id(9)) })
+	}
+	many.Wait()
+	if n := looks.Load() - before; n != 1 {
+		t.Fatalf("%d looks for what 8 wanted at once", n)
+	}
+	slow.Store(false)
 	before, began := looks.Load(), time.Now()
 	for range 1000 {
 		if f.Find(t.Context(), id(9)) {
