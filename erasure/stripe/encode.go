@@ -163,7 +163,7 @@ func (p *put) collect(ctx context.Context, w *writers) error {
 		if impatient && (inTime >= want || !patience.again(alone)) {
 			for i := range p.group.Slots {
 				if w.running.Has(i) {
-					p.drop(i, &w.calls[i], alone || patience.fresh())
+					p.drop(i, &w.calls[i], patience.fresh() || alone && inTime < want)
 				}
 			}
 			w.running = 0

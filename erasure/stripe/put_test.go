@@ -279,6 +279,26 @@ func TestAllSlowIsWaitedFor(t *testing.T) {
 	}
 }
 
+// TestTheSlowestOfSlowOnesIsNotShunned: where enough are there only after a while,
+// what is later still goes without the blob, but takes the next.
+func TestTheSlowestOfSlowOnesIsNotShunned(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 50 * time.Millisecond })
+	for i, f := range r.faulty {
+		delay := slack * 150 * time.Millisecond
+		if i == 5 {
+			delay *= 6
+		}
+		f.Inject(storetest.Fault{Ops: storetest.OpSync, Delay: delay})
+	}
+	b := r.put(noise(1<<20, 1))
+	if b.Missing != erasure.SlotMask(0).With(5) {
+		t.Fatalf("missing %b", b.Missing)
+	}
+	if until := r.set.drives.get(r.group.Slots[5].Drive).shunned.Load(); until != 0 {
+		t.Fatal("shunned for being slow among slow ones")
+	}
+}
+
 // TestTwoThatHangAreNotWaitedForLong: where the others were in time, what is late
 // hangs. The write fails soon, so that the client's next try can go elsewhere.
 func TestTwoThatHangAreNotWaitedForLong(t *testing.T) {
