@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -113,38 +114,28 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 			break
 		}
 		g := &groups[i]
-		slot, nodes := p.worst(g, domains)
-		if slot < 0 || !p.fleet.readable(g.Slots[slot].Drive) {
+		on, slots := p.places(g)
+		at := metadata.Crowd(on, domains, g.Scheme.M)
+		doubled := at < 0
+		if doubled {
+			at = metadata.Doubled(on)
+		}
+		if at < 0 || !p.fleet.readable(on[at].Drive) {
 			continue
 		}
-		to, why := p.target(drives, domains, load, g.Slots, slot, g.Scheme.M)
+		to, why := p.target(drives, domains, load, g.Slots, slots[at], g.Scheme.M)
 		if why != "" || to.IsZero() {
 			continue
 		}
-		if d, _ := p.fleet.drive(to); nodes[d.record.Node] > 0 && p.crowded(g, domains) < 0 {
+		d, _ := p.fleet.drive(to)
+		if doubled && slices.ContainsFunc(on, func(c metadata.Candidate) bool { return c.Node == d.record.Node }) {
 			continue // it would lie no better
 		}
 		load[to]++
-		load[g.Slots[slot].Drive]--
-		moves = append(moves, move{g.PG, slot, g.Slots[slot], to})
+		load[on[at].Drive]--
+		moves = append(moves, move{g.PG, slots[at], g.Slots[slots[at]], to})
 	}
 	return moves
-}
-
-// worst gives a slot that should lie elsewhere, and how many slots of the group
-// each node has; -1: there is none.
-func (p *planner) worst(g *metadata.GroupRecord, domains metadata.Domains) (slot int, nodes map[string]int) {
-	nodes = map[string]int{}
-	on, slots := p.places(g)
-	for i := range on {
-		nodes[on[i].Node]++
-	}
-	if slot = p.crowded(g, domains); slot < 0 && len(nodes) < domains.Nodes {
-		if at := metadata.Doubled(on); at >= 0 {
-			slot = slots[at]
-		}
-	}
-	return slot, nodes
 }
 
 // places gives the drives that a group's slots are on, as far as they are known,
@@ -156,16 +147,6 @@ func (p *planner) places(g *metadata.GroupRecord) (on []metadata.Candidate, slot
 		}
 	}
 	return on, slots
-}
-
-// crowded gives a slot in a failure domain that has more than m of the group's;
-// -1: there is none.
-func (p *planner) crowded(g *metadata.GroupRecord, domains metadata.Domains) int {
-	on, slots := p.places(g)
-	if at := metadata.Crowd(on, domains, g.Scheme.M); at >= 0 {
-		return slots[at]
-	}
-	return -1
 }
 
 // waits says why nothing can be done about a drive that is away, "" where
@@ -346,7 +327,7 @@ func (p *planner) survey(groups []metadata.GroupRecord) {
 	domains := metadata.DomainsOf(present(p.fleet.all()))
 	s := SpreadStatus{Zones: domains.Zones, Nodes: domains.Nodes}
 	for _, g := range groups {
-		if p.crowded(&g, domains) >= 0 {
+		if on, _ := p.places(&g); metadata.Crowd(on, domains, g.Scheme.M) >= 0 {
 			if s.Relaxed++; len(s.RelaxedGroups) < relaxedListed {
 				s.RelaxedGroups = append(s.RelaxedGroups, g.PG)
 			}
