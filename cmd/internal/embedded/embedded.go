@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -94,7 +93,6 @@ type Store struct {
 	cache    *pebble.Cache
 	engine   atomic.Pointer[journal.Store]   // told of drives' changes
 	repairer atomic.Pointer[repair.Repairer] // told of damage
-	leaving  sync.Map                        // drives that the journal is to leave
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -215,9 +213,7 @@ type tenant struct{ s *Store }
 
 // Leave implements repair.Tenant.
 func (t tenant) Leave(id storagenode.DriveID, leaves bool) bool {
-	if was, known := t.s.leaving.Swap(id, leaves); known && was != leaves || !known && leaves {
-		t.s.Journal.SetLeaving(id, leaves)
-	}
+	t.s.Journal.SetLeaving(id, leaves)
 	return slices.Contains(t.s.Journal.Status().Left, id)
 }
 

@@ -15,7 +15,7 @@ import (
 // may be; where no other drive can take its place, never.
 func (s *Store) SetLeaving(id storagenode.DriveID, leaving bool) {
 	s.control(func(c *committer) {
-		if d := c.drive(id); d != nil {
+		if d := c.drive(id); d != nil && d.leaving != leaving {
 			d.leaving = leaving
 			c.publish()
 		}
