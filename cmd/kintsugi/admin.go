@@ -216,16 +216,7 @@ func newAdminStart(f *adminFlags) *cobra.Command {
 		Short: "Start a background pass now: scrub, inventory, orphans, deletes, damage, rebuild, census",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := f.client()
-			if err != nil {
-				return err
-			}
-			var answer json.RawMessage
-			if err := client.call(c.Context(), "POST", "/admin/v1/start", url.Values{"pass": args}, &answer); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%s started; see kintsugi admin status\n", args[0])
-			return nil
+			return f.order(c, "/admin/v1/start", url.Values{"pass": args}, args[0]+" started; see kintsugi admin status")
 		},
 	}
 }
@@ -233,20 +224,23 @@ func newAdminStart(f *adminFlags) *cobra.Command {
 func newAdminSwitch(f *adminFlags, use, short, path, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := f.client()
-			if err != nil {
-				return err
-			}
-			var answer json.RawMessage
-			if err := client.call(c.Context(), "POST", path, nil, &answer); err != nil {
-				return err
-			}
-			if f.asJSON {
-				return printJSON(c.OutOrStdout(), answer)
-			}
-			fmt.Fprintln(c.OutOrStdout(), done)
-			return nil
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return f.order(c, path, nil, done) },
 	}
+}
+
+// order has something done and says that it was.
+func (f *adminFlags) order(c *cobra.Command, path string, query url.Values, done string) error {
+	client, err := f.client()
+	if err != nil {
+		return err
+	}
+	var answer json.RawMessage
+	if err := client.call(c.Context(), "POST", path, query, &answer); err != nil {
+		return err
+	}
+	if f.asJSON {
+		return printJSON(c.OutOrStdout(), answer)
+	}
+	fmt.Fprintln(c.OutOrStdout(), done)
+	return nil
 }

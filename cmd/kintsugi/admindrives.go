@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -70,19 +69,8 @@ mount point of a disk that is not mounted, so it takes this command. In a cluste
 the directory is named with its node.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := f.client()
-			if err != nil {
-				return err
-			}
-			var answer json.RawMessage
-			if err := client.call(c.Context(), "POST", "/admin/v1/drives/replace", url.Values{"dir": absolute(args)}, &answer); err != nil {
-				return err
-			}
-			if f.asJSON {
-				return printJSON(c.OutOrStdout(), answer)
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%s is a new drive; what was on the old one is being rebuilt: kintsugi admin status\n", args[0])
-			return nil
+			return f.order(c, "/admin/v1/drives/replace", url.Values{"dir": absolute(args)},
+				args[0]+" is a new drive; what was on the old one is being rebuilt: kintsugi admin status")
 		},
 	}, newAdminDrain(f), newAdminUndrain(f))
 	return c
