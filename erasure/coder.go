@@ -42,13 +42,18 @@ func NewCoder(s Scheme) (*Coder, error) {
 // Scheme is what the coder was made for.
 func (c *Coder) Scheme() Scheme { return c.scheme }
 
-// Split cuts the memory of a stripe into its k+m shards of Scheme.ShardSize(n)
+// Split cuts the memory of a stripe into its shards of Scheme.ShardSize(n)
 // bytes, appends them to dst, and zeroes the padding behind the n data bytes.
-// It panics where mem is too short: it must hold k+m such shards.
-func (c *Coder) Split(dst [][]byte, mem []byte, n int) [][]byte {
+// It panics where memory is too short: data must hold k such shards, parity m.
+func (c *Coder) Split(dst [][]byte, data, parity []byte, n int) [][]byte {
 	size := c.scheme.ShardSize(n)
-	clear(mem[n : size*int(c.scheme.K)])
-	for i := range c.scheme.N() {
+	clear(data[n : size*int(c.scheme.K)])
+	return cut(cut(dst, data, size, c.scheme.K), parity, size, c.scheme.M)
+}
+
+// cut appends the first n runs of size bytes to dst.
+func cut(dst [][]byte, mem []byte, size int, n uint8) [][]byte {
+	for i := range int(n) {
 		dst = append(dst, mem[i*size:(i+1)*size:(i+1)*size])
 	}
 	return dst

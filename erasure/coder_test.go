@@ -24,7 +24,7 @@ func TestEveryLossPattern(t *testing.T) {
 		for i := range mem {
 			mem[i] = byte(rng.Uint32()) // also where padding will be
 		}
-		shards := c.Split(nil, mem, length)
+		shards := c.Split(nil, mem[:size*int(s.K)], mem[size*int(s.K):], length)
 		if err := c.Encode(shards); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestPaddingIsZero(t *testing.T) {
 		t.Fatal(err)
 	}
 	mem := bytes.Repeat([]byte{7}, 6*64)
-	shards := c.Split(nil, mem, 70)
+	shards := c.Split(nil, mem[:4*64], mem[4*64:], 70)
 	if want := append(bytes.Repeat([]byte{7}, 6), make([]byte, 58)...); !bytes.Equal(shards[1], want) {
 		t.Fatalf("second shard %v", shards[1])
 	}
@@ -102,7 +102,8 @@ func BenchmarkEncode4MiB(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	shards := c.Split(nil, make([]byte, s.ShardSize(StripeSize)*s.N()), StripeSize)
+	size := s.ShardSize(StripeSize)
+	shards := c.Split(nil, make([]byte, size*int(s.K)), make([]byte, size*int(s.M)), StripeSize)
 	b.SetBytes(StripeSize)
 	for b.Loop() {
 		if err := c.Encode(shards); err != nil {

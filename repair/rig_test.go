@@ -241,9 +241,10 @@ func encode(t testing.TB, g erasure.Group, mode erasure.Mode, data []byte) [][]b
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem := make([]byte, g.Scheme.ShardSize(len(data))*g.Scheme.N())
+	size := g.Scheme.ShardSize(len(data))
+	mem := make([]byte, size*int(g.Scheme.K))
 	copy(mem, data)
-	shards := c.Split(nil, mem, len(data))
+	shards := c.Split(nil, mem, make([]byte, size*int(g.Scheme.M)), len(data))
 	if err := c.Encode(shards); err != nil {
 		t.Fatal(err)
 	}

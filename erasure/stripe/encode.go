@@ -11,32 +11,32 @@ import (
 
 // part is one stripe on its way to the slots.
 type part struct {
-	buf    *buffer
+	room
 	stripe int
 	n      int // bytes of data
 	last   bool
 	size   int64 // of the blob up to the end of this stripe
 }
 
-// encode writes a blob over all slots. It owns buf, which holds the first n
+// encode writes a blob over all slots. It owns first, which holds the first n
 // bytes. The next stripe is read while one is written: two are in memory.
-func (p *put) encode(ctx context.Context, in *Source, exact bool, buf *buffer, n int, more bool) (PutResult, error) {
+func (p *put) encode(ctx context.Context, in *Source, exact bool, first room, n int, more bool) (PutResult, error) {
 	work, cancel := context.WithCancel(ctx)
 	defer cancel() // ends stragglers
 	if got, want := p.live.Count(), p.group.Scheme.MinShards(); got < want {
-		buf.release()
+		first.release()
 		return PutResult{}, p.quorumError(got, want)
 	}
 	if p.obs == nil {
 		p.obs = observe(p.opt.Observer)
-		p.obs.see(buf, 0, n)
+		p.obs.see(first.data, 0, n)
 	}
-	st := part{buf: buf, n: n, size: int64(n), last: !more}
+	st := part{room: first, n: n, size: int64(n), last: !more}
 	var before chan error // the stripe that is being written
 	for !st.last {
 		err := wait(before)
 		if err != nil {
-			st.buf.release()
+			st.release()
 			return PutResult{}, err
 		}
 		before = make(chan error, 1)
@@ -52,7 +52,7 @@ func (p *put) encode(ctx context.Context, in *Source, exact bool, buf *buffer, n
 		}
 	}
 	if err := wait(before); err != nil {
-		st.buf.release()
+		st.release()
 		return PutResult{}, err
 	}
 	if err := p.write(work, st); err != nil {
@@ -75,40 +75,44 @@ func wait(c chan error) error {
 // last; at erasure.BlobMax a source that cannot hold a byte back is not asked,
 // and counts as going on.
 func (p *put) next(ctx context.Context, in *Source, exact bool, st part) (part, error) {
-	buf, err := p.set.memory.get(ctx, memoryFor(p.group.Scheme, erasure.StripeSize))
+	r, err := p.roomFor(ctx, erasure.StripeSize)
 	if err != nil {
 		return part{}, err
 	}
-	n, err := p.fill(in, buf, 0, erasure.StripeSize)
+	n, err := p.fill(in, r.data, 0, erasure.StripeSize)
 	more := true
 	size := st.size + int64(n)
 	if err == nil && (exact || size < erasure.BlobMax) {
 		more, err = in.more()
 	}
 	if err != nil {
-		buf.release()
+		r.release()
 		return part{}, fmt.Errorf("read source: %w", err)
 	}
-	return part{buf: buf, stripe: st.stripe + 1, n: n, size: size, last: !more}, nil
+	return part{room: r, stripe: st.stripe + 1, n: n, size: size, last: !more}, nil
 }
 
 // write encodes a stripe and puts it to the live slots; the last one is synced,
-// which makes all of them durable. It owns the buffer.
+// which makes all of them durable. It owns the memory.
 func (p *put) write(ctx context.Context, st part) error {
-	defer st.buf.release()
+	defer st.release()
 	if err := ended(ctx); err != nil {
 		return err
 	}
 	var hold [storagenode.MaxSlots][]byte
 	shards := hold[:0]
 	if k1 := p.group.Scheme.K == 1; k1 {
-		one := st.buf.mem[:p.group.Scheme.ShardSize(st.n)]
+		one := st.data.mem[:p.group.Scheme.ShardSize(st.n)]
 		clear(one[st.n:])
 		for range p.group.Scheme.N() {
 			shards = append(shards, one)
 		}
 	} else {
-		shards = p.coder.Split(shards, st.buf.mem, st.n)
+		var parity []byte
+		if st.parity != nil {
+			parity = st.parity.mem
+		}
+		shards = p.coder.Split(shards, st.data.mem, parity, st.n)
 		if err := p.coder.Encode(shards); err != nil {
 			return err
 		}
@@ -117,7 +121,7 @@ func (p *put) write(ctx context.Context, st part) error {
 		ID:        storagenode.ShardID{PG: p.group.PG, Blob: p.id, Stripe: uint32(st.stripe)},
 		K:         p.group.Scheme.K,
 		M:         p.group.Scheme.M,
-		StripeLen: uint32(st.n), StripeHash: storagenode.BlockSum(st.buf.mem[:st.n]), Last: st.last,
+		StripeLen: uint32(st.n), StripeHash: storagenode.BlockSum(st.data.mem[:st.n]), Last: st.last,
 	}
 	if st.last {
 		if err := p.obs.end(); err != nil {
@@ -128,14 +132,18 @@ func (p *put) write(ctx context.Context, st part) error {
 			return err
 		}
 	}
-	w := newWriters(p, st.buf)
+	w := newWriters(p, st.room)
 	for i := range shards {
 		if p.live.Has(i) {
 			sh.ID.Slot, sh.SlotEpoch, sh.Payload = uint8(i), p.group.Slots[i].Epoch, shards[i]
 			w.start(ctx, i, sh)
 		}
 	}
-	return p.collect(ctx, w)
+	if err := p.collect(ctx, w); err != nil {
+		return err
+	}
+	p.set.hot.written(p.group.Scheme, p.id, st)
+	return nil
 }
 
 // collect waits for the slots of one stripe, and lets those fall that fail or

@@ -9,11 +9,13 @@ import (
 	"kintsugi/storagenode"
 )
 
-// hot keeps pieces of blobs that were read, and small blobs whole, within what
-// transfers leave of the memory: reading one again from the page cache costs as
-// much as all else of the read, and asking a node for it several times as much.
-// So what a node gave is kept at once while there is room, and everything else
-// when it is read again. A blob's bytes never change and its id is never
+// hot keeps pieces of blobs that were read or written, and small blobs whole,
+// within what transfers leave of the memory: reading one again from the page cache
+// costs as much as all else of the read, and asking a node for it several times as
+// much. So what a node gave is kept at once while there is room, and everything
+// else when it is read again. What was written is kept, where the Set is told to,
+// in memory that it is in already: drives are written to past the page cache, and
+// who stores something often reads it next. A blob's bytes never change and its id is never
 // used twice, so that no piece can be out of date; whether the blob is still
 // anybody's is what metadata says before. Pieces were verified when they were
 // read, and are verified again whenever they are used.
@@ -21,6 +23,7 @@ type hot struct {
 	memory *memory
 	limit  int64 // bytes
 	remote bool  // pieces come from nodes
+	writes bool  // what is written is kept
 
 	mu          sync.Mutex
 	pieces      map[hotKey]*hotPiece
@@ -58,15 +61,16 @@ type hotKey struct {
 type hotPiece struct {
 	key        hotKey
 	buf        *buffer
-	n          int
+	mem        []byte   // of buf
+	cost       int64    // bytes of the memory
 	sums       []uint64 // of its blocks
 	asked      int64    // hot.asked when it was last
-	uses       int      // lately; guarded by hot.mu, as is what follows
+	uses       int      // lately: none where it was written and nobody read it; guarded by hot.mu, as is what follows
 	prev, next *hotPiece
 }
 
-func newHot(m *memory, remote bool) *hot {
-	h := &hot{memory: m, limit: m.total / 16 * hotShare, remote: remote, pieces: map[hotKey]*hotPiece{}}
+func newHot(m *memory, remote, writes bool) *hot {
+	h := &hot{memory: m, limit: m.total / 16 * hotShare, remote: remote, writes: writes, pieces: map[hotKey]*hotPiece{}}
 	m.yield = h.yield
 	return h
 }
@@ -112,7 +116,7 @@ func (h *hot) wants(key hotKey, n int) bool {
 	if h.bytes+int64(n) <= h.limit || !again || h.last == nil {
 		return h.bytes+int64(n) <= h.limit
 	}
-	if p := h.last; h.asked-p.asked > int64(hotIdle*len(h.pieces)) {
+	if p := h.last; p.uses == 0 || h.asked-p.asked > int64(hotIdle*len(h.pieces)) {
 		h.forget(p)
 		return true
 	}
@@ -147,23 +151,65 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 	if n < len(buf.mem)/2 {
 		return false
 	}
-	p := &hotPiece{key: key, buf: buf, n: n, sums: make([]uint64, storagenode.SumCount(n))}
-	for i := range p.sums {
-		p.sums[i] = storagenode.BlockSum(p.block(i))
-	}
+	p := newHotPiece(key, buf, 0, n)
+	p.cost, p.uses = int64(len(buf.mem)), 1
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.memory.waiting.Load() > 0 || h.pieces[key] != nil {
 		return false
 	}
-	buf.retain(1)
-	p.asked = h.asked
-	h.pieces[key] = p
-	h.link(p)
-	h.bytes += int64(len(buf.mem))
+	h.add(p)
 	for h.bytes > h.limit {
 		h.forget(h.last)
 	}
+	return true
+}
+
+func newHotPiece(key hotKey, buf *buffer, from, to int) *hotPiece {
+	p := &hotPiece{key: key, buf: buf, mem: buf.mem[from:to:to], sums: make([]uint64, storagenode.SumCount(to-from))}
+	for i := range p.sums {
+		p.sums[i] = storagenode.BlockSum(p.block(i))
+	}
+	return p
+}
+
+// written keeps the pieces of a stripe that was written, of whose memory only the
+// data is held, or a copy where that would be mostly empty. They take the place of others that were written and that nobody
+// read; what was read gives way only when it is no longer.
+func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
+	if !h.writes || st.n < classSize(0)/2 {
+		return
+	}
+	buf := st.data
+	if st.n < len(buf.mem)/2 {
+		if buf = h.memory.spare(st.n); buf == nil {
+			return
+		}
+		defer buf.release()
+		copy(buf.mem, st.data.mem[:st.n])
+	}
+	at := int64(st.stripe) * erasure.StripeSize
+	for from := 0; from < st.n; {
+		_, to := pieceAt(s.ShardSize(st.n), st.n, from)
+		p := newHotPiece(hotKey{blob, at + int64(from)}, buf, from, to)
+		if p.cost = int64(to - from); !h.room(p) {
+			return
+		}
+		from = to
+	}
+}
+
+// room adds a piece that was written if there is room.
+func (h *hot) room(p *hotPiece) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.last != nil && h.bytes+p.cost > h.limit && (h.last.uses == 0 || h.asked-h.last.asked > int64(hotIdle*len(h.pieces))) {
+		h.forget(h.last)
+	}
+	if h.bytes+p.cost > h.limit || h.memory.waiting.Load() > 0 || h.pieces[p.key] != nil {
+		return false
+	}
+	h.add(p)
 	return true
 }
 
@@ -192,11 +238,19 @@ func (h *hot) size() int64 {
 	return h.bytes
 }
 
-// forget, link and unlink: mu is held.
+// add, forget, link and unlink: mu is held.
+func (h *hot) add(p *hotPiece) {
+	p.buf.retain(1)
+	p.asked = h.asked
+	h.pieces[p.key] = p
+	h.link(p)
+	h.bytes += p.cost
+}
+
 func (h *hot) forget(p *hotPiece) {
 	h.unlink(p)
 	delete(h.pieces, p.key)
-	h.bytes -= int64(len(p.buf.mem))
+	h.bytes -= p.cost
 	p.buf.release()
 }
 
@@ -225,13 +279,13 @@ func (h *hot) unlink(p *hotPiece) {
 
 // block is a piece's i-th run under one sum.
 func (p *hotPiece) block(i int) []byte {
-	return p.buf.mem[i*storagenode.SumBlock : min(p.n, (i+1)*storagenode.SumBlock)]
+	return p.mem[i*storagenode.SumBlock : min(len(p.mem), (i+1)*storagenode.SumBlock)]
 }
 
 // verified gives the bytes from and to, nil where they are not there or not what
 // they were.
 func (p *hotPiece) verified(from, to int) []byte {
-	if to > p.n {
+	if to > len(p.mem) {
 		return nil
 	}
 	for i := from / storagenode.SumBlock; i*storagenode.SumBlock < to; i++ {
@@ -239,7 +293,7 @@ func (p *hotPiece) verified(from, to int) []byte {
 			return nil
 		}
 	}
-	return p.buf.mem[from:to]
+	return p.mem[from:to]
 }
 
 // hotKey names the piece that begins at from of a stripe.

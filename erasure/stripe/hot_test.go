@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"kintsugi/erasure"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/storetest"
 )
@@ -82,7 +83,7 @@ func hotPieceDamaged(t *testing.T, r *rig, size int) {
 	t.Helper()
 	want := r.warm(noise(size, 1))
 	for _, p := range r.set.hot.pieces {
-		p.buf.mem[rand.IntN(p.n)] ^= 8
+		p.mem[rand.IntN(len(p.mem))] ^= 8
 	}
 	reads := r.set.hot.reads.Load()
 	want(0, int64(size))
@@ -138,10 +139,61 @@ func TestHotYields(t *testing.T) {
 	large.release()
 }
 
+// TestWrittenIsKept: what was written is read without asking any drive, whatever
+// part of it; what is read again and again stays, however much is written; what
+// was written last takes the place of what nobody read, and transfers that of
+// both.
+func TestWrittenIsKept(t *testing.T) {
+	for _, remote := range []bool{false, true} {
+		change := func(c *Config) { c.KeepWritten, c.Remote, c.MemoryBytes = true, remote, 64<<20 }
+		for _, scheme := range []string{"4+2", "3+1", "1+2", "2+0"} {
+			r := newRig(t, scheme, change)
+			r.keeps()
+			for _, size := range []int{2048, 65536, 65537, 1 << 20, 9<<20 + 12345} {
+				data := noise(size, 1)
+				b := r.put(data)
+				r.want(b, data, 0, b.Size)
+				for range 10 {
+					off := rand.Int64N(int64(size))
+					r.want(b, data, off, 1+rand.Int64N(int64(size)-off))
+				}
+				if n := r.calls(); n > 0 {
+					t.Fatalf("%s, remote %v: %d bytes: %d calls for what was just written", scheme, remote, size, n)
+				}
+			}
+		}
+		r := newRig(t, "4+2", change)
+		r.keeps()
+		used := noise(4<<20, 1)
+		b := r.put(used)
+		var last erasure.Blob
+		var data []byte
+		for i := range 40 {
+			r.want(b, used, 0, b.Size)
+			data = noise(4<<20, uint64(i))
+			last = r.put(data)
+		}
+		r.want(b, used, 0, b.Size)
+		r.want(last, data, 0, last.Size)
+		if n := r.calls(); n > 0 {
+			t.Fatalf("remote %v: %d calls for what is in use and what was written last", remote, n)
+		}
+		large, err := r.set.memory.get(t.Context(), 60<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		large.release()
+		r.want(b, used, 0, b.Size)
+		if r.calls() == 0 {
+			t.Fatalf("remote %v: pieces were not given up for a transfer", remote)
+		}
+	}
+}
+
 // TestHotTurnover: where there is no room, what nobody reads any more gives way
 // to what is read again; what is in use stays, whatever else is read.
 func TestHotTurnover(t *testing.T) {
-	h := newHot(newMemory(8<<20), true)
+	h := newHot(newMemory(8<<20), true, false)
 	piece := func(blob, i int) hotKey { return hotKey{storagenode.BlobID{0: byte(blob), 15: byte(i)}, int64(i)} }
 	read := func(key hotKey) bool {
 		if p, buf := h.take(key, 0, turnBytes); p != nil {

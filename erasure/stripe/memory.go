@@ -52,6 +52,7 @@ type buffer struct {
 	mem   []byte
 	owner *memory
 	class int
+	cost  int64 // of the budget
 	refs  atomic.Int32
 }
 
@@ -60,21 +61,42 @@ type buffer struct {
 func (m *memory) get(ctx context.Context, n int) (*buffer, error) {
 	c := classOf(n)
 	cost := m.cost(c)
-	if !m.acquire(cost) {
-		wait, cancel := context.WithTimeout(ctx, m.wait)
-		m.waiting.Add(1)
-		m.giveUp(cost)
-		err := m.budget.Acquire(wait, cost)
-		m.waiting.Add(-1)
-		cancel()
-		if err != nil {
-			if err := ended(ctx); err != nil {
-				return nil, err
-			}
-			return nil, ErrOverload
-		}
+	if err := m.await(ctx, cost); err != nil {
+		return nil, err
 	}
 	return m.take(c, cost), nil
+}
+
+// pair is get for two buffers, of which nobody ever holds one and waits for the
+// other.
+func (m *memory) pair(ctx context.Context, n, other int) (*buffer, *buffer, error) {
+	c, o := classOf(n), classOf(other)
+	cost := m.cost(c)
+	more := min(m.cost(o), m.total-cost)
+	if err := m.await(ctx, cost+more); err != nil {
+		return nil, nil, err
+	}
+	return m.take(c, cost), m.take(o, more), nil
+}
+
+// await takes from the budget, waiting for it if it must.
+func (m *memory) await(ctx context.Context, cost int64) error {
+	if m.acquire(cost) {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, m.wait)
+	defer cancel()
+	m.waiting.Add(1)
+	m.giveUp(cost)
+	err := m.budget.Acquire(wait, cost)
+	m.waiting.Add(-1)
+	if err == nil {
+		return nil
+	}
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	return ErrOverload
 }
 
 // try is get without waiting; nil where there is no room.
@@ -121,6 +143,7 @@ func (m *memory) take(class int, cost int64) *buffer {
 	if b == nil {
 		b = &buffer{mem: make([]byte, classSize(class)), owner: m, class: class}
 	}
+	b.cost = cost
 	b.refs.Store(1)
 	return b
 }
@@ -140,7 +163,7 @@ func (b *buffer) release() {
 			copy(b.mem[n:], b.mem[:n])
 		}
 	}
-	cost := m.cost(b.class)
+	cost := b.cost
 	m.inUse.Add(-cost)
 	m.pools[b.class].Put(b)
 	m.budget.Release(cost)

@@ -72,15 +72,15 @@ func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, s
 		p.obs = observe(opt.Observer)
 	}
 	defer func() { _ = p.obs.end() }() // whoever needed its error has asked
-	buf, n, more, err := p.first(ctx, in, sizeHint)
+	room, n, more, err := p.first(ctx, in, sizeHint)
 	if err != nil {
 		return PutResult{}, err
 	}
 	if !more && n <= erasure.ReplicateMax {
-		b, err := p.replicate(ctx, buf, n)
+		b, err := p.replicate(ctx, room, n)
 		return PutResult{Blob: b}, err
 	}
-	return p.encode(ctx, in, exact, buf, n, more)
+	return p.encode(ctx, in, exact, room, n, more)
 }
 
 // resolve finds the slots that can be written to, without those that are
@@ -138,48 +138,62 @@ func (p *put) quorumError(got, want int) error {
 	return fmt.Errorf("put blob %s: %d slots of %d: %w: %w", p.id, got, want, ErrQuorum, p.cause)
 }
 
-// memoryFor is the size of the buffer that a stripe of n bytes is encoded in.
-func memoryFor(s erasure.Scheme, n int) int {
-	if s.K == 1 {
-		return s.ShardSize(n) // every shard is the data itself
-	}
-	return s.ShardSize(n) * s.N()
+// room is the memory of a stripe on its way. The parity's is apart, since what
+// was written may be kept, but not what was computed.
+type room struct {
+	data   *buffer
+	parity *buffer // nil where there is none
 }
 
-// first reads the first stripe: its buffer, its length, and whether src goes on
-// behind it. On an error there is no buffer.
-func (p *put) first(ctx context.Context, in *Source, hint int64) (*buffer, int, bool, error) {
-	room, size := erasure.ReplicateMax, erasure.ReplicateMax
-	switch {
-	case hint > erasure.ReplicateMax:
-		room = int(min(hint, erasure.StripeSize))
-		size = memoryFor(p.group.Scheme, room)
-	case hint >= 0:
-		room = max(int(hint), 1)
-		size = room
+func (r room) release() {
+	r.data.release()
+	r.parity.release()
+}
+
+// roomFor takes the memory in which a stripe of n bytes is encoded.
+func (p *put) roomFor(ctx context.Context, n int) (r room, err error) {
+	s := p.group.Scheme
+	if size := s.ShardSize(n); s.K == 1 || s.M == 0 {
+		r.data, err = p.set.memory.get(ctx, size*int(s.K)) // of one, every shard is the data itself
+	} else {
+		r.data, r.parity, err = p.set.memory.pair(ctx, size*int(s.K), size*int(s.M))
 	}
-	buf, err := p.set.memory.get(ctx, size)
+	return r, err
+}
+
+// first reads the first stripe: its memory, its length, and whether src goes on
+// behind it. On an error there is no memory.
+func (p *put) first(ctx context.Context, in *Source, hint int64) (r room, n int, more bool, err error) {
+	size := erasure.ReplicateMax
+	if hint > erasure.ReplicateMax {
+		size = int(min(hint, erasure.StripeSize))
+		r, err = p.roomFor(ctx, size)
+	} else {
+		if hint >= 0 {
+			size = max(int(hint), 1)
+		}
+		r.data, err = p.set.memory.get(ctx, size)
+	}
 	if err != nil {
-		return nil, 0, false, err
+		return room{}, 0, false, err
 	}
-	n, more := 0, true
 	for {
 		var c int
-		c, err = p.fill(in, buf, n, room)
+		c, err = p.fill(in, r.data, n, size)
 		n += c
 		if err == nil {
 			more, err = in.more()
 		}
 		if err != nil {
-			buf.release()
-			return nil, 0, false, fmt.Errorf("read source: %w", err)
+			r.release()
+			return room{}, 0, false, fmt.Errorf("read source: %w", err)
 		}
-		if !more || room == erasure.StripeSize {
-			return buf, n, more, nil
+		if !more || size == erasure.StripeSize {
+			return r, n, more, nil
 		}
-		room = erasure.StripeSize
-		if buf, err = p.grow(ctx, buf, n); err != nil {
-			return nil, 0, false, err
+		size = erasure.StripeSize
+		if r, err = p.grow(ctx, r, n); err != nil {
+			return room{}, 0, false, err
 		}
 	}
 }
@@ -200,16 +214,16 @@ func (p *put) fill(in *Source, buf *buffer, from, to int) (int, error) {
 	return n, err
 }
 
-// grow moves what a hint was too small for into a buffer for a whole stripe.
+// grow moves what a hint was too small for into memory for a whole stripe.
 // The small one is held for as long as the other takes to be had, but is too
 // small to starve anybody, unless the hint lied.
-func (p *put) grow(ctx context.Context, old *buffer, n int) (*buffer, error) {
-	buf, err := p.set.memory.get(ctx, memoryFor(p.group.Scheme, erasure.StripeSize))
+func (p *put) grow(ctx context.Context, old room, n int) (room, error) {
+	r, err := p.roomFor(ctx, erasure.StripeSize)
 	if err == nil {
-		copy(buf.mem, old.mem[:n])
+		copy(r.data.mem, old.data.mem[:n])
 	}
 	old.release()
-	return buf, err
+	return r, err
 }
 
 // attrs asks for the attributes; the observer has seen everything.

@@ -25,11 +25,11 @@ func (s *Set) rotate(g *erasure.Group, size int) int {
 	return int(round * int64(g.Scheme.M+1) % int64(g.Scheme.N()))
 }
 
-// replicate writes a small blob as m+1 copies. It owns the buffer. A slot that
+// replicate writes a small blob as m+1 copies. It owns the memory. A slot that
 // fails or is late is replaced by another.
-func (p *put) replicate(ctx context.Context, buf *buffer, n int) (erasure.Blob, error) {
-	defer buf.release()
-	data := buf.mem[:n]
+func (p *put) replicate(ctx context.Context, r room, n int) (erasure.Blob, error) {
+	defer r.release()
+	data := r.data.mem[:n]
 	err := p.obs.end()
 	if p.obs == nil && p.opt.Observer != nil && n > 0 {
 		err = writeAll(p.opt.Observer, data)
@@ -54,9 +54,10 @@ func (p *put) replicate(ctx context.Context, buf *buffer, n int) (erasure.Blob, 
 	}
 	work, cancel := context.WithCancel(ctx)
 	defer cancel() // ends stragglers
-	if err := c.write(work, buf); err != nil {
+	if err := c.write(work, room{data: r.data}); err != nil {
 		return erasure.Blob{}, err
 	}
+	p.set.hot.written(erasure.Scheme{K: 1}, p.id, part{room: r, n: n})
 	return c.blob(int64(n)), nil
 }
 
@@ -88,10 +89,10 @@ func (c *copies) start(ctx context.Context, w *writers) bool {
 	return false
 }
 
-func (c *copies) write(ctx context.Context, buf *buffer) error {
+func (c *copies) write(ctx context.Context, r room) error {
 	p := c.p
 	least := p.group.Scheme.MinReplicas()
-	w := newWriters(p, buf)
+	w := newWriters(p, r)
 	for range c.want {
 		c.start(ctx, w)
 	}

@@ -60,8 +60,11 @@ type Config struct {
 	// asked side by side also where they answer from memory, since each call
 	// costs its way.
 	Remote bool
-	Clock  clock.Clock  // nil: the system's
-	Logger *slog.Logger // nil: discards
+	// KeepWritten has what was written kept in memory, while there is room, for
+	// whoever reads it next.
+	KeepWritten bool
+	Clock       clock.Clock  // nil: the system's
+	Logger      *slog.Logger // nil: discards
 	// MemoryBytes bounds the buffers of all stripes in flight; what they leave
 	// of it holds what is read again and again. 0: 256 MiB.
 	MemoryBytes int64
@@ -121,7 +124,7 @@ func New(cfg Config) *Set {
 		cfg.ReadWait = 10 * time.Second
 	}
 	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes), callers: newCallers(), quick: fromMemory}
-	s.hot = newHot(s.memory, cfg.Remote)
+	s.hot = newHot(s.memory, cfg.Remote, cfg.KeepWritten)
 	s.drives.count = clock.NewCount(cfg.Clock)
 	s.drives.limit = max(1, cfg.MemoryBytes/roomShare)
 	s.stats = newMetrics(s, cfg.Registerer)

@@ -67,7 +67,11 @@ func (r *reader) quick(pos int64) bool {
 // pieceSize is the length of all pieces but the last of a shard, or of a stripe
 // of small shards: about turnBytes, and none is much shorter than the others.
 func (r *reader) pieceSize(stripe int) int {
-	size := r.group.Scheme.ShardSize(stripeLen(r.blob.Size, stripe))
+	return pieceSize(r.group.Scheme.ShardSize(stripeLen(r.blob.Size, stripe)))
+}
+
+// pieceSize is what reader.pieceSize is for shards of size bytes.
+func pieceSize(size int) int {
 	if size < turnBytes {
 		return turnBytes / size * size
 	}
@@ -82,17 +86,22 @@ func (r *reader) pieceSize(stripe int) int {
 func (r *reader) piece(pos int64) (win, whole window) {
 	win = r.window(pos)
 	whole = window{stripe: win.stripe, n: win.n}
-	size, step := r.group.Scheme.ShardSize(win.n), r.pieceSize(win.stripe)
-	if size < turnBytes {
-		whole.from = win.from / step * step
-		whole.to = min(win.n, whole.from+step)
-	} else {
-		shard := win.from / size * size
-		whole.from = shard + (win.from-shard)/step*step
-		whole.to = min(win.n, shard+size, whole.from+step)
-	}
+	whole.from, whole.to = pieceAt(r.group.Scheme.ShardSize(win.n), win.n, win.from)
 	win.to = min(win.to, whole.to)
 	return win, whole
+}
+
+// pieceAt is the piece that holds the byte at, of a stripe of n bytes in shards of
+// size bytes.
+func pieceAt(size, n, at int) (from, to int) {
+	step := pieceSize(size)
+	if size < turnBytes {
+		from = at / step * step
+		return from, min(n, from+step)
+	}
+	shard := at / size * size
+	from = shard + (at-shard)/step*step
+	return from, min(n, shard+size, from+step)
 }
 
 // inTurns says that what comes at pos can be read in turn.

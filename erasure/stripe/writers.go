@@ -10,13 +10,13 @@ import (
 )
 
 // writers bring one stripe to its slots: on goroutines, or by stores that stage
-// it. A late one is left to itself; it holds the buffer until its store lets go.
+// it. A late one is left to itself; it holds its memory until its store lets go.
 //
 // Each slot has its end noted before anything is sent. Where all went well, the
 // last of the staged slots to end wakes the waiter for all of them.
 type writers struct {
 	p       *put
-	buf     *buffer
+	room    room
 	results chan struct{} // there is something to take; at most two for a slot
 	running erasure.SlotMask
 	taken   erasure.SlotMask // what ended, as far as the waiter has seen
@@ -26,8 +26,8 @@ type writers struct {
 	staged  atomic.Int32                // how many that were staged have not ended
 }
 
-func newWriters(p *put, buf *buffer) *writers {
-	return &writers{p: p, buf: buf, results: make(chan struct{}, 2*len(p.group.Slots))}
+func newWriters(p *put, r room) *writers {
+	return &writers{p: p, room: r, results: make(chan struct{}, 2*len(p.group.Slots))}
 }
 
 // start puts a shard, and syncs it where it is the last of its blob.
@@ -37,8 +37,12 @@ func (w *writers) start(ctx context.Context, slot int, sh storagenode.Shard) {
 	if sh.Last && w.stage(slot, sh) {
 		return
 	}
-	w.buf.retain(1)
-	w.p.set.callers.run(func() { w.run(ctx, w.p.stores[slot], slot, sh) })
+	buf := w.room.data
+	if w.room.parity != nil && slot >= int(sh.K) {
+		buf = w.room.parity
+	}
+	buf.retain(1)
+	w.p.set.callers.run(func() { w.run(ctx, w.p.stores[slot], slot, sh, buf) })
 }
 
 // stage spares a small shard the goroutine, if its store can do that.
@@ -65,15 +69,16 @@ func (w *writers) unstaged(failed bool) {
 	}
 }
 
-func (w *writers) run(ctx context.Context, store storagenode.ShardStore, slot int, sh storagenode.Shard) {
+// run puts a shard, which lies in buf, and lets go of that.
+func (w *writers) run(ctx context.Context, store storagenode.ShardStore, slot int, sh storagenode.Shard, buf *buffer) {
 	d := w.calls[slot].drive
 	var token storagenode.Token
-	err := d.enter(ctx, w.buf)
+	err := d.enter(ctx, buf)
 	if err == nil {
 		token, err = store.Put(ctx, sh)
-		d.leave(w.buf)
+		d.leave(buf)
 	}
-	w.buf.release() // nothing is retained after return
+	buf.release() // nothing is retained after return
 	if err == nil && sh.Last {
 		err = store.Sync(ctx, token)
 	}

@@ -128,6 +128,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.Stripes = stripe.New(stripe.Config{
 		Drives: s.Node, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Registerer: s.cfg.Registerer,
+		KeepWritten: true,
 		MemoryBytes: s.cfg.TransferMemory,
 		Damaged:     s.notify,
 	})

@@ -73,7 +73,7 @@ func OpenGateway(ctx context.Context, cfg GatewayConfig) (g *Gateway, err error)
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}
 	g.Stripes = stripe.New(stripe.Config{
-		Drives: cfg.Drives, Remote: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Drives: cfg.Drives, Remote: true, KeepWritten: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		MemoryBytes: cfg.TransferMemory, Damaged: cfg.Damaged,
 	})
 	lookup := func(key string) (string, bool) { return cfg.SecretKey, key == cfg.AccessKey && key != "" }
