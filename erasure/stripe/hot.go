@@ -25,12 +25,13 @@ type hot struct {
 	remote bool  // pieces come from nodes
 	writes bool  // what is written is kept
 
-	mu          sync.Mutex
-	pieces      map[hotKey]*hotPiece
-	first, last *hotPiece // used last, used least lately
-	asked       int64     // how often a piece was asked for
-	bytes       int64
-	missed      uint64 // how often there was no room
+	mu     sync.Mutex
+	pieces map[hotKey]*hotPiece
+	used   hotList // what was read, the one used last first
+	unread hotList // what nobody read yet, the one written last first
+	asked  int64   // how often a piece was asked for
+	bytes  int64
+	missed uint64 // how often there was no room
 
 	// seen has a mark of what was read once, lately.
 	seen  [1 << hotMarks]atomic.Uint64
@@ -65,9 +66,13 @@ type hotPiece struct {
 	cost       int64    // bytes of the memory
 	sums       []uint64 // of its blocks
 	asked      int64    // hot.asked when it was last
-	uses       int      // lately: none where it was written and nobody read it; guarded by hot.mu, as is what follows
+	uses       int      // lately; guarded by hot.mu, as is what follows
+	list       *hotList
 	prev, next *hotPiece
 }
+
+// hotList is pieces in the order in which they are given up, the last first.
+type hotList struct{ first, last *hotPiece }
 
 func newHot(m *memory, remote, writes bool) *hot {
 	h := &hot{memory: m, limit: m.total / 16 * hotShare, remote: remote, writes: writes, pieces: map[hotKey]*hotPiece{}}
@@ -84,8 +89,8 @@ func (h *hot) get(key hotKey) *hotPiece {
 		p.asked = h.asked
 		p.buf.retain(1)
 		p.uses = min(p.uses+1, hotUses)
-		h.unlink(p)
-		h.link(p)
+		p.unlink()
+		h.used.link(p)
 	}
 	return p
 }
@@ -97,9 +102,9 @@ func (h *hot) has(key hotKey) bool {
 }
 
 // wants says that a piece of n bytes which is being read should be kept, and
-// notes that it was read. Where there is no room, it takes the place of the one
-// that was used least lately if that has not been used since it last stood
-// there: where more is read again and again than there is room for, keeping the
+// notes that it was read. Where there is no room, it takes the place of one that
+// is nobody's any more or that nobody read yet, or else of the one that was used
+// least lately if that has not been used since it last stood there: where more is read again and again than there is room for, keeping the
 // one instead of the other gains nothing. On this machine's drives only one in
 // hotTurnover may then: to be kept a piece is read wholly, however little of it
 // is asked for.
@@ -113,24 +118,36 @@ func (h *hot) wants(key hotKey, n int) bool {
 	if h.pieces[key] != nil {
 		return false
 	}
-	if h.bytes+int64(n) <= h.limit || !again || h.last == nil {
-		return h.bytes+int64(n) <= h.limit
+	if h.bytes+int64(n) <= h.limit {
+		return true
 	}
-	if p := h.last; p.uses == 0 || h.asked-p.asked > int64(hotIdle*len(h.pieces)) {
+	if p := h.spare(); p != nil && (again || p.list == &h.unread) {
 		h.forget(p)
 		return true
+	}
+	p := h.used.last
+	if !again || p == nil {
+		return false
 	}
 	if h.missed++; !h.remote && h.missed%hotTurnover != 0 {
 		return false
 	}
-	p := h.last
 	if p.uses /= 2; p.uses == 0 {
 		h.forget(p)
 		return true
 	}
-	h.unlink(p)
-	h.link(p)
+	p.unlink()
+	h.used.link(p)
 	return false
+}
+
+// spare is a piece that can be given up for any other, nil where there is none.
+// mu is held.
+func (h *hot) spare() *hotPiece {
+	if p := h.used.last; p != nil && h.asked-p.asked > int64(hotIdle*len(h.pieces)) {
+		return p
+	}
+	return h.unread.last
 }
 
 // again says that a piece was read before, not long ago, and notes that it was.
@@ -152,15 +169,15 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 		return false
 	}
 	p := newHotPiece(key, buf, 0, n)
-	p.cost, p.uses = int64(len(buf.mem)), 1
+	p.cost = int64(len(buf.mem))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.memory.waiting.Load() > 0 || h.pieces[key] != nil {
 		return false
 	}
-	h.add(p)
+	h.add(p, &h.used)
 	for h.bytes > h.limit {
-		h.forget(h.last)
+		h.forget(h.last())
 	}
 	return true
 }
@@ -203,14 +220,26 @@ func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
 func (h *hot) room(p *hotPiece) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.last != nil && h.bytes+p.cost > h.limit && (h.last.uses == 0 || h.asked-h.last.asked > int64(hotIdle*len(h.pieces))) {
-		h.forget(h.last)
+	for h.bytes+p.cost > h.limit {
+		old := h.spare()
+		if old == nil {
+			return false
+		}
+		h.forget(old)
 	}
-	if h.bytes+p.cost > h.limit || h.memory.waiting.Load() > 0 || h.pieces[p.key] != nil {
+	if h.memory.waiting.Load() > 0 || h.pieces[p.key] != nil {
 		return false
 	}
-	h.add(p)
+	h.add(p, &h.unread)
 	return true
+}
+
+// last is the piece to be given up first where any must. mu is held.
+func (h *hot) last() *hotPiece {
+	if p := h.spare(); p != nil {
+		return p
+	}
+	return h.used.last
 }
 
 // drop forgets a piece that is not what it was.
@@ -226,8 +255,8 @@ func (h *hot) drop(p *hotPiece) {
 func (h *hot) yield(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.last != nil && h.memory.total-h.memory.inUse.Load() < n {
-		h.forget(h.last)
+	for p := h.last(); p != nil && h.memory.total-h.memory.inUse.Load() < n; p = h.last() {
+		h.forget(p)
 	}
 }
 
@@ -239,41 +268,41 @@ func (h *hot) size() int64 {
 }
 
 // add, forget, link and unlink: mu is held.
-func (h *hot) add(p *hotPiece) {
+func (h *hot) add(p *hotPiece, to *hotList) {
 	p.buf.retain(1)
 	p.asked = h.asked
 	h.pieces[p.key] = p
-	h.link(p)
+	to.link(p)
 	h.bytes += p.cost
 }
 
 func (h *hot) forget(p *hotPiece) {
-	h.unlink(p)
+	p.unlink()
 	delete(h.pieces, p.key)
 	h.bytes -= p.cost
 	p.buf.release()
 }
 
-func (h *hot) link(p *hotPiece) {
-	p.prev, p.next = nil, h.first
-	if h.first != nil {
-		h.first.prev = p
+func (l *hotList) link(p *hotPiece) {
+	p.list, p.prev, p.next = l, nil, l.first
+	if l.first != nil {
+		l.first.prev = p
 	} else {
-		h.last = p
+		l.last = p
 	}
-	h.first = p
+	l.first = p
 }
 
-func (h *hot) unlink(p *hotPiece) {
+func (p *hotPiece) unlink() {
 	if p.prev != nil {
 		p.prev.next = p.next
 	} else {
-		h.first = p.next
+		p.list.first = p.next
 	}
 	if p.next != nil {
 		p.next.prev = p.prev
 	} else {
-		h.last = p.prev
+		p.list.last = p.prev
 	}
 }
 
