@@ -3,6 +3,7 @@ package segment
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,7 +21,7 @@ import (
 type applier struct {
 	s     *Store
 	x     *index
-	b     *pebble.Batch
+	b     *pebble.Batch // not to be read but by reader
 	key   []byte
 	val   []byte
 	dirty []*segFile
@@ -43,7 +44,7 @@ func (s *Store) newApplier() (*applier, error) {
 	if x == nil {
 		return nil, errClosed
 	}
-	return &applier{s: s, x: x, b: x.db.NewIndexedBatch(), key: make([]byte, 0, 64), val: make([]byte, 0, 64)}, nil
+	return &applier{s: s, x: x, b: x.db.NewBatch(), key: make([]byte, 0, 64), val: make([]byte, 0, 64)}, nil
 }
 
 func (a *applier) close() {
@@ -52,6 +53,30 @@ func (a *applier) close() {
 	}
 	_ = a.b.Close()
 	a.x.release()
+}
+
+// reader gives the batch, to be read over the index. Groups of new shards need
+// none, and their batch no order.
+func (a *applier) reader() (*pebble.Batch, error) {
+	if a.b.Indexed() {
+		return a.b, nil
+	}
+	b := a.x.db.NewIndexedBatch()
+	if err := b.Apply(a.b, nil); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	err := a.b.Close()
+	a.b = b
+	return b, err
+}
+
+// lookup finds what is under a.key, also what the batch has.
+func (a *applier) lookup(v decoder) (bool, error) {
+	b, err := a.reader()
+	if err != nil {
+		return false, err
+	}
+	return lookup(b, a.key, v)
 }
 
 // touch has a segment's meta written with the batch.
@@ -146,7 +171,7 @@ func (a *applier) shard(h *header, at place, size int64, from place, moved bool)
 	var cur entry
 	known := false
 	if a.replay || !a.s.novelty.isNew(h.blob) {
-		if known, err = lookup(a.b, a.key, &cur); err != nil {
+		if known, err = a.lookup(&cur); err != nil {
 			return err
 		}
 	}
@@ -182,14 +207,14 @@ func (a *applier) shard(h *header, at place, size int64, from place, moved bool)
 func (a *applier) buried(h *header) (bool, error) {
 	var t mark
 	a.key = appendTombKey(a.key[:0], h.pg, h.slot, h.blob)
-	return lookup(a.b, a.key, &t)
+	return a.lookup(&t)
 }
 
 // mark stores a tombstone, fence or drop under a.key, unless the known one
 // stays; size is that of the record.
 func (a *applier) mark(m mark, size int64, from place, moved bool) (stored bool, err error) {
 	var cur mark
-	known, err := lookup(a.b, a.key, &cur)
+	known, err := a.lookup(&cur)
 	switch {
 	case err != nil:
 		return false, err
@@ -262,7 +287,11 @@ func (a *applier) eraseBlob(pg uint32, slot uint8, blob storagenode.BlobID) erro
 // all), at most limit (0: any number); the key after the last one seen is left
 // in a.key.
 func (a *applier) erase(low, high []byte, limit int, gone func(id storagenode.ShardID, e *entry) bool) error {
-	it, err := a.b.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
+	b, err := a.reader()
+	if err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	it, err := b.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
 	}

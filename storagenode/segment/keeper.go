@@ -194,7 +194,11 @@ func (s *Store) purge(ctx context.Context) error {
 
 // purgeBlobs handles some blobs deleted up to a time; true where more are due.
 func (a *applier) purgeBlobs(untilMS int64) (bool, error) {
-	it, err := a.b.NewIter(&pebble.IterOptions{
+	b, err := a.reader()
+	if err != nil {
+		return false, fmt.Errorf("index: %w", err)
+	}
+	it, err := b.NewIter(&pebble.IterOptions{
 		LowerBound: []byte{keyGrace},
 		UpperBound: binary.BigEndian.AppendUint64([]byte{keyGrace}, uint64(max(0, untilMS)+1)),
 	})
@@ -256,7 +260,7 @@ func (s *Store) purgeDrops(ctx context.Context) error {
 func (a *applier) dropDone(pg uint32, slot uint8, seq uint64) error {
 	a.key = appendDropKey(a.key[:0], pg, slot, seq)
 	var m mark
-	if known, err := lookup(a.b, a.key, &m); err != nil || !known || m.done {
+	if known, err := a.lookup(&m); err != nil || !known || m.done {
 		return err
 	}
 	m.done = true
