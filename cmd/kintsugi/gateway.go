@@ -28,12 +28,12 @@ type gatewayConfig struct {
 	region                string
 	domains               []string
 	credentials           credentials
-	memory                int64
+	memory, kept          int64 // bytes
 }
 
 func newGateway() *cobra.Command {
 	var cfg gatewayConfig
-	memory := sizeFlag(transferMemory())
+	memory := newMemoryFlags()
 	c := &cobra.Command{
 		Use:   "gateway",
 		Short: "Serve S3 in front of a cluster's storage nodes",
@@ -52,9 +52,10 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 		Example: `  kintsugi gateway --address 0.0.0.0:9000 --metadata etcd://m1:2379,m2:2379,m3:2379/kintsugi`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if cfg.memory = int64(memory); cfg.memory < 32<<20 {
+			if cfg.memory = int64(memory.transfer); cfg.memory < 32<<20 {
 				return fmt.Errorf("--transfer-memory %s: want at least 32 MiB", formatSize(cfg.memory))
 			}
+			cfg.kept = memory.keeps(c)
 			if cfg.credentials, err = credentialsFromEnv(); err != nil {
 				return err
 			}
@@ -66,7 +67,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringVar(&cfg.adminAddress, "admin-address", "127.0.0.1:9001", "address of the admin API and the metrics")
 	f.StringSliceVar(&cfg.domains, "domain", nil, "domain whose subdomains are buckets (virtual-host style); may be given several times")
 	f.StringVar(&cfg.region, "region", "us-east-1", "region that clients sign for")
-	f.Var(&memory, "transfer-memory", transferUsage)
+	memory.add(f)
 	cfg.cluster.add(f)
 	fromEnvironment(c)
 	return c
@@ -95,7 +96,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 		KV: peer.store, Drives: peer.fleet, Scheme: peer.scheme,
 		AccessKey: cfg.credentials.AccessKey, SecretKey: cfg.credentials.SecretKey, Region: cfg.region, Domains: cfg.domains,
 		Damaged: notices.Damaged, Deleted: notices.Deleted,
-		Logger: peer.logger, Registerer: peer.registry, TransferMemory: cfg.memory,
+		Logger: peer.logger, Registerer: peer.registry, TransferMemory: cfg.memory, KeptMemory: cfg.kept,
 	})
 	if err != nil {
 		return errors.Join(err, peer.close())

@@ -7,6 +7,9 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // The memory that transfers may take where nothing else is said: a sixteenth of
@@ -17,8 +20,25 @@ const (
 	transferMemoryMax = 512 << 20
 )
 
-// transferUsage is what --help says of it.
-const transferUsage = "memory for transfers in flight, and of what they leave for what is read again; requests wait for it, then get SlowDown; by itself a sixteenth of the machine's, 256 to 512 MiB"
+// memoryFlags are the flags for the memory of whoever serves S3.
+type memoryFlags struct{ transfer, kept sizeFlag }
+
+func newMemoryFlags() *memoryFlags {
+	return &memoryFlags{sizeFlag(transferMemory()), sizeFlag(transferMemory())}
+}
+
+func (m *memoryFlags) add(f *pflag.FlagSet) {
+	f.Var(&m.transfer, "transfer-memory", "memory for transfers in flight; requests wait for it, then get SlowDown; by itself a sixteenth of the machine's, 256 to 512 MiB")
+	f.Var(&m.kept, "kept-memory", "what of the transfer memory may hold objects read or written lately while transfers leave it; 0 for none, by itself all of it")
+}
+
+// keeps is --kept-memory, all where it is not given.
+func (m *memoryFlags) keeps(c *cobra.Command) int64 {
+	if c.Flags().Changed("kept-memory") {
+		return int64(m.kept)
+	}
+	return int64(m.transfer)
+}
 
 // transferMemory is the default of --transfer-memory on this machine.
 func transferMemory() int64 {

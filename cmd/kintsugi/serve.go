@@ -53,7 +53,7 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 		FS: vfs.OS(), Dirs: cfg.dirs, Name: host, Scheme: cfg.scheme,
 		AccessKey: cfg.credentials.AccessKey, SecretKey: cfg.credentials.SecretKey,
 		Region: cfg.region, Domains: cfg.domains,
-		Logger: cfg.logger, Registerer: registry, TransferMemory: cfg.memory, Founding: cfg.founding(),
+		Logger: cfg.logger, Registerer: registry, TransferMemory: cfg.memory, KeptMemory: cfg.kept, Founding: cfg.founding(),
 	})
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ type serverConfig struct {
 	anew                  bool // a new store is wanted, whatever was here before
 	dirs                  []string
 	logger                *slog.Logger
-	memory                int64 // bytes for transfers
+	memory, kept          int64 // bytes for transfers, and what of them may hold what was read or written
 	warnings              []string
 }
 
@@ -34,7 +34,7 @@ func newServer() *cobra.Command {
 	var cfg serverConfig
 	var scheme, logLevel string
 	var domains []string
-	memory := sizeFlag(transferMemory())
+	memory := newMemoryFlags()
 	c := &cobra.Command{
 		Use:   "server [flags] DIR...",
 		Short: "Serve S3 from drive directories of this machine",
@@ -65,7 +65,8 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			cfg.dirs, cfg.domains, cfg.memory = args, domains, int64(memory)
+			cfg.dirs, cfg.domains, cfg.memory = args, domains, int64(memory.transfer)
+			cfg.kept = memory.keeps(c)
 			if err := cfg.complete(scheme, logLevel); err != nil {
 				return err
 			}
@@ -80,7 +81,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringVar(&cfg.region, "region", "us-east-1", "region that clients sign for")
 	f.StringVar(&cfg.credentialsFile, "credentials-file", "", "where the first start keeps random credentials (default: kintsugi-credentials.json beside the first directory)")
 	f.BoolVar(&cfg.anew, "new", false, "make a new store of empty directories although there are credentials of an earlier one")
-	f.Var(&memory, "transfer-memory", transferUsage)
+	memory.add(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	fromEnvironment(c)
 	return c

@@ -12,6 +12,7 @@ import (
 // part is one stripe on its way to the slots.
 type part struct {
 	room
+	sums   []uint64 // of the blocks of its data shards, once it is encoded
 	stripe int
 	n      int // bytes of data
 	last   bool
@@ -132,10 +133,19 @@ func (p *put) write(ctx context.Context, st part) error {
 			return err
 		}
 	}
+	data := shards[:p.group.Scheme.K]
+	each := storagenode.SumCount(len(data[0]))
+	st.sums = make([]uint64, 0, each*len(data))
+	for _, s := range data {
+		st.sums = storagenode.AppendSums(st.sums, s)
+	}
 	w := newWriters(p, st.room)
 	for i := range shards {
 		if p.live.Has(i) {
-			sh.ID.Slot, sh.SlotEpoch, sh.Payload = uint8(i), p.group.Slots[i].Epoch, shards[i]
+			sh.ID.Slot, sh.SlotEpoch, sh.Payload, sh.Sums = uint8(i), p.group.Slots[i].Epoch, shards[i], nil
+			if i < len(data) {
+				sh.Sums = st.sums[i*each : (i+1)*each]
+			}
 			w.start(ctx, i, sh)
 		}
 	}

@@ -2,6 +2,7 @@ package stripe
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -13,8 +14,8 @@ import (
 // within what transfers leave of the memory: reading one again from the page cache
 // costs as much as all else of the read, and asking a node for it several times as
 // much. So what a node gave is kept at once while there is room, and everything
-// else when it is read again. What was written is kept, where the Set is told to,
-// in memory that it is in already: drives are written to past the page cache, and
+// else when it is read again. What was written is kept in memory that it is in
+// already: drives are written to past the page cache, and
 // who stores something often reads it next. A blob's bytes never change and its id is never
 // used twice, so that no piece can be out of date; whether the blob is still
 // anybody's is what metadata says before. Pieces were verified when they were
@@ -23,7 +24,8 @@ type hot struct {
 	memory *memory
 	limit  int64 // bytes
 	remote bool  // pieces come from nodes
-	writes bool  // what is written is kept
+	// unwritten, set by tests, keeps only what was read.
+	unwritten bool
 
 	mu     sync.Mutex
 	pieces map[hotKey]*hotPiece
@@ -40,7 +42,7 @@ type hot struct {
 
 const (
 	// hotShare is the part of the memory, so many sixteenths, that pieces may
-	// take while nobody else needs it.
+	// take at most while nobody else needs it.
 	hotShare = 15
 	// hotUses is up to how many uses are counted, so that what is no longer used
 	// gives way soon, however often it was.
@@ -74,8 +76,8 @@ type hotPiece struct {
 // hotList is pieces in the order in which they are given up, the last first.
 type hotList struct{ first, last *hotPiece }
 
-func newHot(m *memory, remote, writes bool) *hot {
-	h := &hot{memory: m, limit: m.total / 16 * hotShare, remote: remote, writes: writes, pieces: map[hotKey]*hotPiece{}}
+func newHot(m *memory, limit int64, remote bool) *hot {
+	h := &hot{memory: m, limit: min(limit, m.total/16*hotShare), remote: remote, pieces: map[hotKey]*hotPiece{}}
 	m.yield = h.yield
 	return h
 }
@@ -168,7 +170,8 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 	if n < len(buf.mem)/2 {
 		return false
 	}
-	p := newHotPiece(key, buf, 0, n)
+	p := &hotPiece{key: key, buf: buf, mem: buf.mem[:n:n]}
+	p.sums = storagenode.AppendSums(make([]uint64, 0, storagenode.SumCount(n)), p.mem)
 	p.cost = int64(len(buf.mem))
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,19 +185,11 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 	return true
 }
 
-func newHotPiece(key hotKey, buf *buffer, from, to int) *hotPiece {
-	p := &hotPiece{key: key, buf: buf, mem: buf.mem[from:to:to], sums: make([]uint64, storagenode.SumCount(to-from))}
-	for i := range p.sums {
-		p.sums[i] = storagenode.BlockSum(p.block(i))
-	}
-	return p
-}
-
 // written keeps the pieces of a stripe that was written, of whose memory only the
 // data is held, or a copy where that would be mostly empty. They take the place of others that were written and that nobody
 // read; what was read gives way only when it is no longer.
 func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
-	if !h.writes || st.n < classSize(0)/2 {
+	if h.limit == 0 || h.unwritten || st.n < classSize(0)/2 {
 		return
 	}
 	buf := st.data
@@ -208,12 +203,29 @@ func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
 	at := int64(st.stripe) * erasure.StripeSize
 	for from := 0; from < st.n; {
 		_, to := pieceAt(s.ShardSize(st.n), st.n, from)
-		p := newHotPiece(hotKey{blob, at + int64(from)}, buf, from, to)
-		if p.cost = int64(to - from); !h.room(p) {
+		p := &hotPiece{key: hotKey{blob, at + int64(from)}, buf: buf, mem: buf.mem[from:to:to], cost: int64(to - from)}
+		if p.sums = st.pieceSums(s.ShardSize(st.n), from, to); p.sums == nil {
+			p.sums = storagenode.AppendSums(nil, p.mem)
+		}
+		if !h.room(p) {
 			return
 		}
 		from = to
 	}
+}
+
+// pieceSums gives the sums of a piece out of those of the shards, of size bytes,
+// that it lies in; nil where its blocks are not theirs.
+func (st *part) pieceSums(size, from, to int) []uint64 {
+	if len(st.sums) == 0 || size < turnBytes && size%storagenode.SumBlock != 0 {
+		return nil
+	}
+	first := from/size*storagenode.SumCount(size) + from%size/storagenode.SumBlock
+	sums := slices.Clone(st.sums[first : first+storagenode.SumCount(to-from)])
+	if short := (to - from) % storagenode.SumBlock; short > 0 { // the shard's has its padding, too
+		sums[len(sums)-1] = storagenode.BlockSum(st.data.mem[to-short : to])
+	}
+	return sums
 }
 
 // room adds a piece that was written if there is room.

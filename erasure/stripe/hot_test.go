@@ -145,11 +145,10 @@ func TestHotYields(t *testing.T) {
 // both.
 func TestWrittenIsKept(t *testing.T) {
 	for _, remote := range []bool{false, true} {
-		change := func(c *Config) { c.KeepWritten, c.Remote, c.MemoryBytes = true, remote, 64<<20 }
+		change := func(c *Config) { c.KeptBytes, c.Remote, c.MemoryBytes = 60<<20, remote, 64<<20 }
 		for _, scheme := range []string{"4+2", "3+1", "1+2", "2+0"} {
 			r := newRig(t, scheme, change)
-			r.keeps()
-			for _, size := range []int{2048, 65536, 65537, 1 << 20, 9<<20 + 12345} {
+			for _, size := range []int{2048, 65536, 65537, 200_000, 256 << 10, 256<<10 - 70, 1 << 20, 1<<20 + 5, 3<<20 + 77, 9<<20 + 12345} {
 				data := noise(size, 1)
 				b := r.put(data)
 				r.want(b, data, 0, b.Size)
@@ -163,7 +162,6 @@ func TestWrittenIsKept(t *testing.T) {
 			}
 		}
 		r := newRig(t, "4+2", change)
-		r.keeps()
 		used := noise(4<<20, 1)
 		b := r.put(used)
 		var last erasure.Blob
@@ -195,7 +193,7 @@ func TestWrittenIsKept(t *testing.T) {
 // TestHotTurnover: where there is no room, what nobody reads any more gives way
 // to what is read again; what is in use stays, whatever else is read.
 func TestHotTurnover(t *testing.T) {
-	h := newHot(newMemory(8<<20), true, false)
+	h := newHot(newMemory(8<<20), 8<<20, true)
 	piece := func(blob, i int) hotKey { return hotKey{storagenode.BlobID{0: byte(blob), 15: byte(i)}, int64(i)} }
 	read := func(key hotKey) bool {
 		if p, buf := h.take(key, 0, turnBytes); p != nil {

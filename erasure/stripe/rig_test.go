@@ -79,6 +79,7 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 		r.stores[id] = f
 		r.group.Slots = append(r.group.Slots, storagenode.Slot{Drive: id, Epoch: 1})
 	}
+	// Nothing is kept, so that every read asks the drives; see keeps.
 	cfg := Config{Drives: r, WriteWait: 10 * time.Second, ReadWait: 20 * time.Second, Damaged: func(d Damage) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -88,7 +89,6 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 		f(&cfg)
 	}
 	r.set = New(cfg)
-	r.set.hot.limit = 0 // so that every read asks the drives; see keeps
 	r.set.memory.poison = true
 	if _, bench := t.(*testing.B); bench {
 		r.set.memory.poison = false
@@ -112,8 +112,11 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 	return r
 }
 
-// keeps has what is read again and again kept.
-func (r *rig) keeps() { r.set.hot.limit = r.set.memory.total / 16 * hotShare }
+// keeps has what is read again and again kept, but not what is written.
+func (r *rig) keeps() {
+	r.set.hot.limit = r.set.memory.total / 16 * hotShare
+	r.set.hot.unwritten = true
+}
 
 // unhedged has late reads waited for: a busy machine is late, and what comes by
 // other slots is not kept.

@@ -60,14 +60,14 @@ type Config struct {
 	// asked side by side also where they answer from memory, since each call
 	// costs its way.
 	Remote bool
-	// KeepWritten has what was written kept in memory, while there is room, for
-	// whoever reads it next.
-	KeepWritten bool
-	Clock       clock.Clock  // nil: the system's
-	Logger      *slog.Logger // nil: discards
-	// MemoryBytes bounds the buffers of all stripes in flight; what they leave
-	// of it holds what is read again and again. 0: 256 MiB.
+	Clock  clock.Clock  // nil: the system's
+	Logger *slog.Logger // nil: discards
+	// MemoryBytes bounds the buffers of all stripes in flight. 0: 256 MiB.
 	MemoryBytes int64
+	// KeptBytes bounds what holds, of the memory that stripes in flight leave,
+	// pieces that were read or written, so that they are read again without
+	// asking any drive. 0: nothing does.
+	KeptBytes int64
 	// WriteWait is how long a write waits for a slow slot once enough others
 	// are there. 0: 2 s.
 	WriteWait time.Duration
@@ -124,7 +124,7 @@ func New(cfg Config) *Set {
 		cfg.ReadWait = 10 * time.Second
 	}
 	s := &Set{cfg: cfg, memory: newMemory(cfg.MemoryBytes), callers: newCallers(), quick: fromMemory}
-	s.hot = newHot(s.memory, cfg.Remote, cfg.KeepWritten)
+	s.hot = newHot(s.memory, cfg.KeptBytes, cfg.Remote)
 	s.drives.count = clock.NewCount(cfg.Clock)
 	s.drives.limit = max(1, cfg.MemoryBytes/roomShare)
 	s.stats = newMetrics(s, cfg.Registerer)

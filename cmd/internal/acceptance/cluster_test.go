@@ -39,13 +39,14 @@ func zoneOf(node int) string { return string(rune('a' + node/2)) }
 // newCluster starts a cluster of 4+2 and waits until it takes writes.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	return newClusterOf(t, "")
+	return clusterAt(newSite(t), "")
 }
 
-// newClusterOf starts a cluster of another binary; "": the one that is built.
-func newClusterOf(t *testing.T, path string) *cluster {
+// clusterAt starts a cluster of another binary; "": the one that is built.
+func clusterAt(s *site, path string) *cluster {
+	t := s.t
 	t.Helper()
-	c := &cluster{site: newSite(t), procs: map[string]*process{}}
+	c := &cluster{site: s, procs: map[string]*process{}}
 	ports := map[string]string{}
 	for _, name := range []string{"metadata1", "metadata2", "metadata3", "repair1", "repair2", "gateway1", "gateway2"} {
 		ports[name] = kvtest.FreeAddress(t)

@@ -228,7 +228,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 // TestClusterRollingRestart stops and starts every process, one after another,
 // under load: no operation may fail that an SDK would have tried again.
 func TestClusterRollingRestart(t *testing.T) {
-	c := newClusterOf(t, previousBinary(t))
+	c := clusterAt(newSite(t), previousBinary(t))
 	l := clusterLoad(t, c.site, rand.Uint64())
 	writesGoOn(t, l, time.Minute)
 	for _, name := range slices.Concat(members, nodes, repairers, gateways) {

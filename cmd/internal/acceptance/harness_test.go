@@ -59,6 +59,9 @@ type site struct {
 	broken    []span   // so far; see judgeWaits
 	// access and secret are the root credentials.
 	access, secret string
+	// keeps has servers keep in memory what they do by themselves; otherwise
+	// every read asks the drives, so that it says something of them.
+	keeps bool
 }
 
 // newSite makes the clients' folder, with what they need in it.
@@ -69,6 +72,14 @@ func newSite(t *testing.T) *site {
 	if err := os.WriteFile(filepath.Join(s.root, "aws-config"), []byte("[default]\ns3 =\n  signature_version = s3v4\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// keepingSite is newSite for servers that keep what they do by themselves.
+func keepingSite(t *testing.T) *site {
+	t.Helper()
+	s := newSite(t)
+	s.keeps = true
 	return s
 }
 
@@ -92,6 +103,9 @@ func (s *site) env() []string {
 		"AWS_CONFIG_FILE="+filepath.Join(s.root, "aws-config"), "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
 		"HOME="+s.root,
 	)
+	if !s.keeps {
+		all = append(all, "KINTSUGI_KEPT_MEMORY=0")
+	}
 	if len(s.s3) > 0 {
 		all = append(all, "AWS_ENDPOINT_URL="+s.url(), "KINTSUGI_ADMIN_URL=http://"+s.admin[0])
 	}
@@ -108,7 +122,12 @@ type server struct {
 // newServer makes n empty drive directories and starts a server on them.
 func newServer(t *testing.T, n int, flags ...string) *server {
 	t.Helper()
-	s := newSite(t)
+	return serverAt(newSite(t), n, flags...)
+}
+
+// serverAt is newServer with what a site says of it.
+func serverAt(s *site, n int, flags ...string) *server {
+	s.t.Helper()
 	var dirs []string
 	for i := range n {
 		dirs = append(dirs, filepath.Join(s.root, fmt.Sprintf("d%d", i+1)))
@@ -130,8 +149,8 @@ func serverOn(s *site, dirs []string, flags ...string) *server {
 // everyStore runs a test of real clients on a store in one process and on a
 // cluster of processes.
 func everyStore(t *testing.T, test func(t *testing.T, s *site)) {
-	t.Run("cluster", func(t *testing.T) { test(t, newCluster(t).site) })
-	t.Run("server", func(t *testing.T) { test(t, newServer(t, 6, "--scheme", "4+2").site) })
+	t.Run("cluster", func(t *testing.T) { test(t, clusterAt(keepingSite(t), "").site) })
+	t.Run("server", func(t *testing.T) { test(t, serverAt(keepingSite(t), 6, "--scheme", "4+2").site) })
 }
 
 // run runs a client and fails the test when it fails.

@@ -14,7 +14,7 @@ import (
 )
 
 func TestMemoryOfAnEmptyServer(t *testing.T) {
-	s := newServer(t, 6, "--scheme", "4+2")
+	s := serverAt(keepingSite(t), 6, "--scheme", "4+2")
 	time.Sleep(3 * time.Second)
 	now, peak := s.rss()
 	t.Logf("resident %d MiB, at its highest %d MiB", now>>20, peak>>20)
@@ -53,7 +53,7 @@ func TestMemoryOfManyLargeTransfers(t *testing.T) {
 	if os.Getenv("KINTSUGI_LONG") != "" {
 		down, up = size, 640<<20
 	}
-	s := newServer(t, 6, "--scheme", "4+2")
+	s := serverAt(keepingSite(t), 6, "--scheme", "4+2")
 	s.bucket("big")
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()

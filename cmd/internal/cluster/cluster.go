@@ -37,7 +37,10 @@ type Cluster struct {
 }
 
 // bucketName is the one bucket of a Cluster.
-const bucketName = "cluster"
+const (
+	bucketName     = "cluster"
+	transferMemory = 64 << 20 // bytes
+)
 
 // Six are the directories of six drives below root.
 func Six(root string) []string {
@@ -53,7 +56,7 @@ func Six(root string) []string {
 func Small(fsys vfs.FS, dirs []string) embedded.Config {
 	return embedded.Config{
 		FS: fsys, Dirs: dirs, Name: "test", Scheme: erasure.Scheme{K: 4, M: 2},
-		AccessKey: "access", SecretKey: "secret-of-the-test", TransferMemory: 64 << 20,
+		AccessKey: "access", SecretKey: "secret-of-the-test", TransferMemory: transferMemory,
 		SegmentSize: 256 << 10, LogSize: 64 << 10, SnapshotAfter: 256 << 10,
 		Grace: time.Second, Poll: 100 * time.Millisecond,
 		Repair: repair.Config{Tick: 100 * time.Millisecond, OrphanInterval: time.Hour},

@@ -113,7 +113,11 @@ func OpenMany(ctx context.Context, cfg ManyConfig) (*Many, error) {
 		}
 	}
 	for i := range 2 {
-		c.gateways = append(c.gateways, &gatewayProcess{many: c, name: fmt.Sprintf("g%d", i+1)})
+		g := &gatewayProcess{many: c, name: fmt.Sprintf("g%d", i+1)}
+		if i == 0 { // through the other one, every read asks the drives
+			g.kept = transferMemory
+		}
+		c.gateways = append(c.gateways, g)
 	}
 	if err := c.open(ctx); err != nil {
 		c.Close()

@@ -48,7 +48,7 @@ func (p *repairerProcess) start(ctx context.Context) error {
 	}
 	role, err := roles.OpenRepairer(ctx, roles.RepairerConfig{
 		KV: l.line, Drives: fleet, Scheme: manyScheme, Address: "http://" + l.id,
-		Clock: l.clock, Logger: l.logger, TransferMemory: 64 << 20,
+		Clock: l.clock, Logger: l.logger, TransferMemory: transferMemory,
 		Repair: repair.Config{
 			Tick: pollEvery, Lease: leaseTime, OutAfter: outAfter, OpTimeout: operateTime, NodeTimeout: namedFor, OrphanInterval: time.Hour,
 		},
@@ -192,6 +192,7 @@ func (n *storageNode) drop() {
 type gatewayProcess struct {
 	many *Many
 	name string
+	kept int64 // bytes of memory for what was read or written
 
 	mu    sync.Mutex
 	life  *life // guarded by mu, as all below; nil: it is dead
@@ -209,7 +210,8 @@ func (p *gatewayProcess) start(ctx context.Context) error {
 	notices := roles.NewNotices(&roles.Leader{Leaders: cat, Clock: l.clock}, l.transport, l.logger)
 	role, err := roles.OpenGateway(ctx, roles.GatewayConfig{
 		KV: l.line, Drives: fleet, Scheme: manyScheme, AccessKey: accessKey, SecretKey: secretKey, Region: region,
-		Damaged: notices.Damaged, Deleted: notices.Deleted, Clock: l.clock, Logger: l.logger, TransferMemory: 64 << 20,
+		Damaged: notices.Damaged, Deleted: notices.Deleted, Clock: l.clock, Logger: l.logger,
+		TransferMemory: transferMemory, KeptMemory: p.kept,
 	})
 	if err != nil {
 		l.kill(func() { _ = fleet.Close() })

@@ -51,6 +51,9 @@ type Config struct {
 	Founding error
 	// TransferMemory bounds the buffers of stripes in flight, in bytes; 0: 256 MiB.
 	TransferMemory int64
+	// KeptMemory is how much of it may hold what was read or written lately, in
+	// bytes; 0: none.
+	KeptMemory int64
 	// SegmentSize in bytes; 0: by the size of the drives.
 	SegmentSize int64
 	// Grace is how long deleted blobs stay readable for readers in flight;
@@ -128,9 +131,8 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.Stripes = stripe.New(stripe.Config{
 		Drives: s.Node, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Registerer: s.cfg.Registerer,
-		KeepWritten: true,
-		MemoryBytes: s.cfg.TransferMemory,
-		Damaged:     s.notify,
+		MemoryBytes: s.cfg.TransferMemory, KeptBytes: s.cfg.KeptMemory,
+		Damaged: s.notify,
 	})
 	if err := s.openRepairer(); err != nil {
 		return err

@@ -45,6 +45,7 @@ type GatewayConfig struct {
 	Logger         *slog.Logger          // nil: discards
 	Registerer     prometheus.Registerer // nil: no metrics
 	TransferMemory int64                 // bytes; 0: 256 MiB
+	KeptMemory     int64                 // what of it may hold what was read or written lately; 0: nothing
 }
 
 // Gateway is the S3 front of a cluster. It keeps nothing that counts: any
@@ -73,8 +74,8 @@ func OpenGateway(ctx context.Context, cfg GatewayConfig) (g *Gateway, err error)
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}
 	g.Stripes = stripe.New(stripe.Config{
-		Drives: cfg.Drives, Remote: true, KeepWritten: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		MemoryBytes: cfg.TransferMemory, Damaged: cfg.Damaged,
+		Drives: cfg.Drives, Remote: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		MemoryBytes: cfg.TransferMemory, KeptBytes: cfg.KeptMemory, Damaged: cfg.Damaged,
 	})
 	lookup := func(key string) (string, bool) { return cfg.SecretKey, key == cfg.AccessKey && key != "" }
 	g.Handler = gateway.New(gateway.Config{
