@@ -152,7 +152,9 @@ func (p *put) write(ctx context.Context, st part) error {
 	if err := p.collect(ctx, w); err != nil {
 		return err
 	}
-	p.set.hot.written(p.group.Scheme, p.id, st)
+	if st.stripe == 0 && st.last {
+		p.set.hot.written(p.group.Scheme, p.id, st)
+	}
 	return nil
 }
 

