@@ -62,21 +62,27 @@ type hotKey struct {
 	at   int64 // in the blob
 }
 
-// hotPiece holds its buffer until it is forgotten; nothing else of it changes.
+// hotPiece is verified bytes that nobody writes to any more. Nothing of it changes.
 type hotPiece struct {
-	key        hotKey
-	buf        *buffer
-	mem        []byte   // of buf
-	cost       int64    // bytes of the memory
-	sums       []uint64 // of its blocks
-	asked      int64    // hot.asked when it was last
-	uses       int      // lately; guarded by hot.mu, as is what follows
-	list       *hotList
-	prev, next *hotPiece
+	key  hotKey
+	of   *hotBuffer
+	mem  []byte   // of the buffer
+	sums []uint64 // of its blocks
 }
 
-// hotList is pieces in the order in which they are given up, the last first.
-type hotList struct{ first, last *hotPiece }
+// hotBuffer is a buffer that is held until it is forgotten, with all pieces in it:
+// one that was read, or all of a stripe.
+type hotBuffer struct {
+	*buffer
+	pieces     []*hotPiece
+	asked      int64 // hot.asked when one of them was last
+	uses       int   // lately; guarded by hot.mu, as is what follows
+	list       *hotList
+	prev, next *hotBuffer
+}
+
+// hotList is buffers in the order in which they are given up, the last first.
+type hotList struct{ first, last *hotBuffer }
 
 func newHot(m *memory, limit int64, remote bool) *hot {
 	h := &hot{memory: m, limit: min(limit, m.total/16*hotShare), remote: remote, pieces: map[hotKey]*hotPiece{}}
@@ -90,11 +96,12 @@ func (h *hot) get(key hotKey) *hotPiece {
 	defer h.mu.Unlock()
 	p := h.pieces[key]
 	if h.asked++; p != nil {
-		p.asked = h.asked
-		p.buf.retain(1)
-		p.uses = min(p.uses+1, hotUses)
-		p.unlink()
-		h.used.link(p)
+		b := p.of
+		b.asked = h.asked
+		b.retain(1)
+		b.uses = min(b.uses+1, hotUses)
+		b.unlink()
+		h.used.link(b)
 	}
 	return p
 }
@@ -108,10 +115,10 @@ func (h *hot) has(key hotKey) bool {
 // wants says that a piece of n bytes which is being read should be kept, and
 // notes that it was read. Where there is no room, it takes the place of one that
 // is nobody's any more or that nobody read yet, or else of the one that was used
-// least lately if that has not been used since it last stood there: where more is read again and again than there is room for, keeping the
-// one instead of the other gains nothing. On this machine's drives only one in
-// hotTurnover may then: to be kept a piece is read wholly, however little of it
-// is asked for.
+// least lately if that has not been used since it last stood there: where more is
+// read again and again than there is room for, keeping the one instead of the other
+// gains nothing. On this machine's drives only one in hotTurnover may then: to be
+// kept a piece is read wholly, however little of it is asked for.
 func (h *hot) wants(key hotKey, n int) bool {
 	again := h.again(key)
 	if !again && !h.remote {
@@ -125,31 +132,31 @@ func (h *hot) wants(key hotKey, n int) bool {
 	if h.bytes+int64(n) <= h.limit {
 		return true
 	}
-	if p := h.spare(); p != nil && (again || p.list == &h.unread) {
-		h.forget(p)
+	if b := h.spare(); b != nil && (again || b.list == &h.unread) {
+		h.forget(b)
 		return true
 	}
-	p := h.used.last
-	if !again || p == nil {
+	b := h.used.last
+	if !again || b == nil {
 		return false
 	}
 	if h.missed++; !h.remote && h.missed%hotTurnover != 0 {
 		return false
 	}
-	if p.uses /= 2; p.uses == 0 {
-		h.forget(p)
+	if b.uses /= 2; b.uses == 0 {
+		h.forget(b)
 		return true
 	}
-	p.unlink()
-	h.used.link(p)
+	b.unlink()
+	h.used.link(b)
 	return false
 }
 
-// spare is a piece that can be given up for any other, nil where there is none.
-// mu is held.
-func (h *hot) spare() *hotPiece {
-	if p := h.used.last; p != nil && h.asked-p.asked > int64(hotIdle*len(h.pieces)) {
-		return p
+// spare is what can be given up for any other, nil where there is nothing. mu is
+// held.
+func (h *hot) spare() *hotBuffer {
+	if b := h.used.last; b != nil && h.asked-b.asked > int64(hotIdle*len(h.pieces)) {
+		return b
 	}
 	return h.unread.last
 }
@@ -172,46 +179,62 @@ func (h *hot) put(key hotKey, buf *buffer, n int) bool {
 	if n < len(buf.mem)/2 {
 		return false
 	}
-	p := &hotPiece{key: key, buf: buf, mem: buf.mem[:n:n]}
-	p.sums = storagenode.AppendSums(make([]uint64, 0, storagenode.SumCount(n)), p.mem)
-	p.cost = int64(len(buf.mem))
+	b := &hotBuffer{buffer: buf}
+	b.add(key, 0, n, nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.memory.waiting.Load() > 0 || h.pieces[key] != nil {
 		return false
 	}
-	h.add(p, &h.used)
+	h.add(b, &h.used)
 	for h.bytes > h.limit {
 		h.forget(h.last())
 	}
 	return true
 }
 
-// written keeps the pieces of a blob that was written in one stripe, of whose
-// memory only the data is held, or a copy where that would be mostly empty. They take the place of others that were written and that nobody
-// read; what was read gives way only when it is no longer.
+// add makes a piece of some of the buffer; nil sums are computed.
+func (b *hotBuffer) add(key hotKey, from, to int, sums []uint64) {
+	mem := b.mem[from:to:to]
+	if sums == nil {
+		sums = storagenode.AppendSums(make([]uint64, 0, storagenode.SumCount(len(mem))), mem)
+	}
+	b.pieces = append(b.pieces, &hotPiece{key: key, of: b, mem: mem, sums: sums})
+}
+
+// written keeps a blob that was written in one stripe, of whose memory only the
+// data is held, or a copy where that would be mostly empty. It takes the place of
+// others that were written and that nobody read; what was read gives way only when
+// it is no longer.
 func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
 	if h.limit == 0 || h.unwritten || st.n < classSize(0)/2 {
 		return
 	}
-	buf := st.data
-	if st.n < len(buf.mem)/2 {
-		if buf = h.memory.spare(st.n); buf == nil {
+	b := &hotBuffer{buffer: st.data}
+	if st.n < len(b.mem)/2 {
+		if b.buffer = h.memory.spare(st.n); b.buffer == nil {
 			return
 		}
-		defer buf.release()
-		copy(buf.mem, st.data.mem[:st.n])
+		defer b.release()
+		copy(b.mem, st.data.mem[:st.n])
 	}
+	size := s.ShardSize(st.n)
 	for from := 0; from < st.n; {
-		_, to := pieceAt(s.ShardSize(st.n), st.n, from)
-		p := &hotPiece{key: hotKey{blob, int64(from)}, buf: buf, mem: buf.mem[from:to:to], cost: int64(to - from)}
-		if p.sums = st.pieceSums(s.ShardSize(st.n), from, to); p.sums == nil {
-			p.sums = storagenode.AppendSums(nil, p.mem)
-		}
-		if !h.room(p) {
+		_, to := pieceAt(size, st.n, from)
+		b.add(hotKey{blob, int64(from)}, from, to, st.pieceSums(size, from, to))
+		from = to
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.bytes+int64(len(b.mem)) > h.limit {
+		old := h.spare()
+		if old == nil {
 			return
 		}
-		from = to
+		h.forget(old)
+	}
+	if h.memory.waiting.Load() == 0 {
+		h.add(b, &h.unread)
 	}
 }
 
@@ -229,28 +252,10 @@ func (st *part) pieceSums(size, from, to int) []uint64 {
 	return sums
 }
 
-// room adds a piece that was written if there is room.
-func (h *hot) room(p *hotPiece) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for h.bytes+p.cost > h.limit {
-		old := h.spare()
-		if old == nil {
-			return false
-		}
-		h.forget(old)
-	}
-	if h.memory.waiting.Load() > 0 || h.pieces[p.key] != nil {
-		return false
-	}
-	h.add(p, &h.unread)
-	return true
-}
-
-// last is the piece to be given up first where any must. mu is held.
-func (h *hot) last() *hotPiece {
-	if p := h.spare(); p != nil {
-		return p
+// last is what is given up first where something must be. mu is held.
+func (h *hot) last() *hotBuffer {
+	if b := h.spare(); b != nil {
+		return b
 	}
 	return h.used.last
 }
@@ -260,7 +265,7 @@ func (h *hot) drop(p *hotPiece) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.pieces[p.key] == p {
-		h.forget(p)
+		h.forget(p.of)
 	}
 }
 
@@ -268,8 +273,8 @@ func (h *hot) drop(p *hotPiece) {
 func (h *hot) yield(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for p := h.last(); p != nil && h.memory.total-h.memory.inUse.Load() < n; p = h.last() {
-		h.forget(p)
+	for b := h.last(); b != nil && h.memory.total-h.memory.inUse.Load() < n; b = h.last() {
+		h.forget(b)
 	}
 }
 
@@ -281,41 +286,45 @@ func (h *hot) size() int64 {
 }
 
 // add, forget, link and unlink: mu is held.
-func (h *hot) add(p *hotPiece, to *hotList) {
-	p.buf.retain(1)
-	p.asked = h.asked
-	h.pieces[p.key] = p
-	to.link(p)
-	h.bytes += p.cost
+func (h *hot) add(b *hotBuffer, to *hotList) {
+	b.retain(1)
+	b.asked = h.asked
+	for _, p := range b.pieces {
+		h.pieces[p.key] = p
+	}
+	to.link(b)
+	h.bytes += int64(len(b.mem))
 }
 
-func (h *hot) forget(p *hotPiece) {
-	p.unlink()
-	delete(h.pieces, p.key)
-	h.bytes -= p.cost
-	p.buf.release()
+func (h *hot) forget(b *hotBuffer) {
+	b.unlink()
+	for _, p := range b.pieces {
+		delete(h.pieces, p.key)
+	}
+	h.bytes -= int64(len(b.mem))
+	b.release()
 }
 
-func (l *hotList) link(p *hotPiece) {
-	p.list, p.prev, p.next = l, nil, l.first
+func (l *hotList) link(b *hotBuffer) {
+	b.list, b.prev, b.next = l, nil, l.first
 	if l.first != nil {
-		l.first.prev = p
+		l.first.prev = b
 	} else {
-		l.last = p
+		l.last = b
 	}
-	l.first = p
+	l.first = b
 }
 
-func (p *hotPiece) unlink() {
-	if p.prev != nil {
-		p.prev.next = p.next
+func (b *hotBuffer) unlink() {
+	if b.prev != nil {
+		b.prev.next = b.next
 	} else {
-		p.list.first = p.next
+		b.list.first = b.next
 	}
-	if p.next != nil {
-		p.next.prev = p.prev
+	if b.next != nil {
+		b.next.prev = b.prev
 	} else {
-		p.list.last = p.prev
+		b.list.last = b.prev
 	}
 }
 
@@ -358,11 +367,11 @@ func (h *hot) take(key hotKey, from, to int) ([]byte, *buffer) {
 	b := p.verified(from, to)
 	if b == nil {
 		h.drop(p)
-		p.buf.release()
+		p.of.release()
 		return nil, nil
 	}
 	h.reads.Add(1)
-	return b, p.buf
+	return b, p.of.buffer
 }
 
 // keep keeps those pieces that lie wholly in a window, which was read into mem.

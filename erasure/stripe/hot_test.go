@@ -251,7 +251,7 @@ func TestHotGaps(t *testing.T) {
 	lost := hotKey{b.ID, 1 << 20}
 	p := r.set.hot.get(lost)
 	r.set.hot.drop(p)
-	p.buf.release()
+	p.of.release()
 	before := r.calls()
 	r.want(b, data, 0, b.Size)
 	if n := r.calls() - before; n != 1 {
