@@ -54,7 +54,11 @@ func newMembership(cfg *Config, l *leadership, f *fleet) *membership {
 // refused (storagenode.ErrOtherCluster), and so is a name that a node at
 // another address bore within NodeTimeout (storagenode.ErrNameTaken).
 func (r *Repairer) Announce(ctx context.Context, a storagenode.Announcement) (storagenode.Welcome, error) {
-	return r.members.announce(ctx, a)
+	w, err := r.members.announce(ctx, a)
+	if err == nil && w.Leads {
+		r.NotifyAll(a.Damaged)
+	}
+	return w, err
 }
 
 var _ storagenode.Membership = (*Repairer)(nil)
@@ -134,6 +138,8 @@ func checkAnnouncement(a storagenode.Announcement) error {
 		return fmt.Errorf("node %.32q: name, zone, version or address are too long", a.Name)
 	case len(a.Drives) > maxNodeDrives:
 		return fmt.Errorf("node %q: %d drives, at most %d", a.Name, len(a.Drives), maxNodeDrives)
+	case len(a.Damaged) > storagenode.MaxClaims:
+		return fmt.Errorf("node %q: %d damaged shards, at most %d at a time", a.Name, len(a.Damaged), storagenode.MaxClaims)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/metadata/kv"
 	"kintsugi/storagenode"
@@ -115,6 +116,7 @@ func TestAnnouncementsThatAreRefused(t *testing.T) {
 	for _, a := range []storagenode.Announcement{
 		{Name: "x"}, {Address: "http://x"}, node("a\nb", "http://x"), node(strings.Repeat("x", 256), "http://x"),
 		{Name: "x", Address: "http://x", Drives: make([]storagenode.DriveReport, maxNodeDrives+1)},
+		{Name: "x", Address: "http://x", Damaged: make([]storagenode.ShardClaim, storagenode.MaxClaims+1)},
 	} {
 		if _, err := r.rep.Announce(r.ctx, a); err == nil {
 			t.Errorf("taken in: %.40q", fmt.Sprint(a))
@@ -327,4 +329,38 @@ func TestAnnouncedDrivesAreStored(t *testing.T) {
 	if d = stored(); d.State != storagenode.DriveDraining {
 		t.Fatalf("stored %+v", d)
 	}
+}
+
+// TestDamageIsAnnounced: what a node has found damaged by itself is repaired
+// without anybody reading it, and what it claims wrongly does no harm.
+func TestDamageIsAnnounced(t *testing.T) {
+	r := newRig(t, "4+2", 6)
+	o := r.put("x", 300_000)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.diskOf(o.pg, 3).memory.Corrupt(storagenode.ShardID{PG: o.pg, Slot: 3, Blob: o.blob}, 17)
+	a := node("n1", "http://n1")
+	a.Damaged = []storagenode.ShardClaim{
+		{PG: o.pg, Slot: 3, Blob: o.blob.String()},
+		{PG: o.pg, Slot: 2, Blob: o.blob.String()}, // it is well
+		{PG: o.pg, Slot: 99, Blob: o.blob.String()},
+		{PG: 1 << 30, Slot: 1, Blob: o.blob.String()},
+		{PG: o.pg, Slot: 1, Blob: "no blob"},
+	}
+	waits := r.repairer(r.kv, waiting)
+	if w, err := waits.Announce(r.ctx, a); err != nil || w.Leads || len(waits.reader.queue) > 0 {
+		t.Fatalf("%+v, %v, %d claims with who does not lead", w, err, len(waits.reader.queue))
+	}
+	if w, err := r.rep.Announce(r.ctx, a); err != nil || !w.Leads {
+		t.Fatal(w, err)
+	}
+	for len(r.rep.reader.queue) > 0 {
+		r.rep.reader.verify(r.ctx, <-r.rep.reader.queue)
+	}
+	if m := r.record(o).Blob.Missing; m != erasure.SlotMask(0).With(3) {
+		t.Fatalf("missing %b", m)
+	}
+	if left, err := r.rep.worker.repairDamage(r.ctx, nil); left != 0 || err != nil {
+		t.Fatal(left, err)
+	}
+	r.whole(o)
 }

@@ -305,6 +305,16 @@ func (r *Repairer) Notify(d stripe.Damage) {
 	r.reader.notify(claim{pg: d.PG, slot: d.Slot, blob: d.Blob})
 }
 
+// NotifyAll is Notify for claims that came from other processes; those that name no
+// blob are passed over.
+func (r *Repairer) NotifyAll(claims []storagenode.ShardClaim) {
+	for _, c := range claims {
+		if id, err := storagenode.ParseBlobID(c.Blob); err == nil {
+			r.Notify(stripe.Damage{PG: c.PG, Slot: c.Slot, Blob: id})
+		}
+	}
+}
+
 // AgreeToOrphans lets the next orphan pass collect what an operator has seen
 // in Status: those candidates that are in quarantine at this moment, also
 // where a slot would lose more than 1%.

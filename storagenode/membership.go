@@ -23,6 +23,21 @@ type Announcement struct {
 	Address string        `json:"address"` // base URL where it serves its drives
 	Version string        `json:"version"` // of the program
 	Drives  []DriveReport `json:"drives"`
+	// Damaged are shards that the node has found damaged by itself, at most
+	// MaxClaims: when it opened a drive, or wrote a segment anew. They are told
+	// until a leader has heard of them.
+	Damaged []ShardClaim `json:"damaged,omitempty"`
+}
+
+// MaxClaims is how many shards are claimed to be damaged at a time, at most.
+const MaxClaims = 256
+
+// ShardClaim says that a shard may be missing or corrupt: a claim to be verified,
+// not a verdict.
+type ShardClaim struct {
+	PG   PG     `json:"pg"`
+	Slot int    `json:"slot"`
+	Blob string `json:"blob"` // as BlobID.String writes it
 }
 
 // Welcome answers an Announcement.

@@ -23,7 +23,6 @@ import (
 const (
 	// NoticesPath is where the leading repairer takes notices.
 	NoticesPath = "/v1/notices"
-	maxClaims   = 256                    // in one notice
 	noticeEvery = 100 * time.Millisecond // while there is something to tell
 	noticeTime  = 3 * time.Second        // for one to arrive
 	leaderAge   = 2 * time.Second        // how long the leader's address is believed
@@ -33,15 +32,8 @@ const (
 // of damage are made again by later readers and by the daily inventory, and
 // deletes that are owed are found in metadata.
 type notice struct {
-	Damage  []claim `json:"damage,omitempty"`
-	Deletes bool    `json:"deletes,omitempty"`
-}
-
-// claim is a shard that a reader found missing or corrupt.
-type claim struct {
-	PG   storagenode.PG `json:"pg"`
-	Slot int            `json:"slot"`
-	Blob string         `json:"blob"`
+	Damage  []storagenode.ShardClaim `json:"damage,omitempty"`
+	Deletes bool                     `json:"deletes,omitempty"`
 }
 
 // ErrNoLeader: no repairer leads now, or none has said where it is.
@@ -95,8 +87,8 @@ func NewNotices(leader *Leader, transport http.RoundTripper, logger *slog.Logger
 // Damaged is a stripe.Config.Damaged.
 func (n *Notices) Damaged(d stripe.Damage) {
 	n.add(func(next *notice) {
-		if len(next.Damage) < maxClaims {
-			next.Damage = append(next.Damage, claim{d.PG, d.Slot, d.Blob.String()})
+		if len(next.Damage) < storagenode.MaxClaims {
+			next.Damage = append(next.Damage, storagenode.ShardClaim{PG: d.PG, Slot: d.Slot, Blob: d.Blob.String()})
 		}
 	})
 }
@@ -166,15 +158,11 @@ func (n *Notices) send(ctx context.Context, next notice) error {
 func TakeNotices(r *repair.Repairer) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		var n notice
-		if err := json.NewDecoder(io.LimitReader(req.Body, 128<<10)).Decode(&n); err != nil || len(n.Damage) > maxClaims {
+		if err := json.NewDecoder(io.LimitReader(req.Body, 128<<10)).Decode(&n); err != nil || len(n.Damage) > storagenode.MaxClaims {
 			http.Error(w, "not a notice", http.StatusBadRequest)
 			return
 		}
-		for _, c := range n.Damage {
-			if id, err := storagenode.ParseBlobID(c.Blob); err == nil {
-				r.Notify(stripe.Damage{PG: c.PG, Slot: c.Slot, Blob: id})
-			}
-		}
+		r.NotifyAll(n.Damage)
 		if n.Deletes {
 			r.Kick()
 		}

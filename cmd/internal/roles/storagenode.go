@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,9 @@ type StorageNode struct {
 	server *rpc.Server
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+
+	mu     sync.Mutex
+	claims []storagenode.ShardClaim // guarded by mu: what no leader has heard of
 }
 
 // OpenStorageNode opens the drives, formats those that are to be, and begins
@@ -124,11 +128,34 @@ func (s *StorageNode) openDrive(ctx context.Context, dir string, id node.Identit
 		FS: s.cfg.FS, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
 		Cache: s.cache, SegmentSize: s.cfg.SegmentSize, Grace: s.cfg.Grace,
 		TrustSums: true, // the server has compared them with what arrived
-		Damaged: func(shard storagenode.ShardID, err error) {
-			// Scrub and inventory tell the repairers of it.
-			s.cfg.Logger.Warn("shard found damaged", "drive", id.Drive.String(), "blob", shard.Blob.String(), "err", err)
-		},
+		Damaged:   func(shard storagenode.ShardID, err error) { s.damaged(id.Drive, shard, err) },
 	})
+}
+
+// damaged has the leading repairer told of a damaged shard. What is too much is
+// left to scrub and inventory.
+func (s *StorageNode) damaged(drive storagenode.DriveID, shard storagenode.ShardID, err error) {
+	s.cfg.Logger.Warn("shard found damaged", "drive", drive.String(), "blob", shard.Blob.String(), "err", err)
+	c := storagenode.ShardClaim{PG: shard.PG, Slot: int(shard.Slot), Blob: shard.Blob.String()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.claims) < storagenode.MaxClaims && !slices.Contains(s.claims, c) {
+		s.claims = append(s.claims, c)
+	}
+}
+
+// claimed are the claims that no leader has heard of.
+func (s *StorageNode) claimed() []storagenode.ShardClaim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.claims)
+}
+
+// heard says that a leader has heard of claims.
+func (s *StorageNode) heard(claims []storagenode.ShardClaim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claims = slices.DeleteFunc(s.claims, func(c storagenode.ShardClaim) bool { return slices.Contains(claims, c) })
 }
 
 // join asks the repairers which cluster this is, and which drives of this node
@@ -139,7 +166,7 @@ func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, []storagenode
 	}
 	for first := true; ; first = false {
 		for _, r := range s.cfg.Repairers {
-			w, err := s.tell(ctx, r, storagenode.UUID{}, nil)
+			w, err := s.tell(ctx, r, storagenode.UUID{}, nil, nil)
 			if err == nil && !w.Cluster.IsZero() {
 				s.cfg.Logger.Info("joining", "cluster", w.Cluster.String(), "known", len(w.Drives))
 				return w.Cluster, w.Drives, nil
@@ -158,11 +185,11 @@ func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, []storagenode
 }
 
 // tell makes one announcement.
-func (s *StorageNode) tell(ctx context.Context, r storagenode.Membership, cluster storagenode.UUID, drives []storagenode.DriveReport) (storagenode.Welcome, error) {
+func (s *StorageNode) tell(ctx context.Context, r storagenode.Membership, cluster storagenode.UUID, drives []storagenode.DriveReport, claims []storagenode.ShardClaim) (storagenode.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, announceTime)
 	defer cancel()
 	return r.Announce(ctx, storagenode.Announcement{
-		Cluster: cluster, Name: s.cfg.Name, Zone: s.cfg.Zone, Address: s.cfg.Address, Version: s.cfg.Version, Drives: drives,
+		Cluster: cluster, Name: s.cfg.Name, Zone: s.cfg.Zone, Address: s.cfg.Address, Version: s.cfg.Version, Drives: drives, Damaged: claims,
 	})
 }
 
@@ -170,9 +197,13 @@ func (s *StorageNode) tell(ctx context.Context, r storagenode.Membership, cluste
 // it but that others find the node; what changes in its outcome is logged.
 func (s *StorageNode) announce(ctx context.Context, r storagenode.Membership) {
 	for known, worked := false, false; ; {
-		w, err := s.tell(ctx, r, s.Node.Cluster(), s.Node.Reports())
+		claims := s.claimed()
+		w, err := s.tell(ctx, r, s.Node.Cluster(), s.Node.Reports(), claims)
 		if ctx.Err() != nil {
 			return
+		}
+		if err == nil && w.Leads {
+			s.heard(claims)
 		}
 		if !known || worked != (err == nil) {
 			known, worked = true, err == nil

@@ -37,6 +37,7 @@ func (hastyClock) Sleep(ctx context.Context, d time.Duration) error {
 type registrar struct {
 	mu      sync.Mutex
 	refuse  int
+	waits   bool // it does not lead
 	cluster storagenode.UUID
 	drives  []storagenode.KnownDrive
 	heard   []storagenode.Announcement
@@ -49,7 +50,7 @@ func (r *registrar) Announce(_ context.Context, a storagenode.Announcement) (sto
 	if len(r.heard) <= r.refuse {
 		return storagenode.Welcome{}, storagenode.ErrUnavailable
 	}
-	return storagenode.Welcome{Cluster: r.cluster, Leads: true, Drives: r.drives}, nil
+	return storagenode.Welcome{Cluster: r.cluster, Leads: !r.waits, Drives: r.drives}, nil
 }
 
 func (r *registrar) last() (a storagenode.Announcement) {
@@ -193,5 +194,46 @@ func TestStorageNodeWithoutACluster(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(root, "*", node.IdentityName))
 	if err != nil || len(left) != 0 {
 		t.Errorf("formatted: %v, %v", left, err)
+	}
+}
+
+// TestStorageNodeTellsOfDamage: what a node finds damaged is announced until a
+// leader has heard of it, and then no more.
+func TestStorageNodeTellsOfDamage(t *testing.T) {
+	r := &registrar{cluster: storagenode.UUID{42}, waits: true}
+	s := openNode(t, nodeConfig(t, t.TempDir(), r))
+	defer s.Close()
+	until := func(what string, ok func(storagenode.Announcement) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !ok(r.last()); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: last announced %+v", what, r.last())
+			}
+		}
+	}
+	heard := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.heard)
+	}
+	blob := storetest.Blob(1)
+	for stripe := range uint32(3) { // one claim for all stripes
+		s.damaged(storagenode.DriveID{}, storagenode.ShardID{PG: 7, Slot: 2, Blob: blob, Stripe: stripe}, storagenode.ErrCorrupt)
+	}
+	claimed := func(a storagenode.Announcement) bool {
+		return len(a.Damaged) == 1 && a.Damaged[0] == storagenode.ShardClaim{PG: 7, Slot: 2, Blob: blob.String()}
+	}
+	until("not told", claimed)
+	n := heard()
+	until("told once only to who does not lead", func(a storagenode.Announcement) bool { return heard() > n+3 && claimed(a) })
+	r.mu.Lock()
+	r.waits = false
+	r.mu.Unlock()
+	until("told for ever", func(a storagenode.Announcement) bool { return len(a.Damaged) == 0 })
+	for i := range uint64(2 * storagenode.MaxClaims) {
+		s.damaged(storagenode.DriveID{}, storagenode.ShardID{PG: 8, Blob: storetest.Blob(i)}, storagenode.ErrCorrupt)
+	}
+	if n := len(s.claimed()); n > storagenode.MaxClaims {
+		t.Fatalf("%d claims", n)
 	}
 }
