@@ -171,6 +171,12 @@ func (c *compaction) sync(ctx context.Context) error {
 	return c.s.Sync(ctx, c.last)
 }
 
+// lateGraces is for how many times Config.Grace a tombstone is kept at least: a write
+// of its blob that comes so late, out of a network that held it back, is refused
+// still. Two hours are more than what stands before a drive lets pass
+// (rpc/auth.MaxSkew).
+const lateGraces = 2
+
 // lives says whether the index needs the record at this place. A tombstone or
 // drop that covers nothing any more is taken out of the index here.
 func (c *compaction) lives(h *header, at place) (bool, error) {
@@ -194,6 +200,9 @@ func (c *compaction) lives(h *header, at place) (bool, error) {
 		known, err := lookup(x.db, key, &m)
 		if err != nil || !known || m.place != at {
 			return false, err
+		}
+		if c.s.cfg.Clock.Now().UnixMilli()-int64(m.value) < lateGraces*c.s.cfg.Grace.Milliseconds() {
+			return true, nil
 		}
 		return c.forget(x, key, &m, appendGraceKey(nil, int64(m.value), h.pg, h.slot, h.blob))
 	default:

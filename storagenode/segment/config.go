@@ -33,7 +33,8 @@ type Config struct {
 	// ReserveRatio of the file system is kept free. 0: 0.05. The reserve is at
 	// least two segments and room for the index.
 	ReserveRatio float64
-	// Grace is how long a deleted blob stays readable. 0: 1 h; below 0: none.
+	// Grace is how long a deleted blob stays readable, and half of how long its
+	// tombstone is kept at least. 0: 1 h; below 0: none.
 	Grace time.Duration
 	// Stuck is the age at which an operation makes the drive suspect. 0: 10 s.
 	Stuck time.Duration

@@ -477,6 +477,53 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// TestLateWriteMeetsTheTombstone: a write that a network held back for more than an
+// hour is refused still, although its blob, of which the drive never had anything,
+// was deleted and its tombstone's segment compacted. In the end the tombstone goes.
+func TestLateWriteMeetsTheTombstone(t *testing.T) {
+	r := newRig(t, nil)
+	ctx := r.Context()
+	const late = 1000
+	churn := func(from int) {
+		t.Helper()
+		for n := range 100 {
+			r.put(from+n, 2000)
+		}
+		for n := range 100 {
+			r.must(r.Delete(ctx, 1, 2, testBlob(uint64(from+n))))
+		}
+	}
+	hour := func() {
+		t.Helper()
+		r.put(late+1, 2000) // after what is dead
+		r.clock.advance(61 * time.Minute)
+		for range 5 {
+			r.must(r.keep(ctx))
+		}
+	}
+	known := func() bool {
+		_, ok := r.dump()[string(appendTombKey(nil, 1, 2, testBlob(late)))]
+		return ok
+	}
+	r.must(r.Delete(ctx, 1, 2, testBlob(late)))
+	churn(0)
+	first := r.segments()[0].id
+	hour()
+	if r.segments()[0].id == first {
+		t.Fatal("the tombstone's segment was not compacted")
+	}
+	if err := r.tryPut(late, 100); !errors.Is(err, storagenode.ErrDeleted) {
+		t.Fatalf("a write that is 61 minutes late: %v", err)
+	}
+	for i := 1; known() && i < 5; i++ {
+		churn(100 * i)
+		hour()
+	}
+	if known() {
+		t.Fatal("the tombstone is kept for ever")
+	}
+}
+
 // TestCompactionKeepsDamage: a segment with a live record that cannot be read is
 // not removed.
 func TestCompactionKeepsDamage(t *testing.T) {

@@ -69,6 +69,7 @@ const (
 	pollEvery    = 100 * time.Millisecond // nodes, drives, announcements
 	pollTime     = 300 * time.Millisecond
 	callTime     = 1500 * time.Millisecond // of a call to a drive
+	graceTime    = 1500 * time.Millisecond // of deletes; twice that is more than what the network holds back can be late
 	outAfter     = 900 * time.Millisecond
 	leaseTime    = 800 * time.Millisecond
 	dialTime     = 200 * time.Millisecond

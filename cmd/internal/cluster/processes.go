@@ -143,7 +143,7 @@ func (n *storageNode) start(ctx context.Context) error {
 	}
 	role, err := roles.OpenStorageNode(ctx, roles.StorageNodeConfig{
 		FS: fault, Dirs: n.dirs, Name: n.name, Zone: n.zone, Address: "http://" + n.name, Version: "test", Key: n.many.key,
-		Repairers: repairers, Clock: l.clock, Logger: l.logger, SegmentSize: 1 << 20, Grace: time.Second,
+		Repairers: repairers, Clock: l.clock, Logger: l.logger, SegmentSize: 1 << 20, Grace: graceTime,
 		Poll: pollEvery, Announce: pollEvery, Memory: 64 << 20,
 	})
 	if err != nil {
