@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"text/tabwriter"
@@ -38,6 +40,15 @@ func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
 	return t.Flush()
 }
 
+// driveList is the answer of /admin/v1/drives, the leading repairer's.
+type driveList struct {
+	Drives []repair.DriveStatus `json:"drives"`
+}
+
+func listDrives(ctx context.Context, client *adminClient) (list driveList, err error) {
+	return list, client.call(ctx, http.MethodGet, "/admin/v1/drives", nil, &list)
+}
+
 func newAdminDrives(f *adminFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drives",
@@ -48,10 +59,8 @@ func newAdminDrives(f *adminFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var answer struct {
-				Drives []repair.DriveStatus `json:"drives"`
-			}
-			if err := client.call(c.Context(), "GET", "/admin/v1/drives", nil, &answer); err != nil {
+			answer, err := listDrives(c.Context(), client)
+			if err != nil {
 				return err
 			}
 			if f.asJSON {

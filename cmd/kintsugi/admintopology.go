@@ -316,7 +316,8 @@ func newAdminReady(f *adminFlags) *cobra.Command {
 		Long: `Says whether new objects can be written with the full scheme: exit code 0 when
 they can, 2 when they cannot, or only in a narrower scheme. --wait waits for it,
 as a script does that has just started a cluster; --drives says how many drives
-it shall have then: objects written before may lie on fewer nodes for a while.`,
+it shall have then, to whoever writes and to the leading repairer: objects written
+before may lie on fewer nodes for a while, and status knows nothing of the rest.`,
 		Example: "  kintsugi admin ready --wait 60s --drives 12",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -346,6 +347,28 @@ it shall have then: objects written before may lie on fewer nodes for a while.`,
 	return c
 }
 
+// awaitedDrives turns a yes into a no where there are fewer drives.
+func awaitedDrives(ctx context.Context, client *adminClient, drives int, answer *readyAnswer) error {
+	if answer.Drives < drives {
+		answer.Ready, answer.Why = false, fmt.Sprintf("%d drives of %d can be written to", answer.Drives, drives)
+		return nil
+	}
+	list, err := listDrives(ctx, client)
+	if err != nil {
+		return err
+	}
+	active := 0
+	for _, d := range list.Drives {
+		if d.State == storagenode.DriveActive {
+			active++
+		}
+	}
+	if active < drives {
+		answer.Ready, answer.Why = false, fmt.Sprintf("the leading repairer takes %d drives of %d for ACTIVE so far", active, drives)
+	}
+	return nil
+}
+
 // awaitReady asks until the answer is yes, of so many drives, or as long as it
 // may wait.
 func awaitReady(ctx context.Context, client *adminClient, wait time.Duration, drives int) (answer readyAnswer, err error) {
@@ -353,10 +376,10 @@ func awaitReady(ctx context.Context, client *adminClient, wait time.Duration, dr
 		answer = readyAnswer{}
 		once, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err = client.call(once, http.MethodGet, "/admin/v1/ready", nil, &answer)
-		cancel()
-		if err == nil && answer.Ready && answer.Drives < drives {
-			answer.Ready, answer.Why = false, fmt.Sprintf("%d drives of %d can be written to", answer.Drives, drives)
+		if err == nil && answer.Ready && drives > 0 {
+			err = awaitedDrives(once, client, drives, &answer)
 		}
+		cancel()
 		if err == nil && answer.Ready || time.Now().After(end) || errors.Is(ctx.Err(), context.Canceled) {
 			return answer, err
 		}

@@ -2,6 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -64,5 +68,56 @@ func TestGroupsTellTheirMargin(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "n2(DOWN) n3(rebuilding)") {
 		t.Errorf("%s", out.String())
+	}
+}
+
+// TestReadyAsksTheRepairer: a number of drives is there when they can be written
+// to and the leading repairer knows them as well.
+func TestReadyAsksTheRepairer(t *testing.T) {
+	var ready readyAnswer
+	var list driveList
+	leads := true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/admin/v1/ready":
+			_ = json.NewEncoder(w).Encode(ready)
+		case r.URL.Path == "/admin/v1/drives" && leads:
+			_ = json.NewEncoder(w).Encode(list)
+		default:
+			http.Error(w, "nobody leads", http.StatusServiceUnavailable)
+		}
+	}))
+	defer s.Close()
+	base, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &adminClient{base: base, cred: credentials{AccessKey: "access", SecretKey: "secret-of-the-test"}, region: "us-east-1"}
+	ask := func(drives int) readyAnswer {
+		t.Helper()
+		answer, err := awaitReady(t.Context(), client, 0, drives)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer
+	}
+	ready = readyAnswer{Ready: true, Scheme: "2+1", Drives: 3}
+	list.Drives = []repair.DriveStatus{{State: storagenode.DriveActive}, {State: storagenode.DriveActive}, {State: storagenode.DriveDown}}
+	if a := ask(0); !a.Ready {
+		t.Errorf("any number: %+v", a)
+	}
+	if a := ask(4); a.Ready || !strings.Contains(a.Why, "3 drives of 4") {
+		t.Errorf("more than can be written to: %+v", a)
+	}
+	if a := ask(3); a.Ready || !strings.Contains(a.Why, "2 drives of 3") {
+		t.Errorf("more than the repairer knows: %+v", a)
+	}
+	list.Drives[2].State = storagenode.DriveActive
+	if a := ask(3); !a.Ready {
+		t.Errorf("all are there: %+v", a)
+	}
+	leads = false
+	if a, err := awaitReady(t.Context(), client, 0, 3); err == nil {
+		t.Errorf("nobody leads: %+v", a)
 	}
 }
