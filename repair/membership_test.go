@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/metadata/kv"
 	"kintsugi/storagenode"
@@ -353,14 +352,5 @@ func TestDamageIsAnnounced(t *testing.T) {
 	if w, err := r.rep.Announce(r.ctx, a); err != nil || !w.Leads {
 		t.Fatal(w, err)
 	}
-	for len(r.rep.reader.queue) > 0 {
-		r.rep.reader.verify(r.ctx, <-r.rep.reader.queue)
-	}
-	if m := r.record(o).Blob.Missing; m != erasure.SlotMask(0).With(3) {
-		t.Fatalf("missing %b", m)
-	}
-	if left, err := r.rep.worker.repairDamage(r.ctx, nil); left != 0 || err != nil {
-		t.Fatal(left, err)
-	}
-	r.whole(o)
+	r.healsClaims(o, 3)
 }

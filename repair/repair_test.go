@@ -194,14 +194,20 @@ func TestCorruptShardFoundByRead(t *testing.T) {
 	d.memory.Corrupt(storagenode.ShardID{PG: o.pg, Slot: 3, Blob: o.blob}, 17)
 	r.rep.Notify(stripe.Damage{PG: o.pg, Slot: 3, Blob: o.blob, Err: storagenode.ErrCorrupt})
 	r.rep.Notify(stripe.Damage{PG: o.pg, Slot: 2, Blob: o.blob, Err: storagenode.ErrCorrupt}) // a false claim
+	r.healsClaims(o, 3)
+}
+
+// healsClaims verifies the claims that wait, of which one is right, and repairs.
+func (r *rig) healsClaims(o object, slot int) {
+	r.t.Helper()
 	for len(r.rep.reader.queue) > 0 {
 		r.rep.reader.verify(r.ctx, <-r.rep.reader.queue)
 	}
-	if m := r.record(o).Blob.Missing; m != erasure.SlotMask(0).With(3) {
-		t.Fatalf("missing %b", m)
+	if m := r.record(o).Blob.Missing; m != erasure.SlotMask(0).With(slot) {
+		r.t.Fatalf("missing %b", m)
 	}
 	if left, err := r.rep.worker.repairDamage(r.ctx, nil); left != 0 || err != nil {
-		t.Fatal(left, err)
+		r.t.Fatal(left, err)
 	}
 	r.whole(o)
 }
