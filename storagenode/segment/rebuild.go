@@ -25,7 +25,9 @@ func (s *Store) rebuild(ctx context.Context) error {
 	if len(gens) > 0 {
 		gen = gens[len(gens)-1] + 1
 	}
-	s.cfg.Logger.Info("rebuilding the index", "segments", len(*s.segs.Load()))
+	if n := len(*s.segs.Load()); n > 0 { // a new drive has nothing to rebuild
+		s.cfg.Logger.Info("rebuilding the index", "segments", n)
+	}
 	x, err := openIndex(s.cfg.FS, s.idxDir, gen, s.cfg.Cache, s.cfg.Logger, s.indexFailed)
 	if err != nil {
 		return err
