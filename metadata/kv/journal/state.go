@@ -112,10 +112,13 @@ func openState(cfg Config, d *drive, name string, onFail func()) (*state, error)
 	return st, nil
 }
 
-// open waits for Pebble, but not where it has given up.
+// open waits for Pebble, but not where it has given up. What is left to itself then
+// may come to its cache when nobody else holds that any more.
 func (st *state) open(dir string, o *pebble.Options) error {
 	opened := make(chan error, 1)
+	o.Cache.Ref()
 	go func() {
+		defer o.Cache.Unref()
 		db, err := pebblefs.Open(dir, o)
 		select {
 		case <-st.failed:
