@@ -139,10 +139,10 @@ func TestHotYields(t *testing.T) {
 	large.release()
 }
 
-// TestWrittenIsKept: what was written in one stripe is read without asking any drive, whatever
-// part of it; what is read again and again stays, however much is written; what
-// was written last takes the place of what nobody read, and transfers that of
-// both.
+// TestWrittenIsKept: what was written in one stripe is read without asking any
+// drive, whatever part of it; what is read again and again stays, however much is
+// written; what was written last takes the place of what nobody read, and transfers
+// that of both.
 func TestWrittenIsKept(t *testing.T) {
 	for _, remote := range []bool{false, true} {
 		change := func(c *Config) { c.KeptBytes, c.Remote, c.MemoryBytes = 60<<20, remote, 64<<20 }

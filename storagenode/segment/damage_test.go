@@ -477,9 +477,10 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
-// TestLateWriteMeetsTheTombstone: a write that a network held back for more than an
-// hour is refused still, although its blob, of which the drive never had anything,
-// was deleted and its tombstone's segment compacted. In the end the tombstone goes.
+// TestLateWriteMeetsTheTombstone: a write that a network held back for 90 minutes,
+// which is as late as a node lets it be (rpc/auth.MaxSkew), is refused still,
+// although its blob, of which the drive never had anything, was deleted and its
+// tombstone's segment compacted. In the end the tombstone goes.
 func TestLateWriteMeetsTheTombstone(t *testing.T) {
 	r := newRig(t, nil)
 	ctx := r.Context()
@@ -493,10 +494,10 @@ func TestLateWriteMeetsTheTombstone(t *testing.T) {
 			r.must(r.Delete(ctx, 1, 2, testBlob(uint64(from+n))))
 		}
 	}
-	hour := func() {
+	later := func(d time.Duration) {
 		t.Helper()
 		r.put(late+1, 2000) // after what is dead
-		r.clock.advance(61 * time.Minute)
+		r.clock.advance(d)
 		for range 5 {
 			r.must(r.keep(ctx))
 		}
@@ -508,16 +509,16 @@ func TestLateWriteMeetsTheTombstone(t *testing.T) {
 	r.must(r.Delete(ctx, 1, 2, testBlob(late)))
 	churn(0)
 	first := r.segments()[0].id
-	hour()
+	later(90 * time.Minute)
 	if r.segments()[0].id == first {
 		t.Fatal("the tombstone's segment was not compacted")
 	}
 	if err := r.tryPut(late, 100); !errors.Is(err, storagenode.ErrDeleted) {
-		t.Fatalf("a write that is 61 minutes late: %v", err)
+		t.Fatalf("a write that is 90 minutes late: %v", err)
 	}
 	for i := 1; known() && i < 5; i++ {
 		churn(100 * i)
-		hour()
+		later(time.Hour)
 	}
 	if known() {
 		t.Fatal("the tombstone is kept for ever")

@@ -36,10 +36,9 @@ type Cluster struct {
 	ids    *storagenode.BlobIDs
 }
 
-// bucketName is the one bucket of a Cluster.
 const (
-	bucketName     = "cluster"
-	transferMemory = 64 << 20 // bytes
+	bucketName     = "cluster" // the one bucket of a Cluster
+	transferMemory = 64 << 20  // bytes, of each process
 )
 
 // Six are the directories of six drives below root.

@@ -57,7 +57,8 @@ const (
 	MaxPayload = 256 << 10
 	// MaxRaw bounds the raw bytes behind a frame.
 	MaxRaw = 8 << 20
-	// MaxSkew is how far the clocks of two processes may lie apart.
+	// MaxSkew is how far the clocks of two processes may lie apart, and how late a
+	// request may come: less than for how long a drive keeps a tombstone.
 	MaxSkew = 90 * time.Minute
 )
 
