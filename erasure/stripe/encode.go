@@ -152,9 +152,7 @@ func (p *put) write(ctx context.Context, st part) error {
 	if err := p.collect(ctx, w); err != nil {
 		return err
 	}
-	if st.stripe == 0 && st.last {
-		p.set.hot.written(p.group.Scheme, p.id, st)
-	}
+	p.set.hot.written(p.group.Scheme, p.id, st)
 	return nil
 }
 

@@ -16,12 +16,12 @@ import (
 // much. So what a node gave is kept at once while there is room, and everything
 // else when it is read again. What was written is kept in memory that it is in
 // already: drives are written to past the page cache, and who stores something
-// often reads it next. Not so blobs of several stripes: whoever uploads much reads
-// little of it soon, and memory that is not used again at once costs 7% more CPU.
-// A blob's bytes never change and its id is never used twice, so that no piece can
-// be out of date; whether the blob is still anybody's is what metadata says before.
-// Pieces were verified when they were read, and are verified again whenever they
-// are used.
+// often reads it next. Blobs of several stripes are kept only where there is room
+// that nobody needs: whoever uploads much reads little of it soon, and memory that
+// is not used again at once costs 7% more CPU. A blob's bytes never change and its
+// id is never used twice, so that no piece can be out of date; whether the blob is
+// still anybody's is what metadata says before. Pieces were verified when they were
+// read, and are verified again whenever they are used.
 type hot struct {
 	memory *memory
 	limit  int64 // bytes
@@ -36,6 +36,11 @@ type hot struct {
 	asked  int64   // how often a piece was asked for
 	bytes  int64
 	missed uint64 // how often there was no room
+	// blobs has the chain of each blob's buffers.
+	blobs map[storagenode.BlobID]*hotBuffer
+	// debt is how many bytes of large blobs are still not to be kept, since
+	// transfers had to have pieces given up for memory.
+	debt int64
 
 	// seen has a mark of what was read once, lately.
 	seen  [1 << hotMarks]atomic.Uint64
@@ -46,6 +51,9 @@ const (
 	// hotShare is the part of the memory, so many sixteenths, that pieces may
 	// take at most while nobody else needs it.
 	hotShare = 15
+	// hotLarge is the part that blobs of several stripes are kept up to: what is
+	// left is for those that are written after them.
+	hotLarge = 13
 	// hotUses is up to how many uses are counted, so that what is no longer used
 	// gives way soon, however often it was.
 	hotUses = 7
@@ -79,13 +87,16 @@ type hotBuffer struct {
 	uses       int   // lately; guarded by hot.mu, as is what follows
 	list       *hotList
 	prev, next *hotBuffer
+	left       *hotBuffer // of the same blob, as is right
+	right      *hotBuffer
 }
 
 // hotList is buffers in the order in which they are given up, the last first.
 type hotList struct{ first, last *hotBuffer }
 
 func newHot(m *memory, limit int64, remote bool) *hot {
-	h := &hot{memory: m, limit: min(limit, m.total/16*hotShare), remote: remote, pieces: map[hotKey]*hotPiece{}}
+	h := &hot{memory: m, limit: min(limit, m.total/16*hotShare), remote: remote,
+		pieces: map[hotKey]*hotPiece{}, blobs: map[storagenode.BlobID]*hotBuffer{}}
 	m.yield = h.yield
 	return h
 }
@@ -202,12 +213,13 @@ func (b *hotBuffer) add(key hotKey, from, to int, sums []uint64) {
 	b.pieces = append(b.pieces, &hotPiece{key: key, of: b, mem: mem, sums: sums})
 }
 
-// written keeps a blob that was written in one stripe, of whose memory only the
-// data is held, or a copy where that would be mostly empty. It takes the place of
-// others that were written and that nobody read; what was read gives way only when
-// it is no longer.
+// written keeps a stripe that was written, of whose memory only the data is held,
+// or a copy where that would be mostly empty. One that is the whole of its blob
+// takes the place of others that were written and that nobody read; what was read
+// gives way only when it is no longer.
 func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
-	if h.limit == 0 || h.unwritten || st.n < classSize(0)/2 {
+	whole := st.stripe == 0 && st.last
+	if h.limit == 0 || h.unwritten || st.n < classSize(0)/2 || !whole && !h.spacious(st.n) {
 		return
 	}
 	b := &hotBuffer{buffer: st.data}
@@ -221,20 +233,40 @@ func (h *hot) written(s erasure.Scheme, blob storagenode.BlobID, st part) {
 	size := s.ShardSize(st.n)
 	for from := 0; from < st.n; {
 		_, to := pieceAt(size, st.n, from)
-		b.add(hotKey{blob, int64(from)}, from, to, st.pieceSums(size, from, to))
+		b.add(hotKey{blob, int64(st.stripe)*erasure.StripeSize + int64(from)}, from, to, st.pieceSums(size, from, to))
 		from = to
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for h.bytes+int64(len(b.mem)) > h.limit {
 		old := h.spare()
-		if old == nil {
+		if old == nil || !whole {
 			return
 		}
 		h.forget(old)
 	}
 	if h.memory.waiting.Load() == 0 {
 		h.add(b, &h.unread)
+	}
+}
+
+// spacious says that n bytes of a large blob have room.
+func (h *hot) spacious(n int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.debt > 0 {
+		h.debt -= int64(n)
+		return false
+	}
+	return h.bytes+int64(n) <= h.limit/hotShare*hotLarge
+}
+
+// lose forgets all pieces of a blob.
+func (h *hot) lose(blob storagenode.BlobID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for b := h.blobs[blob]; b != nil; b = h.blobs[blob] {
+		h.forget(b)
 	}
 }
 
@@ -275,6 +307,7 @@ func (h *hot) yield(n int64) {
 	defer h.mu.Unlock()
 	for b := h.last(); b != nil && h.memory.total-h.memory.inUse.Load() < n; b = h.last() {
 		h.forget(b)
+		h.debt = h.limit
 	}
 }
 
@@ -294,6 +327,11 @@ func (h *hot) add(b *hotBuffer, to *hotList) {
 	}
 	to.link(b)
 	h.bytes += int64(len(b.mem))
+	blob := b.pieces[0].key.blob
+	if b.right = h.blobs[blob]; b.right != nil {
+		b.right.left = b
+	}
+	h.blobs[blob] = b
 }
 
 func (h *hot) forget(b *hotBuffer) {
@@ -302,6 +340,17 @@ func (h *hot) forget(b *hotBuffer) {
 		delete(h.pieces, p.key)
 	}
 	h.bytes -= int64(len(b.mem))
+	if b.right != nil {
+		b.right.left = b.left
+	}
+	switch blob := b.pieces[0].key.blob; {
+	case b.left != nil:
+		b.left.right = b.right
+	case b.right != nil:
+		h.blobs[blob] = b.right
+	default:
+		delete(h.blobs, blob)
+	}
 	b.release()
 }
 

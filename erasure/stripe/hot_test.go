@@ -190,6 +190,63 @@ func TestWrittenIsKept(t *testing.T) {
 	}
 }
 
+// TestLargeIsKept: a blob of several stripes is kept while there is room, but takes
+// nobody's place; after transfers needed memory it takes as much writing as is kept
+// until one is again. What was deleted makes room at once.
+func TestLargeIsKept(t *testing.T) {
+	const size = 10 << 20
+	r := newRig(t, "4+2", func(c *Config) { c.KeptBytes, c.MemoryBytes = 60<<20, 128<<20 })
+	small, first, second := noise(300_000, 1), noise(size, 2), noise(size, 3)
+	s, a := r.put(small), r.put(first)
+	kept := func(b erasure.Blob, data []byte) bool {
+		t.Helper()
+		before := r.calls()
+		r.want(b, data, 0, b.Size)
+		return r.calls() == before
+	}
+	if !kept(s, small) || !kept(a, first) {
+		t.Fatal("what was written while there was room is not kept")
+	}
+	for range 4 {
+		r.put(second)
+	}
+	b := r.put(second)
+	if kept(b, second) || !kept(a, first) || !kept(s, small) {
+		t.Fatal("a large blob took the place of others")
+	}
+	before := r.set.hot.size()
+	r.set.Forget(a.ID)
+	if got := before - r.set.hot.size(); got < size || kept(a, first) {
+		t.Fatalf("%d bytes of a deleted blob of %d were let go", got, size)
+	}
+	if b = r.put(second); !kept(b, second) {
+		t.Fatal("a deleted blob made no room")
+	}
+	large, err := r.set.memory.get(t.Context(), 112<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large.release()
+	if b = r.put(second); kept(b, second) {
+		t.Fatal("a large blob is kept where transfers need the memory")
+	}
+	for range 5 {
+		r.put(second)
+	}
+	if b = r.put(second); !kept(b, second) {
+		t.Fatal("no large blob is kept any more")
+	}
+	if len(r.set.hot.blobs) == 0 || len(r.set.hot.pieces) == 0 {
+		t.Fatal("nothing is kept")
+	}
+	for id := range r.set.hot.blobs {
+		r.set.Forget(id)
+	}
+	if n, p := r.set.hot.size(), len(r.set.hot.pieces); n != 0 || p != 0 {
+		t.Fatalf("%d bytes in %d pieces of no blob", n, p)
+	}
+}
+
 // TestHotTurnover: where there is no room, what nobody reads any more gives way
 // to what is read again; what is in use stays, whatever else is read.
 func TestHotTurnover(t *testing.T) {

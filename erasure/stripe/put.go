@@ -80,8 +80,15 @@ func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, s
 		b, err := p.replicate(ctx, room, n)
 		return PutResult{Blob: b}, err
 	}
-	return p.encode(ctx, in, exact, room, n, more)
+	res, err := p.encode(ctx, in, exact, room, n, more)
+	if err != nil {
+		s.hot.lose(id)
+	}
+	return res, err
 }
+
+// Forget lets go of what is kept of a blob that is being deleted: a hint.
+func (s *Set) Forget(id storagenode.BlobID) { s.hot.lose(id) }
 
 // resolve finds the slots that can be written to, without those that are
 // shunned if enough others are there.

@@ -21,8 +21,9 @@ import (
 // margin that follows from it; both change in one transaction. A blob has
 // either a record here or an owed row or neither, never both.
 type Blobs struct {
-	e      *engine
-	groups *Groups
+	e       *engine
+	groups  *Groups
+	deleted func(storagenode.BlobID)
 }
 
 // pageSize is how many rows a scan of the repairer copies at a time.
@@ -163,6 +164,7 @@ func (s *Blobs) owe(ctx context.Context, t *txn, blobs []metadata.Located, since
 			}
 		}
 		putOwed(t, l.PG, b, since)
+		s.deleted(b.ID)
 	}
 	return nil
 }
@@ -234,6 +236,7 @@ func (s *Blobs) tryResolve(ctx context.Context, blobs []metadata.Written) (trace
 		w := &blobs[i]
 		t.Delete(t.blobKey(w.Group.PG, w.Blob.ID))
 		putOwed(t, w.Group.PG, w.Blob, s.e.now())
+		s.deleted(w.Blob.ID)
 	}
 	return traceNone, t.Commit(ctx)
 }

@@ -51,6 +51,9 @@ type Config struct {
 	// that RecentBucket does; 0: they are read anew each time, which costs little
 	// where the engine is in the process.
 	GroupAge time.Duration
+	// Deleted is told of each blob that a transaction is about to take away from
+	// its object; the transaction may still fail. Nil: nobody.
+	Deleted func(storagenode.BlobID)
 }
 
 // Catalog implements every interface of package metadata. Safe for concurrent
@@ -112,7 +115,10 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	if err := groups.load(ctx); err != nil {
 		return nil, err
 	}
-	blobs := &Blobs{e: e, groups: groups}
+	blobs := &Blobs{e: e, groups: groups, deleted: cfg.Deleted}
+	if blobs.deleted == nil {
+		blobs.deleted = func(storagenode.BlobID) {}
+	}
 	c := &Catalog{
 		Buckets:      &Buckets{e: e, recent: recent{age: cfg.GroupAge, born: e.clock.Now()}},
 		Objects:      &Objects{e: e, blobs: blobs},

@@ -48,6 +48,45 @@ func TestObjectRoundTrip(t *testing.T) {
 	f.checkClean()
 }
 
+// TestDeletedBlobsAreTold: of blobs that are overwritten, deleted, or were never
+// committed, and of no other.
+func TestDeletedBlobsAreTold(t *testing.T) {
+	store := memory.New()
+	f := newFixture(t, store)
+	told := map[storagenode.BlobID]bool{}
+	f.Catalog = f.another(store, func(c *Config) { c.Deleted = func(id storagenode.BlobID) { told[id] = true } })
+	b := f.bucket("b")
+	blob := func(key string, size int64) storagenode.BlobID {
+		f.put(b, key, size)
+		o, err := f.Object(t.Context(), b.ID, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.Blobs[0].Blob.ID
+	}
+	over, gone, stays := blob("over", 1), blob("gone", 1<<20), blob("stays", 1)
+	if len(told) != 0 {
+		t.Fatalf("%d blobs told of before any was deleted", len(told))
+	}
+	f.put(b, "over", 2)
+	if _, err := f.DeleteObject(t.Context(), b, "gone", metadata.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	refused := f.written(1)
+	err := f.PutObject(t.Context(), b, object("stays", refused), []metadata.Written{refused}, metadata.Condition{IfNoneMatch: "*"})
+	if !errors.Is(err, metadata.ErrPreconditionFailed) {
+		t.Fatal(err)
+	}
+	for _, id := range []storagenode.BlobID{over, gone, refused.Blob.ID} {
+		if !told[id] {
+			t.Errorf("nobody was told of blob %s", id)
+		}
+	}
+	if len(told) != 3 || told[stays] {
+		t.Errorf("%d blobs were told of, want 3", len(told))
+	}
+}
+
 func TestConditions(t *testing.T) {
 	f := newFixture(t, nil)
 	b := f.bucket("bucket")

@@ -123,17 +123,18 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openJournal(ctx); err != nil {
 		return err
 	}
-	s.Catalog, err = catalog.Open(ctx, catalog.Config{
-		KV: s.Journal, Drives: s.Node, Scheme: s.cfg.Scheme, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
-	})
-	if err != nil {
-		return fmt.Errorf("open catalog: %w", err)
-	}
 	s.Stripes = stripe.New(stripe.Config{
 		Drives: s.Node, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Registerer: s.cfg.Registerer,
 		MemoryBytes: s.cfg.TransferMemory, KeptBytes: s.cfg.KeptMemory,
 		Damaged: s.notify,
 	})
+	s.Catalog, err = catalog.Open(ctx, catalog.Config{
+		KV: s.Journal, Drives: s.Node, Scheme: s.cfg.Scheme, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+		Deleted: s.Stripes.Forget,
+	})
+	if err != nil {
+		return fmt.Errorf("open catalog: %w", err)
+	}
 	if err := s.openRepairer(); err != nil {
 		return err
 	}

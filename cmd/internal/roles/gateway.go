@@ -67,16 +67,17 @@ func OpenGateway(ctx context.Context, cfg GatewayConfig) (g *Gateway, err error)
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	g = &Gateway{}
-	g.Catalog, err = catalog.Open(ctx, catalog.Config{
-		KV: cfg.KV, Drives: cfg.Drives, Scheme: cfg.Scheme, Clock: cfg.Clock, Logger: cfg.Logger, GroupAge: groupAge,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open catalog: %w", err)
-	}
 	g.Stripes = stripe.New(stripe.Config{
 		Drives: cfg.Drives, Remote: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		MemoryBytes: cfg.TransferMemory, KeptBytes: cfg.KeptMemory, Damaged: cfg.Damaged,
 	})
+	g.Catalog, err = catalog.Open(ctx, catalog.Config{
+		KV: cfg.KV, Drives: cfg.Drives, Scheme: cfg.Scheme, Clock: cfg.Clock, Logger: cfg.Logger, GroupAge: groupAge,
+		Deleted: g.Stripes.Forget,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open catalog: %w", err)
+	}
 	lookup := func(key string) (string, bool) { return cfg.SecretKey, key == cfg.AccessKey && key != "" }
 	g.Handler = gateway.New(gateway.Config{
 		Buckets: g.Catalog, Objects: g.Catalog, Uploads: g.Catalog, Placement: g.Catalog, Blobs: g.Stripes,
