@@ -22,10 +22,13 @@ const (
 
 // Zero-filling ahead of small records: fdatasync(2) into space that was
 // written before has no metadata to commit. It was measured 1.35 times as fast
-// as appending. Large records are not worth writing twice.
+// as appending. Large records are not worth writing twice. Steps are small: a
+// commit waits for the disk behind one, and who comes to where one is under way
+// for its end; with 256 KiB instead of 2 MiB PUTs of 4 KiB rose by 15% on a disk
+// of 250 MB/s, at 18% less CPU.
 const (
-	fillAhead = 512 << 10
-	fillStep  = 2 << 20
+	fillAhead = 384 << 10
+	fillStep  = 256 << 10
 	fillBelow = 32 << 10 // mean size of records up to which it pays
 )
 
