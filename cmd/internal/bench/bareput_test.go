@@ -72,7 +72,7 @@ type barePut struct {
 	streams lanes.Group
 	shards  [6]*bareLog // large: of the shards; small: the first three
 	rows    [3]*bareLog
-	bodies  sync.Pool
+	bodies  chan []byte
 	row     []byte
 }
 
@@ -81,8 +81,10 @@ func newBarePut(b *testing.B, size int) *barePut {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p := &barePut{size: size, coder: coder, row: make([]byte, 1<<10)}
-	p.bodies.New = func() any { return vfs.AlignedBuffer(size + size/2 + 16<<10) }
+	p := &barePut{size: size, coder: coder, row: make([]byte, 1<<10), bodies: make(chan []byte, 64)}
+	for range cap(p.bodies) {
+		p.bodies <- vfs.AlignedBuffer(size + size/2 + 16<<10)
+	}
 	for i := range p.shards {
 		p.shards[i] = newBareLog(b, fmt.Sprintf("shards%d", i), size > erasure.ReplicateMax)
 	}
@@ -140,8 +142,8 @@ func (p *barePut) run(b *testing.B, clients int, put func([]byte)) float64 {
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut && put != nil && r.ContentLength >= int64(p.size) {
 			w.Header()["Etag"] = []string{`"0"`}
-			buf := p.bodies.Get().([]byte)
-			defer p.bodies.Put(buf)
+			buf := <-p.bodies
+			defer func() { p.bodies <- buf }()
 			if _, err := io.ReadFull(r.Body, buf[:r.ContentLength]); err == nil {
 				put(buf[:p.size])
 			}
