@@ -7,7 +7,7 @@
 // slots (replicate.go), a larger one is encoded over all of them (encode.go). A
 // read (read.go) takes the data shards that hold its range and decodes nothing,
 // one after another where they come from this machine's memory (turn.go), and
-// keeps what is read (hot.go); where one is lost or late, gather.go collects
+// keeps what is read (hot.go, kept.go); where one is lost or late, gather.go collects
 // any k shards of one generation, decodes them and compares the stripe with its
 // hash. rebuild.go and verify.go stand on gather.go too. drive.go remembers how
 // fast each drive is and whether it hangs.
