@@ -157,7 +157,6 @@ func TestRestic(t *testing.T) {
 		need(t, "restic")
 		src := filepath.Join(goSource(t), "net")
 		repo := []string{"-r", "s3:" + s.url() + "/restic", "--no-cache"}
-		t.Setenv("RESTIC_PASSWORD", "password")
 		s.run("restic", append(repo, "init")...)
 		s.run("restic", append(repo, "backup", "--quiet", src)...)
 		s.run("restic", append(repo, "check", "--read-data")...)

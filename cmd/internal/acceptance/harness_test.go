@@ -101,7 +101,7 @@ func (s *site) env() []string {
 		"KINTSUGI_ROOT_ACCESS_KEY="+s.access, "KINTSUGI_ROOT_SECRET_KEY="+s.secret,
 		"AWS_ACCESS_KEY_ID="+s.access, "AWS_SECRET_ACCESS_KEY="+s.secret, "AWS_DEFAULT_REGION=us-east-1",
 		"AWS_CONFIG_FILE="+filepath.Join(s.root, "aws-config"), "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true", "AWS_PAGER=",
-		"HOME="+s.root,
+		"HOME="+s.root, "RESTIC_PASSWORD=password",
 	)
 	if !s.keeps {
 		all = append(all, "KINTSUGI_KEPT_MEMORY=0")
@@ -147,10 +147,16 @@ func serverOn(s *site, dirs []string, flags ...string) *server {
 }
 
 // everyStore runs a test of real clients on a store in one process and on a
-// cluster of processes.
+// cluster of processes, side by side: most clients use one processor.
 func everyStore(t *testing.T, test func(t *testing.T, s *site)) {
-	t.Run("cluster", func(t *testing.T) { test(t, clusterAt(keepingSite(t), "").site) })
-	t.Run("server", func(t *testing.T) { test(t, serverAt(keepingSite(t), 6, "--scheme", "4+2").site) })
+	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
+		test(t, clusterAt(keepingSite(t), "").site)
+	})
+	t.Run("server", func(t *testing.T) {
+		t.Parallel()
+		test(t, serverAt(keepingSite(t), 6, "--scheme", "4+2").site)
+	})
 }
 
 // run runs a client and fails the test when it fails.

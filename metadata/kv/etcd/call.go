@@ -46,27 +46,21 @@ var answerLimit = grpc.MaxCallRecvMsgSize(maxAnswer)
 // succeeds, fails for good, or its time is up. The error wraps
 // kv.ErrUnavailable, or is the context's or one of those above.
 func (s *Store) repeat(ctx context.Context, timeout time.Duration, f func(context.Context, grpc.CallOption) error) error {
-	end, wait, pause := time.Now().Add(timeout), firstAttempt, 20*time.Millisecond
+	if err := s.outlast(ctx); err != nil {
+		return err
+	}
+	begun := time.Now()
+	end, wait, pause := begun.Add(timeout), firstAttempt, 20*time.Millisecond
 	for {
 		if err := s.usable(ctx); err != nil {
 			return err
 		}
-		start := time.Now()
-		var p peer.Peer
-		attempt, cancel := context.WithDeadline(ctx, minTime(start.Add(wait), end))
-		err := f(attempt, grpc.Peer(&p))
-		cancel()
-		if err == nil {
-			return nil
-		}
-		again, err := s.judge(ctx, err)
+		again, err := s.attempt(ctx, min(wait, time.Until(end)), f)
 		if !again {
 			return err
 		}
-		if time.Since(start) >= wait {
-			silent(p.Addr, start)
-		}
 		if wait *= 2; time.Until(end) <= pause {
+			s.unanswered(begun)
 			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 		}
 		if !sleep(ctx, pause) {
@@ -74,6 +68,25 @@ func (s *Store) repeat(ctx context.Context, timeout time.Duration, f func(contex
 		}
 		pause = min(2*pause, maxPause)
 	}
+}
+
+// attempt performs a request once and says whether it is worth another time. A
+// member that said nothing for as long as a first attempt may take is left.
+func (s *Store) attempt(ctx context.Context, limit time.Duration, f func(context.Context, grpc.CallOption) error) (again bool, err error) {
+	start := time.Now()
+	var p peer.Peer
+	once, cancel := context.WithDeadline(ctx, start.Add(limit))
+	err = f(once, grpc.Peer(&p))
+	cancel()
+	if err == nil {
+		s.answered()
+		return false, nil
+	}
+	again, err = s.judge(ctx, err)
+	if again && time.Since(start) >= max(limit, firstAttempt) {
+		silent(p.Addr, start)
+	}
+	return again, err
 }
 
 // judge says whether a request that failed and may be repeated is worth it,
@@ -212,11 +225,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }

@@ -48,6 +48,9 @@ type commit struct {
 
 // commit sends a transaction, together with others, and waits for its outcome.
 func (s *Store) commit(ctx context.Context, c *commit) error {
+	if err := s.outlast(ctx); err != nil {
+		return err
+	}
 	s.commits.add(c)
 	late := time.NewTimer(s.cfg.Timeout)
 	defer late.Stop()
@@ -218,6 +221,7 @@ func (s *Store) sendOnce(ctx context.Context, group []*commit, asserted int64) (
 	resp, err := s.txn(attempt, req, grpc.Peer(&p))
 	cancel()
 	if err == nil {
+		s.answered()
 		return s.outcomes(group, asserted, resp)
 	}
 	switch classify(err, p.Addr != nil) {

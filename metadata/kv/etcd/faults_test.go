@@ -224,6 +224,38 @@ func TestNoMajority(t *testing.T) {
 	}
 }
 
+// Where no majority is to be had, only what comes first waits for all of its time,
+// and nothing is sent that would be of unknown outcome; when it is back it is asked
+// again.
+func TestOutage(t *testing.T) {
+	s := start(t, 1)
+	p := newProxy(t, s.clients[0])
+	st := s.open("/x/", through(p, 4*time.Second))
+	mustPut(t, st, "a", "1")
+	p.set(func(p *proxy) { p.holdUp, p.holdDown = true, true })
+	begun := time.Now()
+	if _, err := st.Get(t.Context(), []byte("a")); !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("a read without an answer: %v", err)
+	}
+	first := time.Since(begun)
+	begun = time.Now()
+	for range 5 {
+		if _, err := st.Get(t.Context(), []byte("a")); !errors.Is(err, kv.ErrUnavailable) {
+			t.Fatalf("a read in an outage: %v", err)
+		}
+		if err := put(t, st, "a", "2"); !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrUnknown) {
+			t.Fatalf("a commit in an outage: %v", err)
+		}
+	}
+	if each := time.Since(begun) / 10; each > first/2 {
+		t.Fatalf("requests in an outage take %v each, the first took %v", each, first)
+	}
+	p.set(func(p *proxy) { p.holdUp, p.holdDown = false, false })
+	p.cut()
+	retried(t, time.Minute, st, "b", "3")
+	wantGet(t, st, "a", "1")
+}
+
 func TestRefusesAndEnds(t *testing.T) {
 	begun := time.Now()
 	_, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{kvtest.FreeAddress(t)}, Timeout: time.Second})

@@ -36,6 +36,9 @@ func (s *Store) look(ctx context.Context, rev int64, keys ...[]byte) (kvs []*mvc
 	if err := s.usable(ctx); err != nil {
 		return nil, 0, err
 	}
+	if err := s.outlast(ctx); err != nil {
+		return nil, 0, err
+	}
 	l := &look{ctx: ctx, keys: keys, rev: rev, done: make(chan struct{})}
 	s.looks.add(l)
 	late := time.NewTimer(s.cfg.Timeout)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -32,6 +33,8 @@ type Store struct {
 	closed  atomic.Bool
 	// fullUntil, in ns since 1970: see full.
 	fullUntil atomic.Int64
+	heard     atomic.Int64           // when a member answered last, ns since 1970
+	outage    atomic.Pointer[outage] // nil: none is known of
 }
 
 var _ kv.Store = (*Store)(nil)
@@ -78,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
 	s.client, s.rpc, s.authRPC = client, clientv3.RetryKVClient(client), clientv3.RetryAuthClient(client)
+	s.heard.Store(math.MaxInt64) // no outage before it was ever there
 	if _, err := s.revision(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("etcd %v: %w", cfg.Endpoints, err), s.Close())
 	}
