@@ -48,6 +48,21 @@ func (s *Blobs) prefetch(ctx context.Context, t *txn, blobs []metadata.Written, 
 	return kv.Prefetch(ctx, t.Txn, keys...)
 }
 
+// guess has a transaction go without reading: the known keys and what admit reads of
+// groups and the horizon are as they were seen last, and the absent ones are not
+// there, nor are deletes of the blobs owed.
+func (s *Blobs) guess(t *txn, blobs []metadata.Written, known, absent []byte) bool {
+	if _, ok := t.Txn.(kv.Guesser); !ok {
+		return false
+	}
+	keys, none := [][]byte{known, t.formatKey(fmtHorizon)}, [][]byte{absent}
+	for i := range blobs {
+		keys = append(keys, t.groupKey(blobs[i].Group.PG))
+		none = append(none, t.owedKey(blobs[i].Group.PG, blobs[i].Blob.ID))
+	}
+	return kv.Guess(t.Txn, keys, none)
+}
+
 // admit checks within a transaction that blobs may be committed: their ids are
 // not below the horizon and not owed, and enough of their slots are where they
 // were written to. It returns what is missing of each.

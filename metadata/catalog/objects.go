@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"sync/atomic"
 	"time"
 
 	"kintsugi/erasure"
@@ -16,6 +17,7 @@ import (
 type Objects struct {
 	lists   listBuffers
 	hints   hints
+	guesses guesses
 	e       *engine
 	blobs   *Blobs
 	buckets *Buckets
@@ -104,10 +106,20 @@ func (s *Objects) PutObject(ctx context.Context, b metadata.Bucket, o *metadata.
 	return err
 }
 
-// put repeats the transaction while there are conflicts: the first attempt at
-// once, the others in the turn of the key.
+// put repeats the transaction while there are conflicts: the first attempts at
+// once, the others in the turn of the key. The very first may do without reading,
+// guessing that the key is new; what becomes of a wrong guess another finds out.
 func (s *Objects) put(ctx context.Context, b *metadata.Bucket, o *metadata.Object, blobs []metadata.Written, c *metadata.Condition) error {
-	err := s.tryPut(ctx, b, o, blobs, c)
+	guessed, err := s.tryPut(ctx, b, o, blobs, c, *c == (metadata.Condition{}) && s.guesses.due())
+	if guessed {
+		if errors.Is(err, kv.ErrUnknown) || errors.Is(err, kv.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		if s.guesses.came(err == nil); err == nil {
+			return nil
+		}
+		_, err = s.tryPut(ctx, b, o, blobs, c, false)
+	}
 	if !errors.Is(err, kv.ErrConflict) {
 		return err
 	}
@@ -117,20 +129,54 @@ func (s *Objects) put(ctx context.Context, b *metadata.Bucket, o *metadata.Objec
 	}
 	defer end()
 	for attempt := 0; errors.Is(err, kv.ErrConflict) && attempt < maxAttempts && ctx.Err() == nil; attempt++ {
-		err = s.tryPut(ctx, b, o, blobs, c)
+		_, err = s.tryPut(ctx, b, o, blobs, c, false)
 	}
 	return err
 }
 
-func (s *Objects) tryPut(ctx context.Context, b *metadata.Bucket, o *metadata.Object, blobs []metadata.Written, c *metadata.Condition) error {
+// guesses says whether it pays to guess that the key of a PUT is new. A wrong
+// guess costs more than a right one gains.
+type guesses struct {
+	score atomic.Int32 // above 0: lately right
+	puts  atomic.Uint32
+}
+
+const (
+	guessMost  = 8  // bounds the score, either way
+	guessWrong = 2  // what a wrong one takes off it
+	guessEvery = 16 // PUTs, where guesses were wrong
+)
+
+func (g *guesses) due() bool {
+	return g.score.Load() >= 0 || g.puts.Add(1)%guessEvery == 0
+}
+
+func (g *guesses) came(right bool) {
+	// Two at once may count as one.
+	if now := g.score.Load(); right {
+		g.score.Store(min(now+1, guessMost))
+	} else {
+		g.score.Store(max(now-guessWrong, -guessMost))
+	}
+}
+
+func (s *Objects) tryPut(ctx context.Context, b *metadata.Bucket, o *metadata.Object, blobs []metadata.Written, c *metadata.Condition, guess bool) (guessed bool, err error) {
 	t, err := s.e.begin(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	key := t.objectKey(b.ID, o.Key)
-	if err := s.blobs.prefetch(ctx, t, blobs, t.bucketKey(b.Name), key); err != nil {
-		return err
+	if guess && s.blobs.guess(t, blobs, t.bucketKey(b.Name), key) {
+		return true, s.putIn(ctx, t, key, b, o, blobs, c)
 	}
+	if err := s.blobs.prefetch(ctx, t, blobs, t.bucketKey(b.Name), key); err != nil {
+		return false, err
+	}
+	return false, s.putIn(ctx, t, key, b, o, blobs, c)
+}
+
+// putIn is the transaction of a PUT.
+func (s *Objects) putIn(ctx context.Context, t *txn, key []byte, b *metadata.Bucket, o *metadata.Object, blobs []metadata.Written, c *metadata.Condition) error {
 	if err := assertActive(ctx, t, b); err != nil {
 		return err
 	}

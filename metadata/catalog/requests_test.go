@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -81,6 +82,16 @@ func (t *distantTxn) Prefetch(_ context.Context, keys ...[]byte) error {
 	return nil
 }
 
+func (t *distantTxn) Guess(known, absent [][]byte) bool {
+	if !kv.Guess(t.Txn, known, absent) {
+		return false
+	}
+	for _, k := range append(slices.Clone(known), absent...) {
+		t.known[string(k)] = true
+	}
+	return true
+}
+
 func (t *distantTxn) Get(ctx context.Context, key []byte) ([]byte, error) {
 	if !t.known[string(key)] {
 		t.d.requests.Add(1)
@@ -107,7 +118,8 @@ func TestRequestsOfEachCall(t *testing.T) {
 		f.put(b, fmt.Sprintf("more%d", i), 100)
 		f.put(b, fmt.Sprintf("gone%d", i), 100)
 	}
-	w, v, p := f.written(100), f.written(100), f.written(100)
+	u, w, v, p := f.written(100), f.written(100), f.written(100), f.written(100)
+	var before int64
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -141,11 +153,30 @@ func TestRequestsOfEachCall(t *testing.T) {
 			}
 			return err
 		}},
-		{"put", 2, func() error {
+		{"put", 1, func() error {
 			return f.PutObject(t.Context(), b, object("new", w), []metadata.Written{w}, metadata.Condition{})
 		}},
-		{"overwrite", 3, func() error {
+		{"put on a condition", 2, func() error {
+			return f.PutObject(t.Context(), b, object("other", u), []metadata.Written{u}, metadata.Condition{IfNoneMatch: "*"})
+		}},
+		{"overwrite, which was guessed to be new", 4, func() error {
 			return f.PutObject(t.Context(), b, object("new", v), []metadata.Written{v}, metadata.Condition{})
+		}},
+		{"overwrite among overwrites", 3, func() error {
+			for f.guesses.score.Load() >= 0 {
+				f.put(b, "again", 100)
+			}
+			d.requests.Store(before)
+			f.put(b, "again", 100)
+			return nil
+		}},
+		{"guess now and then", 4, func() error {
+			for f.guesses.puts.Load()%guessEvery != guessEvery-1 {
+				f.put(b, "again", 100)
+			}
+			d.requests.Store(before)
+			f.put(b, "again", 100)
+			return nil
 		}},
 		{"part", 2, func() error {
 			return f.PutPart(t.Context(), b, "up", "u", metadata.Part{Number: 1, Size: 100}, []metadata.Written{p})
@@ -162,7 +193,7 @@ func TestRequestsOfEachCall(t *testing.T) {
 			return f.Discharge(t.Context(), owed, slots)
 		}},
 	} {
-		before := d.requests.Load()
+		before = d.requests.Load()
 		must(c.do())
 		if n := d.requests.Load() - before; n != c.want {
 			t.Errorf("%s took %d requests, want %d", c.name, n, c.want)

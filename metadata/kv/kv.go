@@ -104,6 +104,23 @@ func Prefetch(ctx context.Context, t Txn, keys ...[]byte) error {
 	return nil
 }
 
+// Guesser is a Txn that can do without reading what hardly ever changes.
+type Guesser interface {
+	// Guess has Gets of the known keys give what the store saw of them last, and
+	// Gets of the absent keys nothing, without asking anybody. Commit answers
+	// ErrConflict where anything got so is otherwise: until it succeeds nothing
+	// that follows from it is certain, errors that the caller makes of it
+	// included. Where a known key was not seen yet it is false, and nothing was
+	// done; what is read of the key from now on is remembered.
+	Guess(known, absent [][]byte) bool
+}
+
+// Guess has t guess where its engine gains something by it.
+func Guess(t Txn, known, absent [][]byte) bool {
+	g, ok := t.(Guesser)
+	return ok && g.Guess(known, absent)
+}
+
 // AllGetter is a Store that reads several keys at the cost of one.
 type AllGetter interface {
 	// GetAll is Get of several keys in one state, the newest.

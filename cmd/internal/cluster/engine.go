@@ -191,6 +191,9 @@ func (t *txn) Get(ctx context.Context, key []byte) ([]byte, error) {
 	return t.Txn.Get(ctx, key)
 }
 
+// Guess implements kv.Guesser.
+func (t *txn) Guess(known, absent [][]byte) bool { return kv.Guess(t.Txn, known, absent) }
+
 // Put implements kv.Txn.
 func (t *txn) Put(key, value []byte) {
 	t.writes = append(t.writes, write{key: slices.Clone(key)})

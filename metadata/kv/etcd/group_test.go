@@ -81,6 +81,58 @@ func together(t *testing.T, st *etcd.Store, steps ...step) []error {
 	return errs
 }
 
+// A transaction that guesses asks the members once, to commit.
+func TestGuessAsksNobody(t *testing.T) {
+	c := &toll{seen: map[string]int{}}
+	s := start(t, 1, c.watch)
+	st, other := s.open("/x/"), s.open("/x/")
+	known := [][]byte{[]byte("bucket"), []byte("not there")}
+	mustPut(t, other, "bucket", "1")
+	guess := func(key string, want error) (guessed bool) {
+		t.Helper()
+		x, err := st.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if guessed = kv.Guess(x, known, [][]byte{[]byte(key)}); !guessed {
+			if err := kv.Prefetch(t.Context(), x, append(known, []byte(key))...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := c.count("Txn") + c.count("Range")
+		for _, k := range append(known, []byte(key)) {
+			if _, err := x.Get(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.Put([]byte(key), []byte("1"))
+		if err := x.Commit(t.Context()); !errors.Is(err, want) {
+			t.Fatalf("commit of %s: %v, want %v", key, err, want)
+		}
+		if n := c.count("Txn") + c.count("Range") - before; n != 1 {
+			t.Fatalf("%d requests, want 1", n)
+		}
+		return guessed
+	}
+	if guess("first", nil) || !guess("second", nil) {
+		t.Fatal("guessed before anything was seen, or not after it")
+	}
+	guess("first", kv.ErrConflict) // it is there
+	mustPut(t, other, "bucket", "1")
+	guess("third", kv.ErrConflict) // the bucket is another
+	mustPut(t, other, "not there", "1")
+	x, err := st.Begin(t.Context())
+	if err == nil {
+		err = kv.Prefetch(t.Context(), x, known...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !guess("fourth", nil) {
+		t.Fatal("what was read is not guessed")
+	}
+}
+
 // Two transactions of which one writes what the other read must not both be
 // done because they wait together: etcd would judge both by the state before.
 func TestConflictsWithinAGroup(t *testing.T) {

@@ -28,6 +28,7 @@ type Store struct {
 	commits lane[*commit]
 	leaders leaders
 	density density
+	sights  sights
 	data    []byte // what all keys of pairs start with
 	end     []byte // the least key above them
 	closed  atomic.Bool

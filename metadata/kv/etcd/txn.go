@@ -78,6 +78,9 @@ func (t *txn) Prefetch(ctx context.Context, keys ...[]byte) error {
 	if err == errTooBig {
 		return nil // each for itself then
 	}
+	if err == nil {
+		t.s.sights.note(found)
+	}
 	t.ahead = append(t.ahead, found...)
 	return err
 }

@@ -80,6 +80,49 @@ func prefetch(t *testing.T, s kv.Store) {
 	wantErr(t, x.Commit(t.Context()), kv.ErrConflict)
 }
 
+// guess: what is guessed is what was seen last, or nothing, and a commit holds only
+// where that is so.
+func guess(t *testing.T, s kv.Store) {
+	if _, ok := begin(t, s).(kv.Guesser); !ok {
+		t.Skip("this engine does not guess")
+	}
+	known, absent := [][]byte{[]byte("known")}, [][]byte{[]byte("absent")}
+	if kv.Guess(begin(t, s), known, absent) {
+		t.Fatal("a key was guessed that nobody saw")
+	}
+	put(t, s, "known=1")
+	var x kv.Txn
+	for range 20 { // an engine chooses when it looks
+		x = begin(t, s)
+		if !kv.Guess(x, known, absent) {
+			must(t, kv.Prefetch(t.Context(), x, known...))
+		} else if v, err := x.Get(t.Context(), known[0]); err != nil || v != nil {
+			break
+		}
+	}
+	commit := func(want error) {
+		t.Helper()
+		wantGet(t, x, "known", "1")
+		wantGet(t, x, "absent", "")
+		x.Put([]byte("written"), []byte("1"))
+		wantErr(t, x.Commit(t.Context()), want)
+	}
+	commit(nil)
+	again := func() {
+		t.Helper()
+		if x = begin(t, s); !kv.Guess(x, known, absent) {
+			t.Fatal("a key that was seen is not guessed")
+		}
+	}
+	again()
+	put(t, s, "absent=1")
+	commit(kv.ErrConflict)
+	put(t, s, "absent") // deletes it
+	again()
+	put(t, s, "known=1") // anew
+	commit(kv.ErrConflict)
+}
+
 func getAll(t *testing.T, s kv.Store) {
 	put(t, s, "a=1", "b=2")
 	want := []string{"2", "", "1", "2", ""}

@@ -27,6 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.Store) {
 		{"WriteSkew", writeSkew},
 		{"Opacity", opacity},
 		{"Prefetch", prefetch},
+		{"Guess", guess},
 		{"GetAll", getAll},
 		{"Limits", limits},
 		{"EmptyValueAndKey", emptyValueAndKey},

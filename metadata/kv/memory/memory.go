@@ -21,6 +21,9 @@ type Store struct {
 	root   *node
 	commit uint64
 	closed bool
+	// sight is the state that transactions guess by, as old as a few guesses.
+	sight   *node
+	guesses int
 }
 
 var errClosed = errors.New("memory store is closed")
@@ -123,6 +126,7 @@ type txn struct {
 	writes []kv.Pair // Value nil: delete
 	bytes  int
 	err    error
+	guess  map[string]*node // what is guessed instead of read
 }
 
 type read struct {
@@ -140,7 +144,10 @@ func (t *txn) Get(ctx context.Context, key []byte) ([]byte, error) {
 			return t.writes[i].Value, nil
 		}
 	}
-	n := t.root.find(key)
+	n, guessed := t.guess[string(key)]
+	if !guessed {
+		n = t.root.find(key)
+	}
 	r := read{key: bytes.Clone(key)}
 	if n != nil {
 		r.commit = n.commit
@@ -150,6 +157,34 @@ func (t *txn) Get(ctx context.Context, key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	return n.value, nil
+}
+
+// sightAge is by how many guesses the state is old that transactions guess by.
+const sightAge = 8
+
+// Guess implements kv.Guesser, so that what stands on the contract is tried with
+// guesses that are wrong.
+func (t *txn) Guess(known, absent [][]byte) bool {
+	s := t.s
+	s.mu.Lock()
+	if s.guesses%sightAge == 0 {
+		s.sight = s.root
+	}
+	sight, first := s.sight, s.guesses == 0
+	s.guesses++
+	s.mu.Unlock()
+	if first {
+		return false
+	}
+	guess := make(map[string]*node, len(known)+len(absent))
+	for _, k := range known {
+		guess[string(k)] = sight.find(k)
+	}
+	for _, k := range absent {
+		guess[string(k)] = nil
+	}
+	t.guess = guess
+	return true
 }
 
 // Put implements kv.Txn.
