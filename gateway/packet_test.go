@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -116,5 +117,36 @@ func TestPacketWaitsForItsClient(t *testing.T) {
 	}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("to a client that reads nothing: %v", err)
+	}
+}
+
+// TestBodyLikeARefusal: what an object holds is never taken for an answer of the
+// server's own.
+func TestBodyLikeARefusal(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	tail := "HTTP/1.1 400 Bad Request" + refusalHead + "400 Bad Request"
+	for _, size := range []int{1 << 20, 2 << 20, 4 << 20} {
+		body := random(size, 3) + tail
+		s.put("/bkt/k", body)
+		if got := s.must(call{method: "GET", target: "/bkt/k"}).body; got != body {
+			t.Errorf("%d bytes, want %d; they end in %q", len(got), len(body), got[max(0, len(got)-len(tail)):])
+		}
+	}
+	// The server's own are still rewritten, also after an answer on the connection.
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	get := call{method: "GET", target: "/bkt/k"}
+	if _, err := io.WriteString(conn, get.raw(s.address)+"GET /bkt/% HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(conn)
+	readAnswer(t, r, "GET")
+	if a := readAnswer(t, r, "GET"); a.code() != "InvalidURI" {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
