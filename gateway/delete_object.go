@@ -130,7 +130,7 @@ func (x *exchange) deleteOne(d *deletion, i int) error {
 			return err
 		}
 	}
-	cond := metadata.Condition{IfMatch: bareETag(entry.ETag), IfSize: entry.Size}
+	cond := metadata.Condition{IfMatch: askedETag(entry.ETag), IfSize: entry.Size}
 	if entry.LastModifiedTime != "" {
 		t, err := parseTime(entry.LastModifiedTime)
 		if err != nil {
