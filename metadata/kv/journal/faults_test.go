@@ -358,3 +358,55 @@ func TestDamagedMember(t *testing.T) {
 		})
 	}
 }
+
+// TestDamagedSnapshot: where the state is lost as well, it is built from another
+// member's snapshot, and the damaged one is replaced by a copy.
+func TestDamagedSnapshot(t *testing.T) {
+	for _, victim := range []int{0, 1} {
+		t.Run(fmt.Sprint("member ", victim), func(t *testing.T) {
+			cfg, fs, _ := faulty(t, 4, 1)
+			cfg.SnapshotAfter = 8 << 10
+			s := open(t, cfg)
+			for i := range 60 {
+				mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+			id := s.Status().Members[victim]
+			dir := dirOf(cfg, id) + "/journal"
+			snapshot := func() string {
+				names, err := fs.List(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range names {
+					if strings.HasPrefix(n, "snap-") && n != "snap.new" {
+						return n
+					}
+				}
+				return ""
+			}
+			eventually(t, "a snapshot", func() bool { return snapshot() != "" })
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			damaged := snapshot()
+			err := fs.FlipBit(dir+"/"+damaged, 300, 3)
+			for _, d := range cfg.Drives {
+				err = errors.Join(err, fs.RemoveAll(d.Dir+"/state"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.SnapshotAfter = 1 << 30
+			s = open(t, cfg)
+			for i := range 60 {
+				wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+			if victim == 0 { // the one that was read first
+				eventually(t, "no member has the damaged snapshot", func() bool {
+					return !slices.Contains(s.Status().Members, id) || snapshot() != damaged
+				})
+			}
+			whole(t, s, cfg)
+		})
+	}
+}
