@@ -307,6 +307,30 @@ func TestSnapshotAndTrim(t *testing.T) {
 	check(t, open(t, cfg), acked)
 }
 
+// TestSnapshotOverRestarts: what earlier lives appended counts, or the log of a
+// store that is often opened anew would grow for ever.
+func TestSnapshotOverRestarts(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	cfg.LogSize, cfg.SnapshotAfter = 16<<10, 64<<10
+	first := fmt.Sprintf("log-%016x", 1)
+	for round := range 8 {
+		s := open(t, cfg)
+		dir := dirOf(cfg, s.Status().Members[0])
+		for i := range 40 { // less than a quarter of what makes a snapshot due
+			mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 100))
+		}
+		if round == 7 {
+			eventually(t, "trimmed", func() bool {
+				_, err := fs.Stat(dir + "/journal/" + first)
+				return errors.Is(err, vfs.ErrNotExist)
+			})
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestDamagedMember: damage in the midst of one member's log, or a log that
 // goes another way, is replaced by a copy of the other's.
 func TestDamagedMember(t *testing.T) {

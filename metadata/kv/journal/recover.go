@@ -44,7 +44,7 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 	c.commit = best.last()
 	c.chain, _ = best.chain(c.commit)
 	c.snapSize = best.snap.size
-	c.logBytes = 0
+	c.logBytes = best.beyond
 	if err := c.settleMembership(top); err != nil {
 		c.stopMembers()
 		c.commit, c.chain = served, servedChain // more must not be read yet
