@@ -161,6 +161,10 @@ func (b *lazyBody) WritePieces(pieces [][]byte) error {
 		b.x.WriteHeader(b.status)
 	}
 	if c := b.x.packets(pieces); c != nil {
+		if !b.due.IsZero() { // an earlier piece's time is not this one's
+			_ = c.SetWriteDeadline(time.Time{}) // fails where the write does
+			b.due = time.Time{}
+		}
 		b.err = b.x.writePacket(c, pieces)
 		return b.err
 	}

@@ -3,13 +3,18 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"kintsugi/erasure"
 )
 
 // dialled gives both ends of a connection through Listen.
@@ -148,5 +153,43 @@ func TestBodyLikeARefusal(t *testing.T) {
 	readAnswer(t, r, "GET")
 	if a := readAnswer(t, r, "GET"); a.code() != "InvalidURI" {
 		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+// lateBlobs takes its time with every read but the first.
+type lateBlobs struct {
+	Blobs
+	reads atomic.Int32
+	late  time.Duration
+}
+
+func (b *lateBlobs) Read(ctx context.Context, g erasure.Group, blob erasure.Blob, off, n int64, w io.Writer) error {
+	if b.reads.Add(1) > 1 {
+		time.Sleep(b.late)
+	}
+	return b.Blobs.Read(ctx, g, blob, off, n, w)
+}
+
+// TestSmallPieceBeforeALateOne: the time a client has to take a small piece does
+// not end while the drives are slow with the next.
+func TestSmallPieceBeforeALateOne(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	var blobs *lateBlobs
+	s := newSite(t, func(cfg *Config) {
+		blobs = &lateBlobs{Blobs: cfg.Blobs, late: 2 * limit}
+		cfg.Blobs, cfg.BodyTimeout = blobs, limit
+	})
+	s.bucket("bkt")
+	id := s.beginUpload("/bkt/k", nil)
+	parts := []string{random(5<<20, 1), random(64<<10, 2)}
+	var etags []string
+	for i, p := range parts {
+		etags = append(etags, s.put(fmt.Sprintf("/bkt/k?partNumber=%d&uploadId=%s", i+1, id), p).header.Get("Etag"))
+	}
+	s.must(call{method: "POST", target: "/bkt/k?uploadId=" + id, body: listOf(nothing, etags...)})
+	from := len(parts[0]) - 1000
+	a := s.must(call{method: "GET", target: "/bkt/k", header: headers("Range", fmt.Sprintf("bytes=%d-", from))})
+	if a.body != (parts[0] + parts[1])[from:] {
+		t.Errorf("%d bytes", len(a.body))
 	}
 }
