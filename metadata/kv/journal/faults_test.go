@@ -212,6 +212,47 @@ func TestTooFewDrives(t *testing.T) {
 	}
 }
 
+// TestTriedGeneration: a membership that was tried on too few drives, which are
+// away at the next start, is nothing any more when they come back at a later one.
+func TestTriedGeneration(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	inject := func(dirs ...string) (release func()) {
+		var rules []*vfs.Injected
+		for _, d := range dirs {
+			rules = append(rules, fs.Inject(vfs.Rule{Path: d, Err: syscall.EIO}))
+		}
+		return func() {
+			for _, r := range rules {
+				r.Release()
+			}
+		}
+	}
+	// All but one drive fail at once: new members are tried on that one.
+	release := inject("/d0", "/d1", "/d2")
+	if err := put(t, s, "lost", "x"); err == nil {
+		t.Fatal("acknowledged on one drive")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	for i := range 3 { // it is the one that is away now
+		release = inject("/d3")
+		s = open(t, cfg)
+		mustPut(t, s, "a", fmt.Sprint(2+i))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		release()
+	}
+	s = open(t, cfg)
+	wantGet(t, s, "a", "4")
+	whole(t, s, cfg)
+	wantGet(t, s, "a", "4")
+}
+
 // TestAllMembersAway: with all of four drives gone, commits stop, and go on by
 // themselves when the drives are back.
 func TestAllMembersAway(t *testing.T) {

@@ -27,9 +27,8 @@ type membership struct {
 	// Commit was the newest when the record was made: a log that ends before
 	// it is not whole.
 	Commit uint64 `json:"commit"`
-	// Created decides between two records of one generation. Of those, one was
-	// never in force: it reached too few drives before a crash, and an open
-	// without them counted on from the generation before.
+	// Created decides between two records of one generation: of two opens, each
+	// without the drives that the other's record reached. See leap.
 	Created time.Time `json:"created"`
 	Sum     string    `json:"sum"` // xxh64 of the record with an empty sum
 }
@@ -168,6 +167,12 @@ func writeWhole(fs vfs.FS, path string, b []byte) error {
 func needed(drives, tolerance int) int {
 	return max(1, min(tolerance+1, drives-tolerance))
 }
+
+// leap is how far an open that cannot read every drive's record counts on, before
+// it serves anything. A generation that was tried before a crash and reached too
+// few drives to be in force may be on those that are away; when they come back, it
+// must not be the newest. Nobody tries so many in one life.
+const leap = 1_000_000_000
 
 // drive is one of the node's drives. The committer alone touches it, but for
 // fs, id and dir, which never change.

@@ -27,6 +27,8 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 		if top, err = c.format(); err != nil {
 			return err
 		}
+	} else if c.inForce == 0 && !c.sawAll {
+		c.tried = max(c.tried, top.Generation+leap)
 	}
 	c.rec = top
 	logs, best, err := c.readLogs(top)
@@ -111,6 +113,7 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 		}
 		missing = append(missing, fmt.Sprintf("%s (%s): %v", d.id, d.dir, errs[i]))
 	}
+	c.sawAll = readable == len(c.drives)
 	for i, d := range c.drives {
 		if errs[i] == nil && (recs[i].Generation != top.Generation || !recs[i].Created.Equal(top.Created)) {
 			d.record = 0 // to be written again
@@ -315,8 +318,8 @@ func (l *memberLog) syncTail() error {
 }
 
 // settleMembership puts a new generation in force where the members differ
-// from the record, the record is on too few drives, a later one was tried, which
-// may be on drives that are away, or the namespace is new.
+// from the record, the record is on too few drives, a later one was tried or may
+// have been, which drives that are away would have, or the namespace is new.
 func (c *committer) settleMembership(top membership) error {
 	var ids []storagenode.DriveID
 	for _, m := range c.members {
