@@ -253,6 +253,38 @@ func TestTriedGeneration(t *testing.T) {
 	wantGet(t, s, "a", "4")
 }
 
+// TestLateWipe: a drive that is slow to be made ready for a join becomes a member
+// meanwhile, since all others are lost: what it then holds stays.
+func TestLateWipe(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	cfg.StateTimeout, cfg.RetryAfter = 10*time.Second, time.Minute
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	slow := fs.Inject(vfs.Rule{Path: "/d2/journal", Ops: vfs.OpList, Hang: true, Times: 1})
+	fs.Inject(vfs.Rule{Path: "/d1/journal/log", Ops: vfs.OpSync, Err: syscall.EIO})
+	mustPut(t, s, "a", "2")
+	eventually(t, "a join", func() bool { return slow.Waiting() == 1 })
+	fs.Inject(vfs.Rule{Path: "/d0/journal/log", Ops: vfs.OpSync, Err: syscall.EIO})
+	done := make(chan error, 1)
+	go func() { done <- put(t, s, "a", "3") }()
+	time.Sleep(300 * time.Millisecond)
+	slow.Release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	mustPut(t, s, "a", "4")
+	if m := s.Status().Members; len(m) != 2 || !slices.Contains(m, cfg.Drives[2].ID) {
+		t.Errorf("members %v", m)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fs.Clear()
+	fs.Inject(vfs.Rule{Path: "/d3", Err: syscall.EIO}) // the other new member
+	wantGet(t, open(t, cfg), "a", "4")
+}
+
 // TestAllMembersAway: with all of four drives gone, commits stop, and go on by
 // themselves when the drives are back.
 func TestAllMembersAway(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -195,9 +196,12 @@ type drive struct {
 	// writing is held while a record is written; tried is the newest of those.
 	writing sync.Mutex
 	tried   uint64
-	marker  string  // path of a file every formatted drive has; "": not checked
-	member  *member // the last one on this drive, maybe still stuck in a call
-	state   *guard  // of the last state on this drive, maybe still stuck as well
+	// wiping is held while its log is removed; claims counts the wishes to.
+	wiping sync.Mutex
+	claims atomic.Uint64
+	marker string  // path of a file every formatted drive has; "": not checked
+	member *member // the last one on this drive, maybe still stuck in a call
+	state  *guard  // of the last state on this drive, maybe still stuck as well
 }
 
 // hangs says that a call to the drive, for its log or for a state on it, has not

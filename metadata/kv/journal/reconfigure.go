@@ -64,7 +64,7 @@ func (c *committer) emergency() error {
 		}
 		picked = picked[:min(len(picked), c.cfg.Tolerance+1)]
 		errs := eachDrive(picked, func(_ int, d *drive) error {
-			if err := d.wipeLog(); err != nil {
+			if err := d.wipeLog(d.claim()); err != nil {
 				return err
 			}
 			_, _, err := writeSnapshot(d, c.cfg.Cluster, snap)
