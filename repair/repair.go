@@ -306,10 +306,10 @@ func (r *Repairer) Notify(d stripe.Damage) {
 }
 
 // NotifyAll is Notify for claims that came from other processes; those that name no
-// blob are passed over.
+// blob or no slot are passed over.
 func (r *Repairer) NotifyAll(claims []storagenode.ShardClaim) {
 	for _, c := range claims {
-		if id, err := storagenode.ParseBlobID(c.Blob); err == nil {
+		if id, err := storagenode.ParseBlobID(c.Blob); err == nil && c.Slot >= 0 && c.Slot < storagenode.MaxSlots {
 			r.Notify(stripe.Damage{PG: c.PG, Slot: c.Slot, Blob: id})
 		}
 	}
