@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,14 +62,16 @@ func (v *inventory) takeDrives() map[storagenode.DriveID]bool {
 func (v *inventory) pass(ctx context.Context) (int64, error) {
 	v.running.Lock()
 	defer v.running.Unlock()
-	only := v.takeDrives()
-	if v.all.Swap(false) || v.cfg.Clock.Now().Sub(v.whole) >= v.cfg.InventoryInterval {
-		only = nil
+	only, all := v.takeDrives(), v.all.Swap(false)
+	if all || v.cfg.Clock.Now().Sub(v.whole) >= v.cfg.InventoryInterval {
+		all, only = true, nil
 	} else if only == nil {
 		return 0, nil
 	}
 	groups, err := v.cfg.Groups.ListGroups(ctx)
-	if err != nil {
+	if err != nil { // it is owed still
+		v.add(slices.Collect(maps.Keys(only)))
+		v.all.CompareAndSwap(false, all)
 		return 0, err
 	}
 	task := v.progress.begin(Inventory, "slots", 0)
