@@ -191,7 +191,7 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 	if now, err := v.cfg.Lookup.Group(ctx, pg); err != nil || now.Slots[slot].Epoch != s.Epoch || v.ask(s.Drive) == nil {
 		return false, err
 	}
-	if err := v.cfg.Blobs.MarkMissing(ctx, pg, id, erasure.SlotMask(0).With(slot)); err != nil {
+	if err := v.worker.markMissing(ctx, pg, id, slot); err != nil {
 		return false, fmt.Errorf("mark blob %s missing at slot %d of pg %d: %w", id, slot, pg, err)
 	}
 	v.cfg.Logger.Warn("shard found bad", "pg", uint32(pg), "slot", slot, "blob", id.String(), "drive", s.Drive.String(), "err", cause)

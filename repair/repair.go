@@ -197,7 +197,7 @@ func New(cfg Config) (*Repairer, error) {
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
 	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.mayDestroy}
-	r.census = &census{cfg: r.cfg, fleet: r.fleet}
+	r.census = &census{cfg: r.cfg, fleet: r.fleet, marked: r.worker.marked.Load}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
 			return nil, err
@@ -350,8 +350,13 @@ func (r *Repairer) lead(ctx context.Context, t *tenure) {
 	if !r.cfg.Sole {
 		all.Go(func() { r.leader.tend(ctx, t) })
 	}
-	// What former leaders had begun is not known: every slot is looked at.
+	// What former leaders had begun and found is not known: every slot is looked at,
+	// and nothing counted before is said any more.
 	r.inventory.all.Store(true)
+	r.census.fresh.Store(true)
+	r.mu.Lock()
+	r.recount = nil
+	r.mu.Unlock()
 	if _, err := r.look(ctx); err != nil {
 		r.cfg.Logger.Warn("first look at the drives failed", "err", err)
 	}
@@ -472,6 +477,7 @@ func (r *Repairer) damagePass(ctx context.Context) error {
 	left, err := r.worker.repairDamage(ctx, nil)
 	if left == 0 && r.worker.shards() != before {
 		r.kick(Counting)
+		r.Start(Census)
 	}
 	return err
 }
@@ -481,6 +487,7 @@ func (r *Repairer) rebuildPass(ctx context.Context) error {
 	left, done, err := r.worker.rebuildSlots(ctx, nil)
 	if left == 0 && done > 0 {
 		r.kick(Counting)
+		r.Start(Census)
 	}
 	return err
 }
