@@ -200,7 +200,9 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 
 // strays drops what drives still hold of slots that were mapped elsewhere and
 // are clean there, so that nothing is read from the old place any more. It
-// asks metadata for the slot once more right before.
+// asks metadata for the slot once more right before. What has a shard of a blob
+// that is marked missing at the slot stays: a slot is clean also where such a
+// blob could not be rebuilt, and that shard may be the last.
 func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, only map[storagenode.DriveID]bool) error {
 	if v.paused() {
 		return nil
@@ -243,6 +245,9 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	if s.Drive == id || s.State != storagenode.SlotClean || v.paused() {
 		return nil
 	}
+	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {
+		return err
+	}
 	if err := v.prove(ctx); err != nil {
 		return err
 	}
@@ -257,4 +262,28 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	}
 	v.cfg.Logger.Info("slot dropped at its former drive", "pg", uint32(pg), "slot", slot, "drive", id.String())
 	return nil
+}
+
+// wanted says that a drive lists a blob which is marked missing at the slot.
+func (v *inventory) wanted(ctx context.Context, store storagenode.ShardStore, pg storagenode.PG, slot int) (bool, error) {
+	c := v.worker.inspect.list(ctx, store, pg, slot)
+	defer c.close()
+	for rec, err := range v.cfg.Blobs.ScanBlobs(ctx, pg, storagenode.BlobID{}) {
+		if err != nil {
+			return false, fmt.Errorf("scan blobs of pg %d: %w", pg, err)
+		}
+		if !rec.Blob.Missing.Has(slot) {
+			continue
+		}
+		if err := c.seek(rec.Blob.ID, nil); err != nil {
+			return false, fmt.Errorf("list slot %d of pg %d: %w", slot, pg, err)
+		}
+		if !c.more {
+			return false, nil
+		}
+		if c.current.ID.Blob == rec.Blob.ID {
+			return true, nil
+		}
+	}
+	return false, nil
 }
