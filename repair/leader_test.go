@@ -550,3 +550,31 @@ func TestRenewalThatFindsItselfDone(t *testing.T) {
 		t.Fatal("a renewal succeeded that nobody can see")
 	}
 }
+
+// TestLatePause: what was switched with an unknown outcome and arrives late does
+// not undo what was switched by another process meanwhile.
+func TestLatePause(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	far := &seam{Store: r.kv}
+	rep := r.repairer(far)
+	r.must(r.rep.Pause(r.ctx))
+	var late []func() error
+	far.commit = func(_, writes [][]byte, commit func() error) error {
+		if len(writes) == 0 {
+			return commit()
+		}
+		late = append(late, commit)
+		return kv.ErrUnknown
+	}
+	if err := rep.Resume(r.ctx); err == nil || len(late) == 0 {
+		t.Fatalf("%v, %d held up", err, len(late))
+	}
+	r.must(r.rep.Resume(r.ctx))
+	r.must(r.rep.Pause(r.ctx))
+	for _, commit := range late {
+		_ = commit()
+	}
+	if paused, err := r.cat.Paused(r.ctx); err != nil || !paused {
+		t.Fatalf("paused: %v, %v", paused, err)
+	}
+}

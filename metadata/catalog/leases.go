@@ -150,7 +150,12 @@ func (s *Switches) Paused(ctx context.Context) (bool, error) {
 // SetPaused implements metadata.Switches.
 func (s *Switches) SetPaused(ctx context.Context, paused bool) error {
 	return s.e.update(ctx, "pause", func(t *txn) error {
-		if key := t.formatKey(fmtPaused); paused {
+		key := t.formatKey(fmtPaused)
+		// Asserted, so that one that comes late undoes nothing switched since.
+		if _, err := t.Get(ctx, key); err != nil {
+			return err
+		}
+		if paused {
 			t.Put(key, encodeNumber(t.room(12), 1))
 		} else {
 			t.Delete(key)
