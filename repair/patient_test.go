@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -128,4 +129,38 @@ func TestHungDriveHoldsUpNothing(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	cancel()
 	within(t, "the end", func() { <-ended })
+}
+
+// together is a drive whose scrub takes until all others are being scrubbed too.
+type together struct {
+	storagenode.ShardStore
+	all *sync.WaitGroup
+}
+
+func (s together) Scrub(ctx context.Context, rate int64, damaged func(storagenode.ShardID, error)) (storagenode.ScrubReport, error) {
+	s.all.Done()
+	s.all.Wait()
+	return s.ShardStore.(driveScrubber).Scrub(ctx, rate, damaged)
+}
+
+type withTogether struct {
+	*drives
+	all sync.WaitGroup
+}
+
+func (d *withTogether) Drive(id storagenode.DriveID) (storagenode.ShardStore, storagenode.DriveState) {
+	store, state := d.drives.Drive(id)
+	return together{store, &d.all}, state
+}
+
+// TestDrivesAreScrubbedSideBySide: each takes a quarter of the interval, so that
+// one after the other more than four would not be done in time.
+func TestDrivesAreScrubbedSideBySide(t *testing.T) {
+	d := &withTogether{}
+	r := newRig(t, "2+1", 8, func(c *Config) { d.drives = c.Drives.(*drives); c.Drives = d })
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.must(r.rep.scrubber.pass(r.ctx)) // plans the first, none is due yet
+	d.all.Add(8)
+	r.clock.advance(24 * time.Hour)
+	within(t, "a pass", func() { r.must(r.rep.scrubber.pass(r.ctx)) })
 }

@@ -34,7 +34,8 @@ type ScrubState struct {
 	Running bool      `json:"running"`
 }
 
-// scrubber scrubs one drive after the other, each once per interval.
+// scrubber scrubs each drive once per interval, those that are due side by side:
+// each at a rate of its own, at which a few one after the other would be late.
 type scrubber struct {
 	cfg      *Config
 	fleet    *fleet
@@ -68,16 +69,19 @@ func (s *scrubber) pass(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	var errs []error
+	var due []storagenode.DriveReport
 	for _, rep := range s.cfg.Drives.Reports() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if s.due(rep.ID) {
-			errs = append(errs, s.scrub(ctx, rep))
+			due = append(due, rep)
 		}
 	}
-	return errors.Join(errs...)
+	errs := make([]error, len(due))
+	var all sync.WaitGroup
+	for i, rep := range due {
+		all.Go(func() { errs[i] = s.scrub(ctx, rep) })
+	}
+	all.Wait()
+	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // load reads when drives were last scrubbed, under each term anew: former
