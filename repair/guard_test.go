@@ -276,3 +276,27 @@ func TestInventoryIsOwed(t *testing.T) {
 		r.must(r.cat.MarkPresent(r.ctx, r.group(o.pg), o.blob, erasure.SlotMask(0).With(1)))
 	}
 }
+
+// TestReplacedDriveThatLives: a drive was moved, and another took its old place.
+// It is not lost because a new leader cannot reach its node yet.
+func TestReplacedDriveThatLives(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("x", 300_000)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	moved := r.drives.disks[0]
+	r.addDrive("n1", "", moved.report.ID)
+	for range 2 {
+		r.must(r.rep.detectAndPlan(r.ctx))
+	}
+	next := r.repairer(r.kv)
+	moved.gone = true
+	for range 2 {
+		r.must(next.detectAndPlan(r.ctx))
+	}
+	if d, _ := next.fleet.drive(moved.report.ID); d.record.State != storagenode.DriveDown {
+		t.Fatalf("a drive whose node was not reached yet is %s", d.record.State)
+	}
+	moved.gone = false
+	r.heal()
+	r.whole(o)
+}
