@@ -94,6 +94,20 @@ func (r *Repairer) Recount(ctx context.Context) (Report, error) {
 	return rep, nil
 }
 
+// countAnew has everything counted: what was lacking was repaired.
+func (r *Repairer) countAnew() {
+	r.kick(Counting)
+	r.Start(Census)
+}
+
+// forgetCounts drops what was counted under an earlier term.
+func (r *Repairer) forgetCounts() {
+	r.census.fresh.Store(true)
+	r.mu.Lock()
+	r.recount = nil
+	r.mu.Unlock()
+}
+
 // recountPass is Recount as a pass of Run.
 func (r *Repairer) recountPass(ctx context.Context) error {
 	_, err := r.Recount(ctx)

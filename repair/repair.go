@@ -353,10 +353,7 @@ func (r *Repairer) lead(ctx context.Context, t *tenure) {
 	// What former leaders had begun and found is not known: every slot is looked at,
 	// and nothing counted before is said any more.
 	r.inventory.all.Store(true)
-	r.census.fresh.Store(true)
-	r.mu.Lock()
-	r.recount = nil
-	r.mu.Unlock()
+	r.forgetCounts()
 	if _, err := r.look(ctx); err != nil {
 		r.cfg.Logger.Warn("first look at the drives failed", "err", err)
 	}
@@ -476,8 +473,7 @@ func (r *Repairer) damagePass(ctx context.Context) error {
 	before := r.worker.shards()
 	left, err := r.worker.repairDamage(ctx, nil)
 	if left == 0 && r.worker.shards() != before {
-		r.kick(Counting)
-		r.Start(Census)
+		r.countAnew()
 	}
 	return err
 }
@@ -486,8 +482,7 @@ func (r *Repairer) damagePass(ctx context.Context) error {
 func (r *Repairer) rebuildPass(ctx context.Context) error {
 	left, done, err := r.worker.rebuildSlots(ctx, nil)
 	if left == 0 && done > 0 {
-		r.kick(Counting)
-		r.Start(Census)
+		r.countAnew()
 	}
 	return err
 }
