@@ -300,3 +300,24 @@ func TestReplacedDriveThatLives(t *testing.T) {
 	r.heal()
 	r.whole(o)
 }
+
+// TestRetiredDriveCountsForNothing: what lies on a drive that is given up, and only
+// there, is not healed, however well the drive looks.
+func TestRetiredDriveCountsForNothing(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("x", 300_000)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.wipe(0)
+	r.state(0, storagenode.DriveBroken) // and its replacement is no better
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.drives.disks[3].gone = false
+	var last Progress
+	rep, err := r.rep.RepairNow(r.ctx, func(p Progress) { last = p })
+	r.must(err)
+	if s := r.rep.Status(); rep.Whole || last.Phase == Healed || s.Whole || len(s.Waiting) == 0 {
+		t.Fatalf("%+v is %v, %+v; status says whole %v, %+v", last, rep.Whole, rep, s.Whole, s.Waiting)
+	}
+	r.addDrive("n0", "", storagenode.DriveID{})
+	r.heal()
+	r.whole(o)
+}

@@ -114,11 +114,20 @@ func (r *Repairer) recountPass(ctx context.Context) error {
 	return err
 }
 
+// ask gives the store of a drive that can be asked; nil also where its slots are to
+// be moved away: what is on it counts as there for nobody.
+func (c *recounter) ask(id storagenode.DriveID) storagenode.ShardStore {
+	if d, ok := c.r.fleet.drive(id); ok && d.dead() {
+		return nil
+	}
+	return c.r.inventory.ask(id)
+}
+
 // group counts one group: its blobs in order beside one list for each slot.
 func (c *recounter) group(ctx context.Context, g erasure.Group, task running) error {
 	cursors := make([]*cursor, len(g.Slots))
 	for i, s := range g.Slots {
-		store := c.r.inventory.ask(s.Drive)
+		store := c.ask(s.Drive)
 		if store == nil {
 			continue
 		}
@@ -234,7 +243,7 @@ func (c *recounter) again(ctx context.Context, pg storagenode.PG, slot int, id s
 	if err != nil {
 		return missing, false, err
 	}
-	store := c.r.inventory.ask(g.Slots[slot].Drive)
+	store := c.ask(g.Slots[slot].Drive)
 	if store == nil {
 		return unheard, false, nil
 	}
