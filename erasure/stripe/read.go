@@ -301,13 +301,13 @@ func (r *reader) straight(ctx context.Context, win, wide window, mem *buffer) *f
 			}
 			s.damaged(r.group, r.blob.ID, res.slot, res.err)
 			mem.release()
-			return r.hedged(hedge, win)
+			return r.hedged(ctx, hedge, win)
 		case <-timer:
 			now := s.cfg.Clock.Now()
 			markLate(calls, now, patience >= stuckAfter)
 			if patience >= stuckAfter { // for the second time, or at once on a slow drive
 				mem.release()
-				return r.hedged(hedge, win)
+				return r.hedged(ctx, hedge, win)
 			}
 			hedge = r.hedge(ctx, win)
 			timer, patience = s.cfg.Clock.After(stuckAfter-patience), stuckAfter
@@ -378,15 +378,21 @@ func (r *reader) hedgeMemory(n int) *buffer {
 	return r.set.memory.try(gatherMemory(r.group.Scheme, n))
 }
 
-// hedged is the hedge's answer, nil where there was none.
-func (r *reader) hedged(hedge chan *decoded, win window) *fetched {
+// hedged waits for the hedge's answer, nil where there is none. When ctx ends the
+// hedge may do so without one.
+func (r *reader) hedged(ctx context.Context, hedge chan *decoded, win window) *fetched {
 	if hedge == nil {
 		return nil
 	}
-	if d := <-hedge; d != nil {
-		return r.cut(d, win)
+	select {
+	case d := <-hedge:
+		if d != nil {
+			return r.cut(d, win)
+		}
+		return nil
+	case <-ctx.Done():
+		return &fetched{err: context.Cause(ctx)}
 	}
-	return nil
 }
 
 // readPart reads a run of a shard, from the drive the slot was mapped from where

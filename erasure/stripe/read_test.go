@@ -464,3 +464,35 @@ func TestDrivesNotKnownYet(t *testing.T) {
 		}
 	}
 }
+
+// TestCancelWhileHedged: a reader that goes away while a hedge is waited for is let
+// go, whatever the hedge does then.
+func TestCancelWhileHedged(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.Remote = true })
+	data := noise(1<<20, 1)
+	b := r.put(data)
+	for range 12 {
+		bad := r.faulty[0].Inject(storetest.Fault{Ops: storetest.OpReadAt, Delay: 30 * time.Millisecond, Err: storagenode.ErrCorrupt})
+		var hang []*storetest.Injected
+		for _, slot := range []int{4, 5} {
+			hang = append(hang, r.faulty[slot].Inject(storetest.Fault{Ops: storetest.OpStat, Hang: true}))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.set.Read(ctx, r.group, b, 0, b.Size, io.Discard) }()
+		time.Sleep(60 * time.Millisecond)
+		cancel()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("read: %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the read never returns")
+		}
+		bad.Release()
+		for _, h := range hang {
+			h.Release()
+		}
+	}
+}
