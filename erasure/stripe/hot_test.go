@@ -387,3 +387,26 @@ func hotRush(t *testing.T, r *rig) {
 		t.Error("nothing was kept")
 	}
 }
+
+// TestSmallIsKept: a small blob takes the place of those that were written before it
+// and that nobody read, also where transfers needed memory lately.
+func TestSmallIsKept(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.KeptBytes, c.MemoryBytes = 1<<20, 64<<20 })
+	data := noise(60_000, 1)
+	var b erasure.Blob
+	for range 40 {
+		b = r.put(data)
+	}
+	if r.want(b, data, 0, b.Size); r.calls() > 0 {
+		t.Fatal("what was written last is not kept")
+	}
+	large, err := r.set.memory.get(t.Context(), 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large.release()
+	b = r.put(data)
+	if r.want(b, data, 0, b.Size); r.calls() > 0 {
+		t.Fatal("a small blob pays for the memory that transfers needed")
+	}
+}

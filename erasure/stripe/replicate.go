@@ -57,7 +57,7 @@ func (p *put) replicate(ctx context.Context, r room, n int) (erasure.Blob, error
 	if err := c.write(work, room{data: r.data}); err != nil {
 		return erasure.Blob{}, err
 	}
-	p.set.hot.written(erasure.Scheme{K: 1}, p.id, part{room: r, n: n})
+	p.set.hot.written(erasure.Scheme{K: 1}, p.id, part{room: r, n: n, last: true})
 	return c.blob(int64(n)), nil
 }
 
