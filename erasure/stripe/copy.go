@@ -84,15 +84,22 @@ func (r *copyReader) pick() int {
 	return best
 }
 
-// start asks the next copy; false when there is none.
+// start asks the next copy; nil when there is none, or no memory beside that of a
+// copy which is on its way: who holds memory does not wait for more.
 func (r *copyReader) start(ctx context.Context) (*attempt, error) {
 	slot := r.pick()
 	if slot < 0 {
 		return nil, nil
 	}
-	buf, err := r.set.memory.get(ctx, r.n)
-	if err != nil {
-		return nil, err
+	buf := r.set.memory.try(r.n)
+	if buf == nil && len(r.running) > 0 {
+		return nil, nil
+	}
+	if buf == nil {
+		var err error
+		if buf, err = r.set.memory.get(ctx, r.n); err != nil {
+			return nil, err
+		}
 	}
 	r.asked = r.asked.With(slot)
 	a := &attempt{slot: slot, buf: buf}

@@ -496,3 +496,24 @@ func TestCancelWhileHedged(t *testing.T) {
 		}
 	}
 }
+
+// TestLateCopyWithoutMemory: a copy that is late is waited for where there is no
+// memory to ask another slot.
+func TestLateCopyWithoutMemory(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.MemoryBytes = 1 << 20 })
+	r.set.memory.wait = time.Second
+	data := noise(4096, 1)
+	b := r.put(data)
+	for _, f := range r.faulty {
+		f.Inject(storetest.Fault{Ops: storetest.OpReadAt, Delay: 100 * time.Millisecond})
+	}
+	var held []*buffer
+	for buf := r.set.memory.try(4096); buf != nil; buf = r.set.memory.try(4096) {
+		held = append(held, buf)
+	}
+	held[0].release()
+	r.want(b, data, 0, b.Size)
+	for _, buf := range held[1:] {
+		buf.release()
+	}
+}
