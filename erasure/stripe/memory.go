@@ -13,9 +13,9 @@ import (
 // overloadWait is how long a stripe waits for memory.
 const overloadWait = 10 * time.Second
 
-// classes is the number of buffer sizes: 4 KiB to 224 MiB, four to a doubling,
-// so that at most a fifth is waste.
-const classes = 64
+// classes is the number of buffer sizes: 4 KiB to 256 MiB, which is what gathering a
+// stripe of 1+31 takes, four to a doubling, so that at most a fifth is waste.
+const classes = 65
 
 func classSize(c int) int { return (4 + c&3) << (10 + c>>2) }
 

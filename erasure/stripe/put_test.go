@@ -547,3 +547,14 @@ func TestClasses(t *testing.T) {
 		}
 	}
 }
+
+// TestClassesForEveryScheme: there are buffers for the largest stripe of any scheme,
+// to be written and to be gathered.
+func TestClassesForEveryScheme(t *testing.T) {
+	for k := 1; k <= storagenode.MaxSlots; k++ {
+		s := erasure.Scheme{K: uint8(k), M: uint8(storagenode.MaxSlots - k)}
+		if c := classOf(gatherMemory(s, erasure.StripeSize)); c >= classes {
+			t.Errorf("%s: class %d of %d", s, c, classes)
+		}
+	}
+}
