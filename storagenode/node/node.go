@@ -83,6 +83,7 @@ type Node struct {
 type entry struct {
 	store storagenode.Drive // nil while it cannot be asked
 	state storagenode.DriveState
+	place *place // that says so
 }
 
 // Open formats what is empty, opens what is a drive, and starts to watch. A
@@ -349,10 +350,15 @@ func (n *Node) Store(id storagenode.DriveID) storagenode.Drive {
 	return nil
 }
 
-// publish makes a drive's store and state visible to the data path.
-func (n *Node) publish(id storagenode.DriveID, e *entry) {
+// publish makes what a place has of a drive visible to the data path: its store and
+// state, nil: nothing any more. Disks move: where another place serves the drive by
+// now, that it is away from this one is nobody's concern.
+func (n *Node) publish(p *place, id storagenode.DriveID, e *entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if (e == nil || e.store == nil) && n.elsewhere(p, id) {
+		return
+	}
 	next := make(map[storagenode.DriveID]*entry, len(n.places)+1)
 	for k, v := range *n.table.Load() {
 		next[k] = v
@@ -365,8 +371,14 @@ func (n *Node) publish(id storagenode.DriveID, e *entry) {
 	n.table.Store(&next)
 }
 
+// elsewhere says that another place than p serves a drive.
+func (n *Node) elsewhere(p *place, id storagenode.DriveID) bool {
+	e := (*n.table.Load())[id]
+	return e != nil && e.store != nil && e.place != p
+}
+
 // Reports implements storagenode.Reporter: one report a place whose drive is
-// known, in the order of the directories.
+// known and is not served from another, in the order of the directories.
 func (n *Node) Reports() []storagenode.DriveReport {
 	out := make([]storagenode.DriveReport, 0, len(n.places))
 	for _, p := range n.places {

@@ -404,3 +404,91 @@ func TestIdentityDamagedAtStartIsRememberedAndReplaced(t *testing.T) {
 		return d.State == storagenode.DriveActive && d.ID != old && d.Replaces == old
 	})
 }
+
+// TestDisksAreExchanged: two disks that come back in each other's directories, at
+// once or after both were away, are both served, and each reported once.
+func TestDisksAreExchanged(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		r := newRig(t, 3)
+		cfg := r.config()
+		cfg.Poll = time.Hour
+		n, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = n.Close() })
+		first := n.Reports()
+		move := func(from, to string) {
+			t.Helper()
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look := func() {
+			for _, p := range n.places {
+				p.check(t.Context())
+			}
+		}
+		move(r.dirs[0], r.dirs[0]+".away")
+		if away {
+			move(r.dirs[1], r.dirs[1]+".away")
+			look()
+			move(r.dirs[1]+".away", r.dirs[0])
+		} else {
+			move(r.dirs[1], r.dirs[0])
+		}
+		move(r.dirs[0]+".away", r.dirs[1])
+		look()
+		look()
+		got := n.Reports()
+		if len(got) != 3 || got[0].ID != first[1].ID || got[1].ID != first[0].ID {
+			t.Fatalf("away %v: %+v", away, got)
+		}
+		for _, d := range got {
+			if store, state := n.Drive(d.ID); d.State != storagenode.DriveActive || store == nil || state != storagenode.DriveActive {
+				t.Errorf("away %v: drive in %s is reported %s, and %s to those who want to use it", away, d.Dir, d.State, state)
+			}
+		}
+	}
+}
+
+// TestDiskMovesToAnotherDirectory: a disk that is served from another directory now
+// is not called away for the sake of the one it was in.
+func TestDiskMovesToAnotherDirectory(t *testing.T) {
+	r := newRig(t, 3)
+	cfg := r.config()
+	cfg.Poll = time.Hour
+	n, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	id := n.Reports()[2].ID
+	look := func() {
+		for _, p := range n.places {
+			p.check(t.Context())
+		}
+	}
+	for _, dir := range []string{r.dirs[0], r.dirs[2]} {
+		if err := os.Rename(dir, dir+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	if err := os.Rename(r.dirs[2]+".away", r.dirs[0]); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	if err := os.WriteFile(r.dirs[2], nil, 0o600); err != nil { // away for another reason
+		t.Fatal(err)
+	}
+	look()
+	if store, state := n.Drive(id); store == nil || state != storagenode.DriveActive {
+		t.Errorf("the drive is %s", state)
+	}
+	for _, d := range n.Reports() {
+		if d.ID == id && d.State != storagenode.DriveActive {
+			t.Errorf("it is reported %s for %s", d.State, d.Dir)
+		}
+	}
+}

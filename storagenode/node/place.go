@@ -62,7 +62,7 @@ func (p *place) setState(state storagenode.DriveState, reason string, store stor
 		return
 	}
 	if !id.IsZero() {
-		p.node.publish(id, &entry{store: store, state: state})
+		p.node.publish(p, id, &entry{store: store, state: state, place: p})
 	}
 	p.node.cfg.Logger.Info("drive state", "drive", id.String(), "dir", p.dir, "state", state.String(), "reason", reason)
 	if r, ok := p.report(); ok && p.node.cfg.Changed != nil {
@@ -72,6 +72,7 @@ func (p *place) setState(state storagenode.DriveState, reason string, store stor
 	}
 }
 
+// report says how the place's drive is; false where there is nothing to say.
 func (p *place) report() (storagenode.DriveReport, bool) {
 	p.mu.Lock()
 	r := storagenode.DriveReport{
@@ -87,7 +88,7 @@ func (p *place) report() (storagenode.DriveReport, bool) {
 	if store != nil {
 		r.Space = store.Space()
 	}
-	return r, !r.ID.IsZero()
+	return r, !r.ID.IsZero() && !p.node.elsewhere(p, r.ID)
 }
 
 // mayTake says whether this empty directory may become the drive of its
@@ -264,7 +265,7 @@ func (p *place) adopt(ctx context.Context, id Identity) {
 	p.shut()
 	p.mu.Lock()
 	if old := p.identity.Drive; !old.IsZero() && old != id.Drive {
-		p.node.publish(old, nil)
+		p.node.publish(p, old, nil)
 	}
 	p.identity, p.lost = id, storagenode.DriveID{}
 	p.mu.Unlock()
@@ -315,7 +316,7 @@ func (p *place) takePlace(ctx context.Context, old storagenode.DriveID) {
 		return
 	}
 	if !old.IsZero() {
-		p.node.publish(old, nil)
+		p.node.publish(p, old, nil)
 	}
 	p.open(ctx)
 	told := make(chan struct{})
@@ -392,7 +393,7 @@ func (p *place) shut() {
 	if store == nil {
 		return
 	}
-	p.node.publish(id, &entry{state: storagenode.DriveDown})
+	p.node.publish(p, id, &entry{state: storagenode.DriveDown, place: p})
 	p.closeStore(store, lock)
 }
 
