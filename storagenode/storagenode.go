@@ -161,6 +161,7 @@ type Drive interface {
 	// unlimited), calling damaged for each shard that fails, and reports
 	// progress through the report's counters.
 	Scrub(ctx context.Context, bytesPerSecond int64, damaged func(ShardID, error)) (ScrubReport, error)
-	// Close makes everything accepted durable and releases the drive.
+	// Close makes everything accepted durable and releases the drive. ErrSuspect
+	// where that hangs: it may still write, until another Close answers otherwise.
 	Close() error
 }

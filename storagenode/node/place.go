@@ -145,7 +145,7 @@ func (p *place) open(ctx context.Context) {
 	fsys := p.node.cfg.FS
 	lock, err := fsys.Lock(filepath.Join(p.dir, lockName))
 	if err != nil {
-		p.fail(storagenode.DriveDown, fmt.Sprintf("%s is in use by another process: %v", p.dir, err))
+		p.fail(storagenode.DriveDown, fmt.Sprintf("%s is in use by another process, or its store hangs in closing: %v", p.dir, err))
 		return
 	}
 	st, err := fsys.Stat(p.dir)
@@ -382,8 +382,13 @@ func (p *place) health() {
 	}
 }
 
+// closeAgain is how long after a store hung in Close it is asked again whether it
+// has let go.
+const closeAgain = time.Second
+
 // shut withdraws the store and closes it. A store that hangs in Close is left
-// to itself.
+// to itself, and so is the directory's lock: it may still write there, and nobody
+// else must until it has let go.
 func (p *place) shut() {
 	p.mu.Lock()
 	store, lock := p.store, p.lock
@@ -401,8 +406,17 @@ func (p *place) closeStore(store storagenode.Drive, lock io.Closer) {
 	done := make(chan error, 1)
 	go func() {
 		err := store.Close()
-		_ = lock.Close()
+		if !errors.Is(err, storagenode.ErrSuspect) {
+			_ = lock.Close()
+			done <- err
+			return
+		}
 		done <- err
+		for errors.Is(err, storagenode.ErrSuspect) {
+			<-p.node.cfg.Clock.After(closeAgain)
+			err = store.Close()
+		}
+		_ = lock.Close()
 	}()
 	select {
 	case err := <-done:

@@ -132,7 +132,7 @@ func (s *Store) occupy(h *header, size int64, from *place, staged []byte) reserv
 // refusal says why a record may not be appended now. mu is held.
 func (s *Store) refusal(h *header, gen uint64, moved bool) error {
 	switch {
-	case s.closed:
+	case s.ending:
 		return errClosed
 	case s.broken.Load() != nil:
 		return s.brokenErr()

@@ -71,8 +71,13 @@ type Store struct {
 	// Put that looked before notices.
 	deadGen atomic.Uint64
 
+	closing sync.Once
+	down    chan struct{} // closed when shutdown has ended
+	downErr error         // what it came to, once down is closed
+
 	mu       sync.Mutex
 	cond     sync.Cond // of mu: a write finished, the segment grew, a fill ended
+	ending   bool      // Close began: nothing is accepted any more
 	closed   bool
 	active   *segFile // nil: the next reservation makes one
 	growing  bool     // someone makes room in the log
@@ -138,6 +143,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		novelty:  newNovelty(),
 		base:     1,
 		next:     newGroup(),
+		down:     make(chan struct{}),
 		kick:     make(chan struct{}, 1),
 		fillKick: make(chan struct{}, 1),
 		large:    make(chan *blockWriter, recordWrites),
@@ -191,20 +197,21 @@ func (s *Store) start() {
 }
 
 // Close makes everything accepted durable and releases the drive. On a drive
-// that is stuck it gives up after Config.Stuck and answers ErrSuspect.
+// that is stuck it gives up after Config.Stuck and answers ErrSuspect: the drive is
+// still written to, until another call answers otherwise.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	if s.closed {
+	s.closing.Do(func() {
+		s.mu.Lock()
+		s.ending = true
 		s.mu.Unlock()
-		return nil
-	}
-	s.mu.Unlock()
-
-	done := make(chan error, 1)
-	go func() { done <- s.shutdown() }()
+		go func() {
+			defer close(s.down)
+			s.downErr = s.shutdown()
+		}()
+	})
 	select {
-	case err := <-done:
-		return err
+	case <-s.down:
+		return s.downErr
 	case <-s.cfg.Clock.After(s.cfg.Stuck):
 		return fmt.Errorf("close: %w", storagenode.ErrSuspect)
 	}
