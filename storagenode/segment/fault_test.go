@@ -340,3 +340,33 @@ func TestRealFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestFillBehindAnOpenBlock: zeros are written ahead while the block before them is
+// not closed yet; where the skip record that closes it needs some of the next block,
+// they do not go over it.
+func TestFillBehindAnOpenBlock(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.SegmentSize = 1 << 20 })
+	r.put(1, 60_000) // too large to be filled ahead of
+	size := 10*blockSize - recordAlign - headerSize - 8
+	sh := storagenode.Shard{ID: rigID(2), K: 4, M: 2, Payload: rigPayload(2, size), StripeLen: uint32(size)}
+	token, err := r.Put(r.Context(), sh)
+	r.must(err)
+	if left := -r.active.tail & (blockSize - 1); left != recordAlign {
+		t.Fatalf("%d bytes are left of the block", left)
+	}
+	hang := r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Times: 1, Hang: true})
+	var fill sync.WaitGroup
+	fill.Go(func() { r.fillAhead(vfs.AlignedBuffer(fillStep)) })
+	for hang.Waiting() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	r.must(r.Sync(r.Context(), token))
+	hang.Release()
+	fill.Wait()
+	r.put(3, 60_000)
+	r.reopen(func() { r.must(r.fs.RemoveAll("/d/index")) })
+	if rep := r.OpenReport(); len(rep.Damaged) > 0 {
+		t.Errorf("a skip record was written over: %+v", rep.Damaged)
+	}
+	r.holds(3, 60_000)
+}

@@ -301,7 +301,8 @@ func (s *Store) fillAhead(zeros []byte) {
 		s.mu.Unlock()
 		return
 	}
-	from := (max(g.filled, g.tail) + blockSize - 1) &^ (blockSize - 1)
+	// The last block may not be closed yet: what closes it goes before.
+	from := max(g.filled, g.tail+padOf(g.tail))
 	to := min(from+fillStep, g.allocated, s.segSize) &^ (blockSize - 1)
 	if to <= from {
 		s.mu.Unlock()
