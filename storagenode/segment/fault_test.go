@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -369,4 +370,27 @@ func TestFillBehindAnOpenBlock(t *testing.T) {
 		t.Errorf("a skip record was written over: %+v", rep.Damaged)
 	}
 	r.holds(3, 60_000)
+}
+
+// TestSameFenceBesideAFailure: whoever raises a fence to where another call has just
+// raised it is not told that it is durable where that one's record found no space.
+func TestSameFenceBesideAFailure(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 1000)
+	for epoch := range uint32(3000) {
+		full := r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Times: 1, Err: syscall.ENOSPC})
+		var calls sync.WaitGroup
+		var errs [4]error
+		for i := range errs {
+			calls.Go(func() { errs[i] = r.SetSlotEpoch(t.Context(), 1, 2, epoch+1) })
+		}
+		calls.Wait()
+		full.Release()
+		r.Store.mu.Lock()
+		unsaved := r.unsaved[slotKeyOf(1, 2)]
+		r.Store.mu.Unlock()
+		if unsaved && slices.Contains(errs[:], nil) {
+			t.Fatalf("epoch %d: its record could not be written, and the calls said %v", epoch+1, errs)
+		}
+	}
 }

@@ -41,15 +41,45 @@ func (s *Store) state(ctx context.Context, h *header, slot int) error {
 		return fmt.Errorf("slot %d: %w", slot, storagenode.ErrNotFound)
 	}
 	h.slot = uint8(slot)
-	token, err := s.appendState(ctx, h)
-	switch {
-	case errors.Is(err, errSameFence), err == nil && token == 0:
-		// Stated before, but perhaps not durable yet.
-		return s.syncAll(ctx)
-	case err != nil:
-		return err
+	for {
+		token, err := s.appendState(ctx, h)
+		switch {
+		case errors.Is(err, errSameFence), err == nil && token == 0:
+			// Stated before, but perhaps not durable yet.
+			if err := s.syncAll(ctx); err != nil || recordType(h.typ) == typeTombstone {
+				return err
+			}
+			if stands, err := s.fenceStands(h); err != nil || stands {
+				return err
+			}
+		case err != nil:
+			return err
+		default:
+			return s.Sync(ctx, token)
+		}
 	}
-	return s.Sync(ctx, token)
+}
+
+// fenceStands says whether the index has a fence: what it has is durable. Otherwise
+// the record found no space, and the next call states it again.
+func (s *Store) fenceStands(h *header) (bool, error) {
+	x := s.index()
+	if x == nil {
+		return false, errClosed
+	}
+	defer x.release()
+	var m mark
+	known, err := lookup(x.db, appendSlotKey(nil, keyEpoch, h.pg, h.slot), &m)
+	if err != nil {
+		return false, s.indexErr(x, err)
+	}
+	if known && m.value >= uint64(h.epoch) {
+		return true, nil
+	}
+	s.mu.Lock()
+	s.unsaved[slotKeyOf(h.pg, h.slot)] = true
+	s.mu.Unlock()
+	return false, nil
 }
 
 // appendState appends the record; token 0: a tombstone that is there already.
