@@ -301,11 +301,12 @@ func (h *hot) drop(p *hotPiece) {
 	}
 }
 
-// yield forgets pieces until n bytes of the memory are free, or none is left.
+// yield forgets pieces until n bytes of the memory are nobody's and not asked for, or
+// none is left.
 func (h *hot) yield(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for b := h.last(); b != nil && h.memory.total-h.memory.inUse.Load() < n; b = h.last() {
+	for b := h.last(); b != nil && h.memory.total-h.memory.claims.Load() < n; b = h.last() {
 		h.forget(b)
 		h.debt = h.limit
 	}

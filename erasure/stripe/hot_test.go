@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/storagenode"
@@ -408,5 +409,40 @@ func TestSmallIsKept(t *testing.T) {
 	b = r.put(data)
 	if r.want(b, data, 0, b.Size); r.calls() > 0 {
 		t.Fatal("a small blob pays for the memory that transfers needed")
+	}
+}
+
+// TestHotYieldsToAll: of many transfers that need memory at the same time each gets
+// it while pieces are kept that nobody needs.
+func TestHotYieldsToAll(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.KeptBytes, c.MemoryBytes = 60<<20, 64<<20 })
+	m := r.set.memory
+	m.wait, m.poison = 2*time.Second, false
+	for round := range 1000 {
+		for i := range 58 {
+			b, err := m.get(t.Context(), 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.set.hot.put(hotKey{at: int64(round*100 + i)}, b, 1<<20)
+			b.release()
+		}
+		var all sync.WaitGroup
+		bufs := make([]*buffer, 60)
+		for i := range bufs {
+			all.Go(func() {
+				var err error
+				if bufs[i], err = m.get(t.Context(), 1<<20); err != nil {
+					t.Errorf("round %d: %v while %d bytes are kept", round, err, r.set.hot.size())
+				}
+			})
+		}
+		all.Wait()
+		for _, b := range bufs {
+			b.release()
+		}
+		if t.Failed() {
+			return
+		}
 	}
 }

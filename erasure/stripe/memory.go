@@ -35,7 +35,11 @@ type memory struct {
 	budget *semaphore.Weighted // first come, first served
 	pools  [classes]sync.Pool
 	inUse  atomic.Int64
-	// yield, where set, gives up what is only kept, so that n bytes are free.
+	// claims is what is in use or asked for; while it is more than there is, what
+	// is only kept is given up.
+	claims atomic.Int64
+	// yield, where set, gives up what is only kept, so that n bytes more could be
+	// claimed.
 	yield   func(n int64)
 	waiting atomic.Int32 // calls of get that wait: nothing is to be kept now
 	// poison, set by tests, overwrites what was let go.
@@ -86,13 +90,15 @@ func (m *memory) await(ctx context.Context, cost int64) error {
 	}
 	wait, cancel := context.WithTimeout(ctx, m.wait)
 	defer cancel()
+	m.claims.Add(cost)
 	m.waiting.Add(1)
-	m.giveUp(cost)
+	m.giveUp()
 	err := m.budget.Acquire(wait, cost)
 	m.waiting.Add(-1)
 	if err == nil {
 		return nil
 	}
+	m.claims.Add(-cost)
 	if err := ended(ctx); err != nil {
 		return err
 	}
@@ -116,21 +122,30 @@ func (m *memory) spare(n int) *buffer {
 	if !m.budget.TryAcquire(cost) {
 		return nil
 	}
+	m.claims.Add(cost)
 	return m.take(c, cost)
 }
 
-// acquire takes from the budget without waiting.
+// acquire takes from the budget without waiting. Pieces are also given up where it
+// took what others were about to wait for.
 func (m *memory) acquire(cost int64) bool {
-	if m.budget.TryAcquire(cost) {
-		return true
+	over := m.claims.Add(cost) > m.total
+	ok := m.budget.TryAcquire(cost)
+	if over {
+		m.giveUp()
 	}
-	m.giveUp(cost)
-	return m.budget.TryAcquire(cost)
+	if !ok {
+		ok = m.budget.TryAcquire(cost)
+	}
+	if !ok {
+		m.claims.Add(-cost)
+	}
+	return ok
 }
 
-func (m *memory) giveUp(n int64) {
+func (m *memory) giveUp() {
 	if m.yield != nil {
-		m.yield(n)
+		m.yield(0)
 	}
 }
 
@@ -165,6 +180,7 @@ func (b *buffer) release() {
 	}
 	cost := b.cost
 	m.inUse.Add(-cost)
+	m.claims.Add(-cost)
 	m.pools[b.class].Put(b)
 	m.budget.Release(cost)
 }
