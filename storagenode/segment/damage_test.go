@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -629,6 +630,37 @@ func TestRebuildWhileWriting(t *testing.T) {
 		}
 		if rep := r.OpenReport(); len(rep.Damaged)+len(rep.Corrupt) > 0 {
 			t.Fatalf("%+v", rep)
+		}
+	}
+}
+
+// TestUnreadableTailIsKept: what a drive cannot read while it is opened is not taken
+// for a write that was cut short: it stays, is reported, and can be read again when
+// the drive recovers.
+func TestUnreadableTailIsKept(t *testing.T) {
+	for _, skip := range []int{1, 2} { // the superblock can be read; the headers, too
+		r := newRig(t, nil)
+		for n := range 4 {
+			r.put(n, 5000)
+		}
+		mem := r.fs.Crash(rand.New(rand.NewPCG(1, 1)))
+		_ = r.Store.Close()
+		r.fs, r.fault = mem, vfs.NewFault(mem)
+		r.cfg.FS = r.fault
+		lost := r.fault.Inject(vfs.Rule{Ops: vfs.OpRead, Path: "/segments/", Skip: skip, Err: syscall.EIO})
+		r.open()
+		if lost.Hits() == 0 {
+			t.Fatalf("skip %d: nothing failed", skip)
+		}
+		if rep := r.OpenReport(); len(rep.Damaged)+len(rep.Corrupt) == 0 {
+			t.Errorf("skip %d: nothing is reported", skip)
+		}
+		lost.Release()
+		r.reopen(func() { r.must(r.fs.RemoveAll("/d/index")) }) // which has nothing without a header
+		for n := range 4 {
+			if _, err := r.read(n); err != nil {
+				t.Errorf("skip %d: shard %d: %v", skip, n, err)
+			}
 		}
 	}
 }

@@ -310,12 +310,13 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 		// What a failed fsync left in the cache is not on the medium.
 		_ = g.f.DontNeed(0, 0)
 	}
-	proof, end, garbage, err := s.survey(ctx, g, size)
+	proof, end, rest, err := s.survey(ctx, g, size)
 	if err != nil {
 		return err
 	}
-	r := replayer{s: s, g: g, proof: proof, assumed: rebuild && g.id+1 < s.nextSeg}
-	if r.assumed && garbage {
+	// What cannot be read is no torn tail either: it may be there another time.
+	r := replayer{s: s, g: g, proof: proof, assumed: rest.unread || rebuild && g.id+1 < s.nextSeg}
+	if r.assumed && rest.nonzero {
 		end = size // not the log's tail, hence not torn: kept, and reported
 	}
 	end = max(end, min(size, proof))
@@ -338,22 +339,25 @@ func (s *Store) replay(ctx context.Context, g *segFile, rebuild bool) error {
 }
 
 // survey finds up to where the segment was surely synced, where its last valid
-// record ends, and whether anything but zeros follows it.
-func (s *Store) survey(ctx context.Context, g *segFile, size int64) (proof, end int64, garbage bool, err error) {
+// record ends, and what follows it.
+func (s *Store) survey(ctx context.Context, g *segFile, size int64) (proof, end int64, rest found, err error) {
 	proof, end = g.pos, g.pos
 	sc := scanner{f: g.f, bind: g.bind, off: g.pos, size: size, depth: scanHeaders}
 	for i := 0; ; i++ {
 		if i%replayBatch == 0 && ctx.Err() != nil {
-			return 0, 0, false, ctx.Err()
+			return 0, 0, rest, ctx.Err()
 		}
 		r, err := sc.next()
 		if err == io.EOF {
-			return proof, end, garbage, nil
+			return proof, end, rest, nil
 		}
 		if err != nil {
-			return 0, 0, false, fmt.Errorf("segment %d: %w", g.id, err)
+			return 0, 0, rest, fmt.Errorf("segment %d: %w", g.id, err)
 		}
-		garbage = !r.isRecord && r.last && r.nonzero
+		rest = found{}
+		if !r.isRecord && r.last {
+			rest = r
+		}
 		if r.isRecord && r.err == nil {
 			proof = max(proof, int64(r.h.synced)*recordAlign)
 			end = r.off + r.size
@@ -405,7 +409,7 @@ func (r *replayer) batch(ctx context.Context, sc *scanner, rebuild bool) error {
 
 // one applies one step of the scan.
 func (r *replayer) one(a *applier, rec *found, shallow bool) error {
-	proven := rec.off < r.proof
+	proven := rec.off < r.proof || rec.unread
 	at := place{r.g.id, rec.off}
 	if !rec.isRecord {
 		if proven || r.assumed && rec.nonzero {

@@ -25,6 +25,7 @@ type found struct {
 	err       error  // where isRecord: what its check said
 	nonzero   bool   // where not isRecord
 	last      bool   // where not isRecord: nothing valid follows
+	unread    bool   // where there is no good record: the medium could not be read
 }
 
 const (
@@ -112,6 +113,7 @@ func (sc *scanner) next() (found, error) {
 	if r.err = h.verifyBody(p[headerSize:]); r.err == nil && sc.depth == scanAll {
 		r.err = h.verifyPayload(p[headerSize:])
 	}
+	r.unread = r.err != nil && sc.bad
 	return r, nil
 }
 
@@ -135,6 +137,7 @@ func (sc *scanner) gap() (found, error) {
 		if err != nil {
 			return found{}, err
 		}
+		g.unread = g.unread || sc.bad
 		g.nonzero = g.nonzero || sc.bad || !allZero(p)
 		if sc.off += n; sc.off >= sc.size {
 			g.size, g.last = sc.off-g.off, true
