@@ -394,3 +394,31 @@ func TestSameFenceBesideAFailure(t *testing.T) {
 		}
 	}
 }
+
+// TestTrimBesideWrites: a segment is sealed while records in it are replaced; for the
+// race detector.
+func TestTrimBesideWrites(t *testing.T) {
+	r := newRig(t, nil)
+	for n := range 8 {
+		r.put(n, 3000)
+	}
+	r.fault.Inject(vfs.Rule{Ops: vfs.OpTruncate, Path: "/segments/", Delay: time.Millisecond})
+	var puts sync.WaitGroup
+	for n := range 4 {
+		puts.Go(func() {
+			for range 60 {
+				r.put(n, 3000)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { puts.Wait(); close(done) }()
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+		r.must(r.trimSealed())
+	}
+}

@@ -108,7 +108,11 @@ func (s *Store) trimSealed() error {
 			s.fail(err)
 			return err
 		}
-		err := s.update(func(a *applier) error { a.touch(g); return nil })
+		err := s.update(func(a *applier) error {
+			g.trimmed = true
+			a.touch(g)
+			return nil
+		})
 		if err != nil {
 			return err
 		}

@@ -455,6 +455,7 @@ func (s *Store) sealAll() error {
 		if err := s.trim(g); err != nil {
 			return err
 		}
+		g.trimmed = true
 		a.touch(g)
 	}
 	return a.commit()
@@ -469,6 +470,5 @@ func (s *Store) trim(g *segFile) error {
 	if err := g.f.Sync(); err != nil {
 		return fmt.Errorf("trim segment %d: %w: %w", g.id, errSync, err)
 	}
-	g.trimmed = true
 	return nil
 }
