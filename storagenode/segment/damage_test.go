@@ -664,3 +664,50 @@ func TestUnreadableTailIsKept(t *testing.T) {
 		}
 	}
 }
+
+// TestSegmentOfAnotherDriveIsLeftAlone: a file that was put here by mistake is
+// reported, and neither cut nor removed.
+func TestSegmentOfAnotherDriveIsLeftAlone(t *testing.T) {
+	other := newRig(t, func(c *Config) { c.Drive = storagenode.DriveID{9} })
+	other.put(1, 5000)
+	path, _ := other.at(1)
+	other.must(other.Store.Close())
+	f, err := other.fs.OpenFile(path, os.O_RDONLY)
+	other.must(err)
+	st, err := f.Stat()
+	other.must(err)
+	want := make([]byte, st.Size)
+	_, err = f.ReadAt(want, 0)
+	other.must(err)
+	other.must(f.Close())
+
+	r := newRig(t, nil)
+	r.put(1, 5000)
+	r.put(2, 5000)
+	strange := filepath.Join(r.segDir, segName(7))
+	r.reopen(func() {
+		f, err := r.fs.OpenFile(strange, os.O_RDWR|os.O_CREATE)
+		r.must(err)
+		_, err = f.WriteAt(want, 0)
+		r.must(err)
+		r.must(f.Close())
+	})
+	if rep := r.OpenReport(); len(rep.Damaged) == 0 {
+		t.Error("nothing is reported")
+	}
+	r.put(3, 5000)
+	for range 3 {
+		r.clock.advance(time.Hour)
+		r.must(r.keep(r.Context()))
+	}
+	f, err = r.fs.OpenFile(strange, os.O_RDONLY)
+	r.must(err)
+	have := make([]byte, len(want))
+	if _, err := f.ReadAt(have, 0); err != nil || !bytes.Equal(have, want) {
+		t.Errorf("the file was changed: %v", err)
+	}
+	r.must(f.Close())
+	for n := 1; n < 4; n++ {
+		r.holds(n, 5000)
+	}
+}

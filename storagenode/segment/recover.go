@@ -76,29 +76,37 @@ func (s *Store) openSegments() error {
 			return err
 		}
 		g := s.newSegFile(id, path, f)
-		keep, err := s.inspect(g)
-		if err != nil {
-			_ = f.Close()
-			return err
-		}
-		if !keep {
-			_ = f.Close()
-			if err := s.cfg.FS.Remove(path); err != nil {
-				return err
-			}
+		kind, err := s.inspect(g)
+		if kind == segmentOurs {
+			s.setSegment(id, g)
 			continue
 		}
-		s.setSegment(id, g)
+		_ = f.Close()
+		if err == nil && kind == segmentEmpty {
+			err = s.cfg.FS.Remove(path)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// inspect checks a segment's superblock. It is false for a file that holds
-// nothing: one whose making was cut short.
-func (s *Store) inspect(g *segFile) (bool, error) {
+// What a segment file turns out to be.
+type segmentKind uint8
+
+const (
+	segmentUnknown segmentKind = iota
+	segmentOurs
+	segmentEmpty   // its making was cut short
+	segmentForeign // of another drive, put here by mistake: left alone
+)
+
+// inspect checks a segment's superblock.
+func (s *Store) inspect(g *segFile) (segmentKind, error) {
 	st, err := g.f.Stat()
 	if err != nil {
-		return false, err
+		return segmentUnknown, err
 	}
 	g.pos, g.tail = superSize, max(superSize, st.Size)
 	g.sealed = true
@@ -113,18 +121,21 @@ func (s *Store) inspect(g *segFile) (bool, error) {
 		err = fmt.Errorf("superblock is of drive %s, segment %d", super.drive, super.segment)
 	}
 	if err == nil {
-		return true, nil
+		return segmentOurs, nil
 	}
 	sc := scanner{f: g.f, bind: g.bind, off: superSize, size: g.tail, depth: scanHeaders}
 	first, serr := sc.next()
 	if serr != nil && serr != io.EOF && !errors.Is(serr, io.ErrUnexpectedEOF) {
-		return false, serr
+		return segmentUnknown, serr
 	}
 	if !foreign && (serr != nil || !first.isRecord && first.last && !first.nonzero) {
-		return false, nil
+		return segmentEmpty, nil
 	}
 	s.reportDamage(g.id, 0, superSize, err)
-	return true, nil
+	if foreign && (serr != nil || !first.isRecord && first.last && !first.unread) {
+		return segmentForeign, nil // nothing in it is ours
+	}
+	return segmentOurs, nil
 }
 
 // loadIndex opens the newest complete index and reads from it what is kept in
