@@ -137,7 +137,14 @@ func TestConditionsThatHold(t *testing.T) {
 	if a := s.do(call{method: "GET", target: "/bkt/k"}); a.status != 404 {
 		t.Errorf("after the delete: %d", a.status)
 	}
-	s.must(call{method: "DELETE", target: "/bkt/k"}) // of nothing is no error
+	// Deletes of nothing are no errors, also by size or time.
+	s.must(call{method: "DELETE", target: "/bkt/k"})
+	s.must(call{method: "DELETE", target: "/bkt/k", header: headers("x-amz-if-match-size", "3")})
+	s.must(call{method: "DELETE", target: "/bkt/k", header: headers("x-amz-if-match-last-modified-time", past)})
+	a = s.must(call{method: "POST", target: "/bkt?delete", body: "<Delete><Object><Key>k</Key><Size>3</Size></Object></Delete>"})
+	if !strings.Contains(a.body, "<Deleted><Key>k</Key></Deleted>") {
+		t.Errorf("deletes of nothing: %s", a.body)
+	}
 	s.clean()
 }
 

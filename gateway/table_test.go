@@ -182,6 +182,8 @@ func TestBadInput(t *testing.T) {
 		{"put if-match on nothing", call{method: put, target: "/bkt/k", body: "x", header: headers("If-Match", etag)}, 404, "NoSuchKey"},
 		{"delete if-match fails", call{method: "DELETE", target: "/full/there", header: headers("If-Match", `"x"`)}, 412, "PreconditionFailed"},
 		{"delete by size fails", call{method: "DELETE", target: "/full/there", header: headers("x-amz-if-match-size", "3")}, 412, "PreconditionFailed"},
+		{"delete if-match on nothing", call{method: "DELETE", target: "/bkt/k", header: headers("If-Match", "*")}, 404, "NoSuchKey"},
+		{"delete by size and if-match on nothing", call{method: "DELETE", target: "/bkt/k", header: headers("If-Match", etag, "x-amz-if-match-size", "10")}, 404, "NoSuchKey"},
 		{"delete by a bad size", call{method: "DELETE", target: "/full/there", header: headers("x-amz-if-match-size", "x")}, 400, "InvalidArgument"},
 
 		// Copies.

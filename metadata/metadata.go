@@ -93,7 +93,7 @@ type Condition struct {
 	IfMatch     string // an ETag without quotes, or "*"; "" for none
 	IfNoneMatch string // "*" or an ETag; "" for none
 	// IfModified and IfSize are for deletes (x-amz-if-match-last-modified-time,
-	// x-amz-if-match-size); zero and nil for none.
+	// x-amz-if-match-size); zero and nil for none. They hold of nothing, too.
 	IfModified time.Time
 	IfSize     *int64
 }
@@ -152,8 +152,7 @@ type Objects interface {
 	// caller does nothing.
 	PutObject(ctx context.Context, b Bucket, o *Object, blobs []Written, c Condition) error
 	// DeleteObject removes the current version; deleting nothing is no error
-	// and gives false, but under a condition ErrNoSuchKey or
-	// ErrPreconditionFailed.
+	// and gives false, but ErrNoSuchKey under IfMatch. ErrPreconditionFailed.
 	DeleteObject(ctx context.Context, b Bucket, key string, c Condition) (bool, error)
 	// ListObjects gives one page.
 	ListObjects(ctx context.Context, b BucketID, q ListQuery) (ListPage, error)

@@ -46,10 +46,10 @@ func check(c *metadata.Condition, cur *current) error {
 		return nil
 	}
 	if cur == nil {
-		if c.IfMatch != "" || !c.IfModified.IsZero() || c.IfSize != nil {
+		if c.IfMatch != "" {
 			return metadata.ErrNoSuchKey
 		}
-		return nil
+		return nil // time and size ask only of what is there
 	}
 	match := func(etag string) bool { return etag == "*" || trimQuotes(etag) == cur.etag }
 	switch {
