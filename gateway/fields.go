@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"mime"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"kintsugi/gateway/sigv4"
 	"kintsugi/metadata"
@@ -151,7 +153,11 @@ func (x *exchange) showObject(o *metadata.Object) {
 	x.showValidators(o)
 	h["Accept-Ranges"] = acceptBytes
 	for i := range o.Fields {
-		h[shownHeader(o.Fields[i].Name)] = []string{o.Fields[i].Value}
+		name, value := o.Fields[i].Name, o.Fields[i].Value
+		if strings.HasPrefix(name, userPrefix) {
+			value = mailSafe(value)
+		}
+		h[shownHeader(name)] = []string{value}
 	}
 	for i := range x.query {
 		if name := overrideHeader(x.query[i].name); name != "" {
@@ -164,6 +170,28 @@ func (x *exchange) showObject(o *metadata.Object) {
 }
 
 var defaultType = []string{"binary/octet-stream"}
+
+// mailSafe gives a value of user metadata as S3 returns it: encoded words (RFC
+// 2047) where it is not all ASCII. Many clients drop other headers or garble
+// them. What is not UTF-8 is taken for ISO 8859-1.
+func mailSafe(v string) string {
+	ascii := true
+	for i := 0; i < len(v) && ascii; i++ {
+		ascii = v[i] < utf8.RuneSelf
+	}
+	if ascii {
+		return v
+	}
+	if !utf8.ValidString(v) {
+		letters := make([]rune, len(v))
+		for i := range letters {
+			letters[i] = rune(v[i])
+		}
+		v = string(letters)
+	}
+	// S3 writes a large B, which some clients look for.
+	return strings.ReplaceAll(mime.BEncoding.Encode("UTF-8", v), "=?UTF-8?b?", "=?UTF-8?B?")
+}
 
 // headerSafe keeps a parameter's value from ending its header.
 func headerSafe(v string) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -58,6 +59,36 @@ func TestObjectRoundTrip(t *testing.T) {
 		}
 	}
 	s.clean()
+}
+
+// TestForeignMetadata: what is not ASCII comes back as encoded words, also of a
+// copy, and what came as encoded words as it came.
+func TestForeignMetadata(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	long := strings.Repeat("käse ", 40)
+	for value, want := range map[string]string{
+		"gold, =3D ?":           "gold, =3D ?",
+		"=?UTF-8?Q?k=C3=A4se?=": "=?UTF-8?Q?k=C3=A4se?=",
+		"käse":                  "=?UTF-8?B?a8Okc2U=?=",
+		"日本 語":                  "=?UTF-8?B?5pel5pysIOiqng==?=",
+		"k\xe4se":               "=?UTF-8?B?a8Okc2U=?=",
+		strings.TrimSpace(long): "",
+		"a\tb":                  "a\tb",
+	} {
+		s.must(call{method: "PUT", target: "/bkt/k", body: "x", header: headers("x-amz-meta-colour", value)})
+		s.must(call{method: "PUT", target: "/bkt/copy", header: headers("x-amz-copy-source", "/bkt/k")})
+		for _, c := range []call{{method: "GET", target: "/bkt/k"}, {method: "HEAD", target: "/bkt/k"}, {method: "GET", target: "/bkt/copy"}} {
+			got := s.must(c).header.Get("x-amz-meta-colour")
+			if want != "" && got != want {
+				t.Errorf("%s %s: %q came back as %q, want %q", c.method, c.target, value, got, want)
+			}
+			read, err := new(mime.WordDecoder).DecodeHeader(got)
+			if want == "" && (err != nil || read != value || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' })) {
+				t.Errorf("%s %s: %q came back as %q, which reads %q, %v", c.method, c.target, value, got, read, err)
+			}
+		}
+	}
 }
 
 func TestRanges(t *testing.T) {
