@@ -76,8 +76,8 @@ func decoded(name string) string {
 func isSubresource(name string) bool {
 	switch name {
 	case "uploads", "uploadId", "delete", "location", "attributes", "versions",
-		"accelerate", "acl", "analytics", "cors", "encryption", "intelligent-tiering", "inventory", "legal-hold",
-		"lifecycle", "logging", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable",
+		"accelerate", "acl", "analytics", "annotation", "cors", "encryption", "intelligent-tiering", "inventory", "legal-hold",
+		"lifecycle", "logging", "metadataAnnotationTable", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable",
 		"metrics", "notification", "object-lock", "ownershipControls", "policy", "policyStatus", "publicAccessBlock",
 		"renameObject", "replication", "requestPayment", "restore", "retention", "select", "session", "tagging", "torrent",
 		"versioning", "website", "abac", "encryptionConfiguration":
