@@ -144,6 +144,8 @@ func (x *exchange) bucketHeaders() error {
 			return errNotImplemented
 		case name == "X-Amz-Bucket-Object-Lock-Enabled" && len(values) > 0 && !strings.EqualFold(values[0], "false"):
 			return errNotImplemented
+		case name == "X-Amz-Bucket-Namespace" && len(values) > 0 && values[0] != "global":
+			return errNotImplemented
 		case name == "X-Amz-Object-Ownership" && len(values) > 0:
 			switch values[0] {
 			case "BucketOwnerEnforced":

@@ -163,6 +163,7 @@ func TestBadInput(t *testing.T) {
 		{"encryption of an upload", call{method: "POST", target: "/bkt/k?uploads", header: headers("x-amz-server-side-encryption", "AES256")}, 501, "NotImplemented"},
 		{"bucket with lock", call{method: put, target: "/new", header: headers("x-amz-bucket-object-lock-enabled", "true")}, 501, "NotImplemented"},
 		{"bucket for all", call{method: put, target: "/new", header: headers("x-amz-acl", "public-read")}, 501, "NotImplemented"},
+		{"bucket in a namespace", call{method: put, target: "/new-123456789012-us-east-1-an", header: headers("x-amz-bucket-namespace", "account-regional")}, 501, "NotImplemented"},
 		{"upload with an unknown checksum", call{method: "POST", target: "/bkt/k?uploads", header: headers("x-amz-checksum-algorithm", "CRC7")}, 400, "InvalidRequest"},
 		{"upload with a checksum of the wrong type", call{method: "POST", target: "/bkt/k?uploads", header: headers("x-amz-checksum-algorithm", "SHA256", "x-amz-checksum-type", "FULL_OBJECT")}, 400, "InvalidRequest"},
 
