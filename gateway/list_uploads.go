@@ -1,14 +1,31 @@
 package gateway
 
 import (
+	"errors"
 	"net/http"
+	"time"
 
 	"kintsugi/metadata"
 )
 
 // abortUpload answers AbortMultipartUpload.
 func (x *exchange) abortUpload() error {
-	if err := x.g.uploads.AbortUpload(x.r.Context(), x.bucket, x.key, x.param("uploadId")); err != nil {
+	ctx, id := x.r.Context(), x.param("uploadId")
+	if v := x.header("X-Amz-If-Match-Initiated-Time"); v != "" {
+		t, err := parseTime(v)
+		if err != nil {
+			return err
+		}
+		switch u, err := x.g.uploads.Upload(ctx, x.bucket.ID, x.key, id); {
+		case errors.Is(err, metadata.ErrNoSuchUpload):
+			return x.empty(http.StatusNoContent) // the condition holds of nothing
+		case err != nil:
+			return err
+		case !u.Initiated.Truncate(time.Second).Equal(t.Truncate(time.Second)):
+			return errPreconditionFailed
+		}
+	}
+	if err := x.g.uploads.AbortUpload(ctx, x.bucket, x.key, id); err != nil {
 		return err
 	}
 	x.g.deleted()

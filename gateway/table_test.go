@@ -185,6 +185,8 @@ func TestBadInput(t *testing.T) {
 		{"delete by size fails", call{method: "DELETE", target: "/full/there", header: headers("x-amz-if-match-size", "3")}, 412, "PreconditionFailed"},
 		{"delete if-match on nothing", call{method: "DELETE", target: "/bkt/k", header: headers("If-Match", "*")}, 404, "NoSuchKey"},
 		{"delete by size and if-match on nothing", call{method: "DELETE", target: "/bkt/k", header: headers("If-Match", etag, "x-amz-if-match-size", "10")}, 404, "NoSuchKey"},
+		{"abort by time fails", call{method: "DELETE", target: "/full/up?uploadId=" + upload, header: headers("x-amz-if-match-initiated-time", "Mon, 02 Jan 2006 15:04:05 GMT")}, 412, "PreconditionFailed"},
+		{"abort by a bad time", call{method: "DELETE", target: "/full/up?uploadId=" + upload, header: headers("x-amz-if-match-initiated-time", "today")}, 400, "InvalidArgument"},
 		{"delete by a bad size", call{method: "DELETE", target: "/full/there", header: headers("x-amz-if-match-size", "x")}, 400, "InvalidArgument"},
 
 		// Copies.

@@ -103,6 +103,14 @@ func TestAbort(t *testing.T) {
 	if a := s.do(call{method: "PUT", target: "/bkt/k?partNumber=1&uploadId=" + id, body: "late"}); a.code() != "NoSuchUpload" {
 		t.Errorf("part after the end: %d %s", a.status, a.code())
 	}
+	id = s.beginUpload("/bkt/k", nil)
+	began := between(s.must(call{method: "GET", target: "/bkt?uploads"}).body, "<Initiated>", "<")
+	for range 2 { // a second time there is nothing that could differ
+		s.must(call{method: "DELETE", target: "/bkt/k?uploadId=" + id, header: headers("x-amz-if-match-initiated-time", began)})
+	}
+	if a := s.do(call{method: "GET", target: "/bkt/k?uploadId=" + id}); a.code() != "NoSuchUpload" {
+		t.Errorf("after an abort by time: %d %s", a.status, a.code())
+	}
 	s.must(call{method: "DELETE", target: "/bkt"})
 	s.clean()
 }
