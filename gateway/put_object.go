@@ -11,6 +11,10 @@ import (
 // putOrCopy tells PutObject from CopyObject. What reads in the bucket before its
 // commit looks the bucket up, what only writes to it takes it from memory.
 func (x *exchange) putOrCopy() error {
+	if _, given := x.lookup("partNumber"); given {
+		// A part that lost its upload must not become the object.
+		return errInvalidArgument.saying("This operation does not accept partNumber without uploadId")
+	}
 	lookup, run := x.g.buckets.RecentBucket, (*exchange).putObject
 	if len(x.r.Header["X-Amz-Copy-Source"]) > 0 {
 		lookup, run = x.g.buckets.Bucket, (*exchange).copyObject

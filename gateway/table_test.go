@@ -141,6 +141,8 @@ func TestBadInput(t *testing.T) {
 		{"part number 0", call{method: put, target: "/full/up?partNumber=0&uploadId=" + upload, body: "x"}, 400, "InvalidArgument"},
 		{"part number 10001", call{method: put, target: "/full/up?partNumber=10001&uploadId=" + upload, body: "x"}, 400, "InvalidArgument"},
 		{"part number no number", call{method: put, target: "/full/up?partNumber=x&uploadId=" + upload, body: "x"}, 400, "InvalidArgument"},
+		{"part without an upload", call{method: put, target: "/full/there?partNumber=1", body: "x"}, 400, "InvalidArgument"},
+		{"copy of a part without an upload", call{method: put, target: "/full/there?partNumber=1", header: headers("x-amz-copy-source", "/full/empty")}, 400, "InvalidArgument"},
 		{"max-parts negative", call{method: get, target: "/full/up?max-parts=-1&uploadId=" + upload}, 400, "InvalidArgument"},
 		{"max-uploads no number", call{method: get, target: "/full?uploads&max-uploads=x"}, 400, "InvalidArgument"},
 		{"get part number 0", call{method: get, target: "/full/there?partNumber=0"}, 400, "InvalidArgument"},
