@@ -31,7 +31,7 @@ func parseAttributes(values []string) (w wantedAttributes, err error) {
 		}
 	}
 	if w == (wantedAttributes{}) {
-		return w, errInvalidArgument.saying("The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty")
+		return w, errInvalidRequest.saying("The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty")
 	}
 	return w, nil
 }

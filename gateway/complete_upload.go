@@ -144,7 +144,7 @@ func (x *exchange) wantedWhole() (w *wholeObject, err error) {
 	if v := x.header("X-Amz-Mp-Object-Size"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 0 {
-			return nil, errInvalidArgument.saying("Value for x-amz-mp-object-size header is invalid")
+			return nil, errInvalidRequest.saying("Value for x-amz-mp-object-size header is invalid: '" + v + "'")
 		}
 		w.size = n
 	}

@@ -143,11 +143,12 @@ func TestBadInput(t *testing.T) {
 		{"part number no number", call{method: put, target: "/full/up?partNumber=x&uploadId=" + upload, body: "x"}, 400, "InvalidArgument"},
 		{"part without an upload", call{method: put, target: "/full/there?partNumber=1", body: "x"}, 400, "InvalidArgument"},
 		{"copy of a part without an upload", call{method: put, target: "/full/there?partNumber=1", header: headers("x-amz-copy-source", "/full/empty")}, 400, "InvalidArgument"},
+		{"put to an upload", call{method: put, target: "/full/up?uploadId=" + upload, body: "x"}, 405, "MethodNotAllowed"},
 		{"max-parts negative", call{method: get, target: "/full/up?max-parts=-1&uploadId=" + upload}, 400, "InvalidArgument"},
 		{"max-uploads no number", call{method: get, target: "/full?uploads&max-uploads=x"}, 400, "InvalidArgument"},
 		{"get part number 0", call{method: get, target: "/full/there?partNumber=0"}, 400, "InvalidArgument"},
 		{"get a part that is not there", call{method: get, target: "/full/there?partNumber=2"}, 416, "InvalidPartNumber"},
-		{"attributes without a header", call{method: get, target: "/full/there?attributes"}, 400, "InvalidArgument"},
+		{"attributes without a header", call{method: get, target: "/full/there?attributes"}, 400, "InvalidRequest"},
 		{"attributes unknown", call{method: get, target: "/full/there?attributes", header: headers("x-amz-object-attributes", "Colour")}, 400, "InvalidArgument"},
 
 		// Metadata and headers.
@@ -222,6 +223,7 @@ func TestBadInput(t *testing.T) {
 		{"complete with part 0", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("0", part)}, 400, "InvalidArgument"},
 		{"complete with a small part", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part, "2", partETag2)}, 400, "EntityTooSmall"},
 		{"complete with a wrong size", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part), header: headers("x-amz-mp-object-size", "3")}, 400, "InvalidRequest"},
+		{"complete with a size that is none", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part), header: headers("x-amz-mp-object-size", "large")}, 400, "InvalidRequest"},
 		{"complete with a checksum mode that the upload has not", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part), header: headers("x-amz-checksum-type", "FULL_OBJECT")}, 400, "InvalidRequest"},
 		{"complete where there is one", call{method: "POST", target: "/full/there?uploadId=" + upload, body: complete("1", part)}, 404, "NoSuchUpload"},
 

@@ -12,7 +12,7 @@ import (
 func (x *exchange) uploadPart() error {
 	text, given := x.lookup("partNumber")
 	if !given {
-		return errOperationNotBuilt // there is no PUT of an upload but of its parts
+		return errMethodNotAllowed // there is no PUT of an upload but of its parts
 	}
 	number, err := partNumber(text)
 	if err != nil {
