@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -71,7 +72,18 @@ type Status struct {
 	Recount    *Report        `json:"recount,omitempty"` // the last
 }
 
-// Status gives a snapshot. It reads memory only.
+// StatusNow is Status with the blobs counted anew where that takes less than a
+// second, so that it is true of what was written just now. Where the metadata
+// does not answer it is of what was counted before; Durability.At says when.
+func (r *Repairer) StatusNow(ctx context.Context) Status {
+	if err := r.census.refresh(ctx); err != nil {
+		r.cfg.Logger.Warn("status is of blobs counted before", "err", err)
+	}
+	return r.Status()
+}
+
+// Status gives a snapshot. It reads memory only, so Durability and Whole are as
+// of the last census.
 func (r *Repairer) Status() Status {
 	s := Status{
 		At: r.cfg.Clock.Now(), Leader: r.leader.status(), Nodes: r.members.status(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},

@@ -106,7 +106,11 @@ func writeStatus(w io.Writer, st adminStatus) error {
 		total, used = total+dr.Space.Total, used+dr.Space.Used
 	}
 	fmt.Fprintf(w, "drives     %s; %s used of %s\n", states(st.States), formatSize(used), formatSize(total))
-	fmt.Fprintf(w, "blobs      %d, %s\n", d.Blobs, formatSize(d.Bytes))
+	counted := ""
+	if age := st.At.Sub(d.At); !d.At.IsZero() && age >= 5*time.Second {
+		counted = ", as counted " + formatDuration(age) + " ago"
+	}
+	fmt.Fprintf(w, "blobs      %d, %s%s\n", d.Blobs, formatSize(d.Bytes), counted)
 	for _, m := range d.Margins {
 		fmt.Fprintf(w, "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))
 	}

@@ -93,8 +93,8 @@ func (a *adminAPI) routes() []console.Route {
 	}
 }
 
-func (a *adminAPI) status(*http.Request) (any, error) {
-	st := adminStatus{Version: version(), Status: a.repairer.Status(), Metadata: a.metadata()}
+func (a *adminAPI) status(r *http.Request) (any, error) {
+	st := adminStatus{Version: version(), Status: a.repairer.StatusNow(r.Context()), Metadata: a.metadata()}
 	st.Whole = st.Whole && st.Metadata.Degraded == ""
 	return st, nil
 }
