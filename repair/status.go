@@ -22,6 +22,7 @@ type DriveStatus struct {
 	Held     bool                   `json:"held"`          // not taken for lost, for too much is away at once
 	Replaces storagenode.DriveID    `json:"replaces,omitzero"`
 	Space    storagenode.Space      `json:"space"`
+	Device   uint64                 `json:"device,omitempty"` // of the file system, on its node; 0: not known
 	Scrub    ScrubState             `json:"scrub"`
 }
 
@@ -96,7 +97,7 @@ func (r *Repairer) Status() Status {
 			Away: d.away, Held: d.held, Replaces: d.record.Replaces, Scrub: r.scrubber.of(d.record.ID),
 		}
 		if d.reported {
-			st.Reason, st.Space = d.report.Reason, d.report.Space
+			st.Reason, st.Space, st.Device = d.report.Reason, d.report.Space, d.report.Device
 		}
 		if st.Reason == "" && r.planner.tenanted(d.record.ID) {
 			st.Reason = "metadata is still on it"

@@ -101,16 +101,17 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	if st.Paused {
 		fmt.Fprintln(w, "paused     nothing is destroyed until `kintsugi admin resume`")
 	}
-	var total, used int64
-	for _, dr := range st.Drives {
-		total, used = total+dr.Space.Total, used+dr.Space.Used
+	space, counted, fileSystems := addSpace(st.Drives)
+	fmt.Fprintf(w, "drives     %s; %s used of %s", states(st.States), formatSize(space.Used), formatSize(space.Total))
+	if fileSystems < counted {
+		fmt.Fprintf(w, ", %d drives on %s", counted, plural(fileSystems, "file system"))
 	}
-	fmt.Fprintf(w, "drives     %s; %s used of %s\n", states(st.States), formatSize(used), formatSize(total))
-	counted := ""
+	fmt.Fprintln(w)
+	asOf := ""
 	if age := st.At.Sub(d.At); !d.At.IsZero() && age >= 5*time.Second {
-		counted = ", as counted " + formatDuration(age) + " ago"
+		asOf = ", as counted " + formatDuration(age) + " ago"
 	}
-	fmt.Fprintf(w, "blobs      %d, %s%s\n", d.Blobs, formatSize(d.Bytes), counted)
+	fmt.Fprintf(w, "blobs      %d, %s%s\n", d.Blobs, formatSize(d.Bytes), asOf)
 	for _, m := range d.Margins {
 		fmt.Fprintf(w, "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))
 	}
@@ -118,9 +119,7 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	for _, t := range st.Tasks {
 		fmt.Fprintf(w, "  %-9s  %s %s\n", t.Kind, t.What, progressText(t.BytesDone, t.BytesTotal, t.Rate, t.ETASeconds))
 	}
-	for _, ws := range st.Waiting {
-		fmt.Fprintf(w, "  waiting    slot %d of PG %d (drive %s): %s\n", ws.Slot, ws.PG, ws.Drive, ws.Why)
-	}
+	writeWaiting(w, st.Waiting)
 	fmt.Fprintf(w, "deletes    %d owed\norphans    %d in quarantine\n", st.Deletes.Owed, st.Orphans.Quarantined)
 	meta := st.Metadata.Engine + ": " + st.Metadata.Summary
 	if st.Metadata.Degraded != "" {
@@ -132,6 +131,33 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	}
 	fmt.Fprintln(w)
 	return writeDrives(w, st.Drives)
+}
+
+// writeWaiting writes a line for each drive whose slots wait, and each reason.
+func writeWaiting(w io.Writer, waiting []repair.WaitingSlot) {
+	type cause struct {
+		drive storagenode.DriveID
+		why   string
+	}
+	var order []cause
+	slots := map[cause]int{}
+	for _, ws := range waiting {
+		c := cause{ws.Drive, ws.Why}
+		if slots[c] == 0 {
+			order = append(order, c)
+		}
+		slots[c]++
+	}
+	for _, c := range order {
+		fmt.Fprintf(w, "  waiting    %s of drive %s: %s\n", plural(slots[c], "slot"), c.drive, c.why)
+	}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func states(by map[string]int) string {

@@ -59,7 +59,7 @@ func (s *Store) tight() bool {
 func (s *Store) Space() storagenode.Space {
 	s.mu.Lock()
 	sp := storagenode.Space{
-		Total: s.usage.Total, Used: s.usage.Total - s.usage.Free,
+		Total: s.usage.Total, Used: s.usage.Total - s.usage.Free - s.usage.Reserved,
 		Free: max(0, s.usage.Free-s.spare), ReadOnly: s.readOnly.Load(),
 	}
 	s.mu.Unlock()
