@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -222,6 +223,9 @@ const (
 )
 
 var kinds = [...]Kind{Damage, Rebuild, Inventory, Scrub, Orphans, Deletes, Census, Counting}
+
+// Kinds lists the passes that Start knows.
+func Kinds() []Kind { return slices.Clone(kinds[:]) }
 
 // Start begins a pass now, in Run's background, and says whether k is a kind.
 func (r *Repairer) Start(k Kind) bool {

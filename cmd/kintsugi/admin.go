@@ -243,7 +243,7 @@ func newAdminWhatIf(f *adminFlags) *cobra.Command {
 func newAdminStart(f *adminFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "start PASS",
-		Short: "Start a background pass now: scrub, inventory, orphans, deletes, damage, rebuild, census",
+		Short: "Start a background pass now: scrub, inventory, orphans, deletes, damage, rebuild, census, recount",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return f.order(c, "/admin/v1/start", url.Values{"pass": args}, args[0]+" started; see kintsugi admin status")

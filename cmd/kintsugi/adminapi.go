@@ -265,7 +265,7 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 func (a *adminAPI) start(r *http.Request) (any, error) {
 	kind := repair.Kind(r.URL.Query().Get("pass"))
 	if !a.repairer.Start(kind) {
-		return nil, &console.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no pass %q", kind)}
+		return nil, &console.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no pass %q: want one of %v", kind, repair.Kinds())}
 	}
 	return map[string]any{"started": kind}, nil
 }
