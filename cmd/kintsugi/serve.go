@@ -69,7 +69,7 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	failed := make(chan error, 2)
 	go func() { failed <- front.Serve(gateway.Listen(s3)) }()
 	go func() { failed <- back.Serve(admin) }()
-	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr()))
+	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr(), store.Node.Unusable()))
 
 	select {
 	case <-ctx.Done():

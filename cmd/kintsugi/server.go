@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -151,13 +152,26 @@ func (cfg *serverConfig) founding() error {
 	return fmt.Errorf("%w: all directories are empty, but %s is of an earlier start: mount their disks, or say --new for a new store in them", node.ErrRefused, cfg.credentialsFile)
 }
 
-// greeting tells the user where everything is, with a line to paste.
-func (cfg *serverConfig) greeting(s3, admin net.Addr) string {
+// local is where a client on this machine finds what listens at a.
+func local(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok && t.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(t.Port))
+	}
+	return a.String()
+}
+
+// greeting tells the user where everything is, which directories have no usable
+// drive, and a line to paste.
+func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) string {
+	s3, admin := local(s3At), local(adminAt)
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nKintsugi %s\n\n", version())
 	fmt.Fprintf(&b, "  S3 endpoint   http://%s\n", s3)
 	fmt.Fprintf(&b, "  admin API     http://%s\n", admin)
-	fmt.Fprintf(&b, "  drives        %d, scheme %s: any %d of %d may be lost\n", len(cfg.dirs), cfg.scheme, cfg.scheme.M, cfg.scheme.N())
+	fmt.Fprintf(&b, "  drives        %d, scheme %s: any %d of %d may be lost\n", len(cfg.dirs), cfg.scheme, cfg.scheme.M, len(cfg.dirs))
+	for _, u := range unusable {
+		fmt.Fprintf(&b, "  WARNING       cannot be used now: %s\n", u)
+	}
 	for _, w := range cfg.warnings {
 		fmt.Fprintf(&b, "\n  WARNING: %s\n", w)
 	}
