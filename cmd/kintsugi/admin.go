@@ -117,7 +117,7 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	}
 	fmt.Fprintf(w, "repairs    %d blobs wait (%s); %d shards repaired, %d failed since the start\n", st.Queue.Waiting, formatSize(st.Queue.WaitingBytes), st.Queue.Repaired, st.Queue.Failed)
 	for _, t := range st.Tasks {
-		fmt.Fprintf(w, "  %-9s  %s %s\n", t.Kind, t.What, progressText(t.BytesDone, t.BytesTotal, t.Rate, t.ETASeconds))
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-9s  %s %s", t.Kind, t.What, progressText(t.BytesDone, t.BytesTotal, t.Rate, t.ETASeconds)), " "))
 	}
 	writeWaiting(w, st.Waiting)
 	fmt.Fprintf(w, "deletes    %d owed\norphans    %d in quarantine\n", st.Deletes.Owed, st.Orphans.Quarantined)
@@ -184,11 +184,18 @@ func marginText(margin int) string {
 }
 
 func progressText(done, total int64, rate, eta float64) string {
-	if total <= 0 {
+	switch {
+	case total <= 0 && done <= 0:
+		return "" // it does not tell
+	case total <= 0:
 		return formatSize(done)
 	}
 	share := float64(done) / float64(total)
-	return fmt.Sprintf("%s %3.0f%%  %s of %s  %s/s  %s left", bar(share, 20), share*100, formatSize(done), formatSize(total), formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
+	text := fmt.Sprintf("%s %3.0f%%  %s of %s", bar(share, 20), share*100, formatSize(done), formatSize(total))
+	if rate > 0 {
+		text += fmt.Sprintf("  %s/s  %s left", formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
+	}
+	return text
 }
 
 // absolute makes directories absolute, as the server knows them; ids stay.

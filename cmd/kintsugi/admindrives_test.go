@@ -26,6 +26,7 @@ func TestStatusOfSharedDisks(t *testing.T) {
 			{PG: 2, Slot: 0, Drive: storagenode.DriveID{4}, Why: "away"},
 		},
 	}}
+	st.Tasks = []repair.Task{{Kind: repair.Scrub, What: "drive 1"}, {Kind: repair.Damage, What: "blobs", BytesTotal: 10}}
 	var out bytes.Buffer
 	if err := writeStatus(&out, st); err != nil {
 		t.Fatal(err)
@@ -34,6 +35,8 @@ func TestStatusOfSharedDisks(t *testing.T) {
 		"80 GiB used of 200 GiB, 3 drives on 2 file systems\n",
 		"waiting    2 slots of drive 04000000-0000-0000-0000-000000000000: away\n",
 		"DOWN    -       -  ",
+		"  scrub      drive 1\n", // nobody knows how far it is
+		"  damage     blobs [░░░░░░░░░░░░░░░░░░░░]   0%  0 B of 10 B\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
