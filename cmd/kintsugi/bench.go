@@ -42,15 +42,11 @@ and prints the medians.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.Size, cfg.Range = int64(size), int64(ranged)
 			names, err := benchOps(ops)
-			switch {
-			case err != nil:
+			if err == nil {
+				err = benchRounds(rounds, floor, of)
+			}
+			if err != nil {
 				return err
-			case rounds < 0:
-				return fmt.Errorf("--share %d: want the number of rounds", rounds)
-			case rounds > 0 && floor:
-				return fmt.Errorf("--share measures the floor, too: leave --floor out")
-			case of != "" && rounds == 0:
-				return fmt.Errorf("--of compares in rounds: say how many with --share")
 			}
 			if floor {
 				f, err := bench.StartFloor(cfg.Size)
@@ -97,7 +93,7 @@ func benchTarget(cfg *bench.Config, endpoint string) error {
 	}
 	cfg.Endpoint, cfg.Secure = u.Host, u.Scheme == "https"
 	if (cfg.AccessKey == "") != (cfg.SecretKey == "") {
-		return fmt.Errorf("--access-key and --secret-key belong together: give both or none")
+		return errors.New("--access-key and --secret-key belong together: give both or none")
 	}
 	if cfg.AccessKey != "" {
 		return nil
@@ -121,6 +117,19 @@ func benchOps(text string) ([]bench.Op, error) {
 		ops = append(ops, op)
 	}
 	return ops, nil
+}
+
+// benchRounds refuses flags of a comparison that do not go together.
+func benchRounds(rounds int, floor bool, of string) error {
+	switch {
+	case rounds < 0:
+		return fmt.Errorf("--share %d: want the number of rounds", rounds)
+	case rounds > 0 && floor:
+		return errors.New("--share measures the floor, too: leave --floor out")
+	case of != "" && rounds == 0:
+		return errors.New("--of compares in rounds: say how many with --share")
+	}
+	return nil
 }
 
 // runBench measures one operation after another and prints the results, also
