@@ -188,6 +188,7 @@ func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) str
 	fmt.Fprintf(&b, "Paste this into another terminal to store and list a first object:\n\n")
 	fmt.Fprintf(&b, "  export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_DEFAULT_REGION=%s AWS_ENDPOINT_URL=http://%s; aws s3 mb s3://first; aws s3 cp %s s3://first/ && aws s3 ls s3://first\n\n",
 		cfg.credentials.AccessKey, cfg.credentials.SecretKey, cfg.region, s3, "README.md")
+	fmt.Fprintf(&b, "(An aws CLI older than 1.29 or 2.13 does not know AWS_ENDPOINT_URL: give it --endpoint-url http://%s.)\n\n", s3)
 	fmt.Fprintf(&b, "For kintsugi admin and kintsugi bench:\n\n  export %s=%s %s=%s KINTSUGI_ADMIN_URL=http://%s\n\n",
 		envAccessKey, cfg.credentials.AccessKey, envSecretKey, cfg.credentials.SecretKey, admin)
 	return b.String()
