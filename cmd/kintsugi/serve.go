@@ -21,6 +21,7 @@ import (
 	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
+	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/vfs"
 )
 
@@ -63,6 +64,7 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 			return errors.Join(err, store.Close())
 		}
 	}
+	registry.MustRegister(rpc.DriveGauges(store.Node))
 	front := &http.Server{Handler: store.Handler}
 	gateway.Configure(front)
 	back := &http.Server{Handler: newAdminAPI(cfg, store, registry), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
