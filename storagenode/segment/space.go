@@ -30,7 +30,14 @@ func (s *Store) measure() error {
 	}
 	full := u.Total > 0 && u.Free < s.spare || s.idxFailed.Load() != nil
 	if s.readOnly.Swap(full) != full {
-		s.cfg.Logger.Warn("drive changed", "drive", s.cfg.Drive, "readonly", full, "free", u.Free, "reserve", s.spare)
+		text := "drive takes writes again"
+		switch {
+		case full && u.Free < s.spare:
+			text = "drive is full: it takes no writes"
+		case full:
+			text = "drive has no index: it takes no writes"
+		}
+		s.cfg.Logger.Warn(text, "drive", s.cfg.Drive, "free", u.Free, "reserve", s.spare)
 	}
 	return nil
 }
