@@ -46,6 +46,17 @@ func (x *exchange) getAttributes() error {
 	if err != nil {
 		return err
 	}
+	for again := true; ; again = false {
+		if err = x.showAttributes(o, want); err == nil {
+			return nil
+		}
+		if o, err = x.successor(o, again, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (x *exchange) showAttributes(o *metadata.Object, want wantedAttributes) error {
 	c := x.readConditions()
 	if err := c.judge(o); err != nil {
 		x.showValidators(o)

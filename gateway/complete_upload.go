@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/md5"
 	"encoding/hex"
+	"encoding/xml"
 	"errors"
 	"net/http"
 	"strconv"
@@ -13,16 +14,25 @@ import (
 
 // completionList is the body of CompleteMultipartUpload.
 type completionList struct {
-	XMLName struct{} `xml:"CompleteMultipartUpload"`
-	Parts   []struct {
-		Number    int    `xml:"PartNumber"`
-		ETag      string `xml:"ETag"`
-		CRC32     string `xml:"ChecksumCRC32"`
-		CRC32C    string `xml:"ChecksumCRC32C"`
-		CRC64NVME string `xml:"ChecksumCRC64NVME"`
-		SHA1      string `xml:"ChecksumSHA1"`
-		SHA256    string `xml:"ChecksumSHA256"`
-	} `xml:"Part"`
+	XMLName struct{}     `xml:"CompleteMultipartUpload"`
+	Parts   completedSet `xml:"Part"`
+}
+
+type completedPart struct {
+	Number    int    `xml:"PartNumber"`
+	ETag      string `xml:"ETag"`
+	CRC32     string `xml:"ChecksumCRC32"`
+	CRC32C    string `xml:"ChecksumCRC32C"`
+	CRC64NVME string `xml:"ChecksumCRC64NVME"`
+	SHA1      string `xml:"ChecksumSHA1"`
+	SHA256    string `xml:"ChecksumSHA256"`
+}
+
+type completedSet []completedPart
+
+// UnmarshalXML implements xml.Unmarshaler.
+func (s *completedSet) UnmarshalXML(d *xml.Decoder, start xml.StartElement) error {
+	return readEntry(d, &start, (*[]completedPart)(s), maxPart)
 }
 
 // maxCompletion is room for 10,000 parts, each with a SHA-256.

@@ -32,6 +32,15 @@ func bareETag(s string) string {
 	return s
 }
 
+// askedETag is bareETag for a write: an empty tag, which no object has, is not the
+// same as none asked for, which "" stands for.
+func askedETag(s string) string {
+	if tag := bareETag(s); tag != "" || s == "" {
+		return tag
+	}
+	return `""`
+}
+
 // readConditions are those of a read or of a copy's source (RFC 9110, 13.2.2).
 type readConditions struct{ match, noneMatch, modifiedSince, unmodifiedSince string }
 
@@ -71,13 +80,11 @@ func (c *readConditions) judge(o *metadata.Object) error {
 // writeCondition reads If-Match and If-None-Match of a write.
 func (x *exchange) writeCondition() (c metadata.Condition, err error) {
 	match, none := x.header("If-Match"), x.header("If-None-Match")
-	if match == "" && none == "" {
-		return c, nil
-	}
-	if match != "" && none != "" || strings.Contains(match, ",") || strings.Contains(none, ",") {
+	if match != "" && none != "" || strings.Contains(match, ",") || strings.Contains(none, ",") ||
+		len(x.r.Header["If-Match"]) > 1 || len(x.r.Header["If-None-Match"]) > 1 {
 		return c, errNotImplemented
 	}
-	c.IfMatch, c.IfNoneMatch = bareETag(match), bareETag(none)
+	c.IfMatch, c.IfNoneMatch = askedETag(match), askedETag(none)
 	return c, nil
 }
 
@@ -102,7 +109,10 @@ func (x *exchange) foresee(c metadata.Condition) error {
 
 // deleteCondition reads what a delete may ask.
 func (x *exchange) deleteCondition() (c metadata.Condition, err error) {
-	c.IfMatch = bareETag(x.header("If-Match"))
+	if len(x.r.Header["If-Match"]) > 1 {
+		return c, errNotImplemented
+	}
+	c.IfMatch = askedETag(x.header("If-Match"))
 	if v := x.header("X-Amz-If-Match-Last-Modified-Time"); v != "" {
 		if c.IfModified, err = parseTime(v); err != nil {
 			return c, err

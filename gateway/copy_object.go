@@ -158,7 +158,7 @@ func (x *exchange) storeCopy(src *metadata.Object, off, n int64, a checksum.Algo
 		if gone(err) && x.sourceGone(src) {
 			return errConditionalConflict.saying("The copy source was changed while it was being copied.")
 		}
-		return err
+		return present(err)
 	}
 	if off != 0 || n != src.Size {
 		return nil

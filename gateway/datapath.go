@@ -161,6 +161,10 @@ func (b *lazyBody) WritePieces(pieces [][]byte) error {
 		b.x.WriteHeader(b.status)
 	}
 	if c := b.x.packets(pieces); c != nil {
+		if !b.due.IsZero() { // an earlier piece's time is not this one's
+			_ = c.SetWriteDeadline(time.Time{}) // fails where the write does
+			b.due = time.Time{}
+		}
 		b.err = b.x.writePacket(c, pieces)
 		return b.err
 	}
@@ -261,10 +265,20 @@ func (c *counted) WritePieces(pieces [][]byte) error {
 }
 
 // gone says that an error may come from the object having been replaced while
-// it was being read.
+// it was being read. ErrNoSuchKey is of its part lists.
 func gone(err error) bool {
 	return errors.Is(err, stripe.ErrUnreadable) || errors.Is(err, storagenode.ErrNotFound) ||
-		errors.Is(err, storagenode.ErrDeleted) || errors.Is(err, metadata.ErrNoSuchBlob)
+		errors.Is(err, storagenode.ErrDeleted) || errors.Is(err, metadata.ErrNoSuchBlob) ||
+		errors.Is(err, metadata.ErrNoSuchKey)
+}
+
+// present is the error for an object that is there but cannot be read: never that
+// there is none.
+func present(err error) error {
+	if errors.Is(err, metadata.ErrNoSuchKey) {
+		return fmt.Errorf("%w: part lists are gone: %s", metadata.ErrUnavailable, err.Error())
+	}
+	return err
 }
 
 // replaced says whether two look-ups of a key found different bytes.

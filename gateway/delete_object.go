@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/xml"
 	"errors"
 	"net/http"
 	"sync"
@@ -29,15 +30,24 @@ func (x *exchange) deleteObject() error {
 
 // deletion is the body of DeleteObjects.
 type deletion struct {
-	XMLName struct{} `xml:"Delete"`
-	Quiet   bool     `xml:"Quiet"`
-	Objects []struct {
-		Key              string  `xml:"Key"`
-		VersionID        *string `xml:"VersionId"`
-		ETag             string  `xml:"ETag"`
-		LastModifiedTime string  `xml:"LastModifiedTime"`
-		Size             *int64  `xml:"Size"`
-	} `xml:"Object"`
+	XMLName struct{}    `xml:"Delete"`
+	Quiet   bool        `xml:"Quiet"`
+	Objects deletionSet `xml:"Object"`
+}
+
+type deletionEntry struct {
+	Key              string  `xml:"Key"`
+	VersionID        *string `xml:"VersionId"`
+	ETag             string  `xml:"ETag"`
+	LastModifiedTime string  `xml:"LastModifiedTime"`
+	Size             *int64  `xml:"Size"`
+}
+
+type deletionSet []deletionEntry
+
+// UnmarshalXML implements xml.Unmarshaler.
+func (s *deletionSet) UnmarshalXML(d *xml.Decoder, start xml.StartElement) error {
+	return readEntry(d, &start, (*[]deletionEntry)(s), maxPage)
 }
 
 const (
@@ -130,7 +140,7 @@ func (x *exchange) deleteOne(d *deletion, i int) error {
 			return err
 		}
 	}
-	cond := metadata.Condition{IfMatch: bareETag(entry.ETag), IfSize: entry.Size}
+	cond := metadata.Condition{IfMatch: askedETag(entry.ETag), IfSize: entry.Size}
 	if entry.LastModifiedTime != "" {
 		t, err := parseTime(entry.LastModifiedTime)
 		if err != nil {

@@ -171,11 +171,12 @@ func Configure(s *http.Server) {
 	s.ReadHeaderTimeout = 20 * time.Second
 	s.IdleTimeout = 2 * time.Minute
 	s.MaxHeaderBytes = maxHeadBytes
-	s.ConnContext = connContext
+	s.ConnContext, s.ConnState = connContext, connState
 }
 
 // ServeHTTP implements http.Handler.
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	answers(r)
 	x := g.takeExchange(w, r)
 	defer g.finish(x)
 	if g.inFlight.Add(1) > g.limit {

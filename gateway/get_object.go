@@ -17,25 +17,15 @@ func (x *exchange) getObject() error {
 	}
 	for again := true; ; again = false {
 		part, err := x.describe(o)
-		if err != nil {
+		if err == nil {
+			err = x.send(o, part.off, part.n, part.status)
+		}
+		if err == nil || x.begun {
 			return err
 		}
-		err = x.send(o, part.off, part.n, part.status)
-		if err == nil || x.begun || !again || !gone(err) {
+		if o, err = x.successor(o, again, err); err != nil {
 			return err
 		}
-		// Its bytes may be gone because somebody replaced it just now.
-		next, lookup := x.g.objects.Object(x.r.Context(), x.bucket.ID, x.key)
-		if lookup != nil {
-			return lookup
-		}
-		if !replaced(o, next) {
-			return err
-		}
-		h := x.w.Header()
-		clear(h)
-		x.identify(h)
-		o = next
 	}
 }
 
@@ -45,12 +35,40 @@ func (x *exchange) headObject() error {
 	if err != nil {
 		return err
 	}
-	part, err := x.describe(o)
-	if err != nil {
-		return err
+	for again := true; ; again = false {
+		part, err := x.describe(o)
+		if err == nil {
+			x.WriteHeader(part.status)
+			return nil
+		}
+		if o, err = x.successor(o, again, err); err != nil {
+			return err
+		}
 	}
-	x.WriteHeader(part.status)
-	return nil
+}
+
+// successor gives what took an object's place where that may be why reading it
+// failed, before anything was sent: its bytes, or its part lists, may be gone
+// because somebody replaced it just now. Otherwise, and where not again, it gives
+// the error.
+func (x *exchange) successor(o *metadata.Object, again bool, err error) (*metadata.Object, error) {
+	if !gone(err) {
+		return nil, err
+	}
+	if !again {
+		return nil, present(err)
+	}
+	next, lookup := x.g.objects.Object(x.r.Context(), x.bucket.ID, x.key)
+	if lookup != nil {
+		return nil, lookup
+	}
+	if !replaced(o, next) {
+		return nil, present(err)
+	}
+	h := x.w.Header()
+	clear(h)
+	x.identify(h)
+	return next, nil
 }
 
 // current looks the object up that a read names, together with its bucket where

@@ -48,9 +48,13 @@ type plainConn struct {
 	*net.TCPConn
 	raw  syscall.RawConn
 	pool *sync.Pool
+	// Only the connection's goroutine touches the following.
+	//
 	// held collects what is written between cork and uncork; nil outside.
-	// Only the goroutine of the request being answered touches it.
 	held *packet
+	// answering: a handler has the request, or what it wrote is still on its way.
+	// What is written then may be any object's bytes, and is left alone.
+	answering bool
 }
 
 // packet is what leaves at once. Short runs, which come from the buffers of
@@ -84,6 +88,20 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, p)
 	}
 	return ctx
+}
+
+// connState hears of the end of each answer.
+func connState(c net.Conn, state http.ConnState) {
+	if p, ok := c.(*plainConn); ok && state == http.StateIdle {
+		p.answering = false
+	}
+}
+
+// answers says that a request has come to the handler.
+func answers(r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*plainConn); ok {
+		c.answering = true
+	}
 }
 
 // cork holds back what is written from now on, until uncork. What is written
@@ -196,9 +214,9 @@ func (x *exchange) writeEach(pieces [][]byte) error {
 	return nil
 }
 
-// What net/http writes, in one piece, when it refuses a request itself. The
-// gateway's answers never look like this: they are XML below 500, and have
-// other headers before their type.
+// What net/http writes, in one piece, when it refuses a request itself, which no
+// handler sees then. An object may hold the very same, and a piece of its body
+// begin with it.
 const (
 	refusalStart = "HTTP/1.1 4"
 	refusalHead  = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
@@ -210,7 +228,7 @@ func (c *plainConn) Write(p []byte) (int, error) {
 		c.held.add(p)
 		return len(p), nil
 	}
-	if len(p) > len(refusalStart) && string(p[:len(refusalStart)]) == refusalStart {
+	if !c.answering && len(p) > len(refusalStart) && string(p[:len(refusalStart)]) == refusalStart {
 		if end := bytes.IndexByte(p, '\r'); end > 0 && bytes.HasPrefix(p[end:], []byte(refusalHead)) {
 			if _, err := c.TCPConn.Write(refusal(string(p[len("HTTP/1.1 "):end]))); err != nil {
 				return 0, err

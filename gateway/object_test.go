@@ -122,6 +122,17 @@ func TestConditionsThatHold(t *testing.T) {
 	}
 	s.must(call{method: "PUT", target: "/bkt/new", body: "x", header: headers("If-None-Match", "*")})
 	etag = s.must(call{method: "PUT", target: "/bkt/k", body: "two", header: headers("If-Match", etag)}).header.Get("Etag")
+	for _, none := range []string{`""`, `W/""`} { // no object has such a tag
+		for _, method := range []string{"PUT", "DELETE"} {
+			if a := s.do(call{method: method, target: "/bkt/k", body: "x", header: headers("If-Match", none)}); a.status != 412 {
+				t.Errorf("%s where the tag is %s: %d", method, none, a.status)
+			}
+		}
+	}
+	a = s.must(call{method: "POST", target: "/bkt/?delete", body: "<Delete><Object><Key>k</Key><ETag>&quot;&quot;</ETag></Object></Delete>"})
+	if between(a.body, "<Code>", "<") != "PreconditionFailed" {
+		t.Errorf("delete of several where the tag is empty: %s", a.body)
+	}
 	s.must(call{method: "DELETE", target: "/bkt/k", header: headers("If-Match", etag, "x-amz-if-match-size", "3")})
 	if a := s.do(call{method: "GET", target: "/bkt/k"}); a.status != 404 {
 		t.Errorf("after the delete: %d", a.status)

@@ -177,6 +177,8 @@ func TestBadInput(t *testing.T) {
 		{"get unmodified since", call{method: get, target: "/full/there", header: headers("If-Unmodified-Since", "Mon, 02 Jan 2006 15:04:05 GMT")}, 412, "PreconditionFailed"},
 		{"put if-none-match", call{method: put, target: "/full/there", body: "x", header: headers("If-None-Match", "*")}, 412, "PreconditionFailed"},
 		{"put if-match fails", call{method: put, target: "/full/there", body: "x", header: headers("If-Match", `"x"`)}, 412, "PreconditionFailed"},
+		{"put with two if-none-match", call{method: put, target: "/full/there", body: "x", header: headers("If-None-Match", "\"x\"\r\nIf-None-Match: *")}, 501, "NotImplemented"},
+		{"delete with two if-match", call{method: "DELETE", target: "/full/there", header: headers("If-Match", "*\r\nIf-Match: \"x\"")}, 501, "NotImplemented"},
 		{"put if-match on nothing", call{method: put, target: "/bkt/k", body: "x", header: headers("If-Match", etag)}, 404, "NoSuchKey"},
 		{"delete if-match fails", call{method: "DELETE", target: "/full/there", header: headers("If-Match", `"x"`)}, 412, "PreconditionFailed"},
 		{"delete by size fails", call{method: "DELETE", target: "/full/there", header: headers("x-amz-if-match-size", "3")}, 412, "PreconditionFailed"},

@@ -230,6 +230,17 @@ func decodeXML(text []byte, v any) error {
 	}
 }
 
+// readEntry reads one more element of a list. A list that grows longer than most
+// is refused there, not when all of it is in memory: an empty entry takes many
+// times the room of its text.
+func readEntry[T any](d *xml.Decoder, start *xml.StartElement, list *[]T, most int) error {
+	if len(*list) >= most {
+		return errMalformedXML
+	}
+	*list = append(*list, *new(T))
+	return d.DecodeElement(&(*list)[len(*list)-1], start)
+}
+
 // sliceReader reads from memory; it is a ByteReader, so that the decoder does
 // not add a buffer of its own.
 type sliceReader struct{ p []byte }

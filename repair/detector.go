@@ -146,7 +146,7 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 			order = append(order, rep.ID)
 		}
 		v.report, v.reported = rep, true
-		if !rep.Replaces.IsZero() {
+		if v.record.Added.IsZero() { // later metadata knows better
 			v.record.Replaces = rep.Replaces
 		}
 		drives[rep.ID] = v
@@ -160,9 +160,15 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 		}
 	}
 	for id, v := range drives {
-		if old, ok := drives[v.record.Replaces]; ok && v.record.Replaces != id && !old.reported {
+		old, ok := drives[v.record.Replaces]
+		switch {
+		case !ok || v.record.Replaces == id:
+		case !old.reported:
 			old.replaced = true
 			drives[v.record.Replaces] = old
+		case old.report.State.Readable(): // it lives elsewhere: from now on it may be away like any other
+			v.record.Replaces = storagenode.DriveID{}
+			drives[id] = v
 		}
 	}
 	return drives, order, nil

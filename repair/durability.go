@@ -40,8 +40,9 @@ type groupCount struct {
 
 // census counts all blobs by shape, from metadata alone.
 type census struct {
-	cfg   *Config
-	fleet *fleet
+	cfg    *Config
+	fleet  *fleet
+	marked func() int64 // how often something was marked missing
 
 	fresh   atomic.Bool   // the next pass counts even where the last is young
 	running chan struct{} // takes one token: one pass at a time
@@ -49,6 +50,14 @@ type census struct {
 	groups  []groupCount // never changed once published; guarded by mu
 	at      time.Time    // guarded by mu
 	took    time.Duration
+	knows   int64 // marked when the count began
+}
+
+// current says that nothing was marked missing since the last count began.
+func (c *census) current() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.knows == c.marked()
 }
 
 func (c *census) pass(ctx context.Context) error {
@@ -65,6 +74,7 @@ func (c *census) pass(ctx context.Context) error {
 	if !c.fresh.Swap(false) && !due {
 		return nil
 	}
+	marked := c.marked()
 	groups, err := c.cfg.Groups.ListGroups(ctx)
 	if err != nil {
 		return err
@@ -85,7 +95,7 @@ func (c *census) pass(ctx context.Context) error {
 	now := c.cfg.Clock.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.groups, c.at, c.took = counted, now, now.Sub(began)
+	c.groups, c.at, c.took, c.knows = counted, now, now.Sub(began), marked
 	return nil
 }
 

@@ -210,3 +210,114 @@ func TestConfirmAssertsWhereTheSlotIs(t *testing.T) {
 		t.Fatalf("marked %b", m)
 	}
 }
+
+// TestRetiredDriveKeepsWhatIsLost: disks were swapped for empty ones, too many
+// at once. When the old ones are back their shards are the only ones there are.
+func TestRetiredDriveKeepsWhatIsLost(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("x", 300_000)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.wipe(0)
+	r.wipe(1)
+	for range 3 {
+		r.round()
+	}
+	old := r.drives.disks[3:]
+	for _, d := range old {
+		if len(d.memory.Shards()) != 1 {
+			t.Fatal("the old disks are not whole")
+		}
+		d.gone = false // in another place of the node now
+	}
+	for range 5 {
+		_, _ = r.rep.RepairNow(r.ctx, nil)
+		r.clock.advance(time.Hour)
+	}
+	for _, d := range old {
+		if len(d.memory.Shards()) != 1 {
+			t.Fatalf("a shard of a blob that cannot be read was dropped; slots %+v, record %+v", r.group(o.pg).Slots, r.record(o).Blob)
+		}
+	}
+}
+
+// failing is groups that cannot be listed for a while.
+type failing struct {
+	metadata.Groups
+	err error
+}
+
+func (f *failing) ListGroups(ctx context.Context) ([]metadata.GroupRecord, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.Groups.ListGroups(ctx)
+}
+
+// TestInventoryIsOwed: a pass that could not begin is owed still.
+func TestInventoryIsOwed(t *testing.T) {
+	groups := &failing{}
+	r := newRig(t, "2+1", 3, func(c *Config) { groups.Groups, c.Groups = c.Groups, groups })
+	o := r.put("x", 300_000)
+	r.heal()
+	r.diskOf(o.pg, 1).memory.Lose(storagenode.ShardID{PG: o.pg, Slot: 1, Blob: o.blob})
+	for _, ask := range []func(){
+		func() { r.rep.inventory.add([]storagenode.DriveID{r.diskOf(o.pg, 1).report.ID}) },
+		func() { r.rep.inventory.all.Store(true) },
+	} {
+		ask()
+		groups.err = metadata.ErrUnavailable
+		if _, err := r.rep.inventory.pass(r.ctx); !errors.Is(err, metadata.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		groups.err = nil
+		if n, err := r.rep.inventory.pass(r.ctx); n != 1 || err != nil {
+			t.Fatalf("%d, %v: the inventory is forgotten", n, err)
+		}
+		r.must(r.cat.MarkPresent(r.ctx, r.group(o.pg), o.blob, erasure.SlotMask(0).With(1)))
+	}
+}
+
+// TestReplacedDriveThatLives: a drive was moved, and another took its old place.
+// It is not lost because a new leader cannot reach its node yet.
+func TestReplacedDriveThatLives(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("x", 300_000)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	moved := r.drives.disks[0]
+	r.addDrive("n1", "", moved.report.ID)
+	for range 2 {
+		r.must(r.rep.detectAndPlan(r.ctx))
+	}
+	next := r.repairer(r.kv)
+	moved.gone = true
+	for range 2 {
+		r.must(next.detectAndPlan(r.ctx))
+	}
+	if d, _ := next.fleet.drive(moved.report.ID); d.record.State != storagenode.DriveDown {
+		t.Fatalf("a drive whose node was not reached yet is %s", d.record.State)
+	}
+	moved.gone = false
+	r.heal()
+	r.whole(o)
+}
+
+// TestRetiredDriveCountsForNothing: what lies on a drive that is given up, and only
+// there, is not healed, however well the drive looks.
+func TestRetiredDriveCountsForNothing(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("x", 300_000)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.wipe(0)
+	r.state(0, storagenode.DriveBroken) // and its replacement is no better
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.drives.disks[3].gone = false
+	var last Progress
+	rep, err := r.rep.RepairNow(r.ctx, func(p Progress) { last = p })
+	r.must(err)
+	if s := r.rep.Status(); rep.Whole || last.Phase == Healed || s.Whole || len(s.Waiting) == 0 {
+		t.Fatalf("%+v is %v, %+v; status says whole %v, %+v", last, rep.Whole, rep, s.Whole, s.Waiting)
+	}
+	r.addDrive("n0", "", storagenode.DriveID{})
+	r.heal()
+	r.whole(o)
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,14 +62,16 @@ func (v *inventory) takeDrives() map[storagenode.DriveID]bool {
 func (v *inventory) pass(ctx context.Context) (int64, error) {
 	v.running.Lock()
 	defer v.running.Unlock()
-	only := v.takeDrives()
-	if v.all.Swap(false) || v.cfg.Clock.Now().Sub(v.whole) >= v.cfg.InventoryInterval {
-		only = nil
+	only, all := v.takeDrives(), v.all.Swap(false)
+	if all || v.cfg.Clock.Now().Sub(v.whole) >= v.cfg.InventoryInterval {
+		all, only = true, nil
 	} else if only == nil {
 		return 0, nil
 	}
 	groups, err := v.cfg.Groups.ListGroups(ctx)
-	if err != nil {
+	if err != nil { // it is owed still
+		v.add(slices.Collect(maps.Keys(only)))
+		v.all.CompareAndSwap(false, all)
 		return 0, err
 	}
 	task := v.progress.begin(Inventory, "slots", 0)
@@ -187,7 +191,7 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 	if now, err := v.cfg.Lookup.Group(ctx, pg); err != nil || now.Slots[slot].Epoch != s.Epoch || v.ask(s.Drive) == nil {
 		return false, err
 	}
-	if err := v.cfg.Blobs.MarkMissing(ctx, pg, id, erasure.SlotMask(0).With(slot)); err != nil {
+	if err := v.worker.markMissing(ctx, pg, id, slot); err != nil {
 		return false, fmt.Errorf("mark blob %s missing at slot %d of pg %d: %w", id, slot, pg, err)
 	}
 	v.cfg.Logger.Warn("shard found bad", "pg", uint32(pg), "slot", slot, "blob", id.String(), "drive", s.Drive.String(), "err", cause)
@@ -196,7 +200,9 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 
 // strays drops what drives still hold of slots that were mapped elsewhere and
 // are clean there, so that nothing is read from the old place any more. It
-// asks metadata for the slot once more right before.
+// asks metadata for the slot once more right before. What has a shard of a blob
+// that is marked missing at the slot stays: a slot is clean also where such a
+// blob could not be rebuilt, and that shard may be the last.
 func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, only map[storagenode.DriveID]bool) error {
 	if v.paused() {
 		return nil
@@ -239,6 +245,9 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	if s.Drive == id || s.State != storagenode.SlotClean || v.paused() {
 		return nil
 	}
+	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {
+		return err
+	}
 	if err := v.prove(ctx); err != nil {
 		return err
 	}
@@ -253,4 +262,28 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	}
 	v.cfg.Logger.Info("slot dropped at its former drive", "pg", uint32(pg), "slot", slot, "drive", id.String())
 	return nil
+}
+
+// wanted says that a drive lists a blob which is marked missing at the slot.
+func (v *inventory) wanted(ctx context.Context, store storagenode.ShardStore, pg storagenode.PG, slot int) (bool, error) {
+	c := v.worker.inspect.list(ctx, store, pg, slot)
+	defer c.close()
+	for rec, err := range v.cfg.Blobs.ScanBlobs(ctx, pg, storagenode.BlobID{}) {
+		if err != nil {
+			return false, fmt.Errorf("scan blobs of pg %d: %w", pg, err)
+		}
+		if !rec.Blob.Missing.Has(slot) {
+			continue
+		}
+		if err := c.seek(rec.Blob.ID, nil); err != nil {
+			return false, fmt.Errorf("list slot %d of pg %d: %w", slot, pg, err)
+		}
+		if !c.more {
+			return false, nil
+		}
+		if c.current.ID.Blob == rec.Blob.ID {
+			return true, nil
+		}
+	}
+	return false, nil
 }

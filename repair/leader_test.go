@@ -514,3 +514,67 @@ func TestPauseHoldsForAll(t *testing.T) {
 		t.Fatalf("%d shards left", r.shards(objects[0].blob))
 	}
 }
+
+// TestRenewalThatFindsItselfDone: a renewal whose outcome was never known is not
+// the next one: who waits saw it when it was done.
+func TestRenewalThatFindsItselfDone(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	lost := &seam{Store: r.kv}
+	var beat bool
+	lost.commit = func(_, writes [][]byte, commit func() error) error {
+		err := commit()
+		if beat && len(writes) > 0 {
+			lost.cut.Store(true)
+			return fmt.Errorf("%w: answer lost", kv.ErrUnknown)
+		}
+		return err
+	}
+	cat, err := catalog.Open(r.ctx, catalog.Config{KV: lost, Drives: r.drives, Scheme: erasure.Scheme{K: 2, M: 1}, Clock: r.clock})
+	r.must(err)
+	held, err := cat.Acquire(r.ctx, metadata.Lease{Role: Role}, "a", "")
+	r.must(err)
+	beat = true
+	if _, err := cat.Renew(r.ctx, held); err == nil {
+		t.Fatal("answer not lost")
+	}
+	seen, err := r.cat.Lease(r.ctx, Role)
+	r.must(err)
+	beat = false
+	lost.cut.Store(false)
+	if _, err = cat.Renew(r.ctx, held); err != nil {
+		t.Fatal(err)
+	}
+	now, err := r.cat.Lease(r.ctx, Role)
+	r.must(err)
+	if now.Beat == seen.Beat {
+		t.Fatal("a renewal succeeded that nobody can see")
+	}
+}
+
+// TestLatePause: what was switched with an unknown outcome and arrives late does
+// not undo what was switched by another process meanwhile.
+func TestLatePause(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	far := &seam{Store: r.kv}
+	rep := r.repairer(far)
+	r.must(r.rep.Pause(r.ctx))
+	var late []func() error
+	far.commit = func(_, writes [][]byte, commit func() error) error {
+		if len(writes) == 0 {
+			return commit()
+		}
+		late = append(late, commit)
+		return kv.ErrUnknown
+	}
+	if err := rep.Resume(r.ctx); err == nil || len(late) == 0 {
+		t.Fatalf("%v, %d held up", err, len(late))
+	}
+	r.must(r.rep.Resume(r.ctx))
+	r.must(r.rep.Pause(r.ctx))
+	for _, commit := range late {
+		_ = commit()
+	}
+	if paused, err := r.cat.Paused(r.ctx); err != nil || !paused {
+		t.Fatalf("paused: %v, %v", paused, err)
+	}
+}

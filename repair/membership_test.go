@@ -342,6 +342,7 @@ func TestDamageIsAnnounced(t *testing.T) {
 		{PG: o.pg, Slot: 3, Blob: o.blob.String()},
 		{PG: o.pg, Slot: 2, Blob: o.blob.String()}, // it is well
 		{PG: o.pg, Slot: 99, Blob: o.blob.String()},
+		{PG: o.pg, Slot: -1, Blob: o.blob.String()},
 		{PG: 1 << 30, Slot: 1, Blob: o.blob.String()},
 		{PG: o.pg, Slot: 1, Blob: "no blob"},
 	}

@@ -208,3 +208,21 @@ func TestRestoredMetadataDeletesNothing(t *testing.T) {
 	}
 	r.whole(objects...)
 }
+
+// TestClockThatRanAhead: the horizon that was raised by a clock far ahead does not
+// keep objects from being written for as long.
+func TestClockThatRanAhead(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.heal()
+	r.clock.advance(400 * 24 * time.Hour)
+	r.must(r.rep.orphans.pass(r.ctx))
+	r.clock.advance(-400 * 24 * time.Hour)
+	if _, err := r.tryPut("x", 1000); !errors.Is(err, metadata.ErrStalePlacement) {
+		t.Fatal(err)
+	}
+	o := r.put("x", 1000)
+	r.clock.advance(100 * time.Hour)
+	r.must(r.rep.orphans.pass(r.ctx))
+	r.heal()
+	r.whole(o)
+}

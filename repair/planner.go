@@ -89,7 +89,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 		moves = p.respread(groups, drives, domains, load)
 	}
 	n, err := p.carryOut(ctx, moves)
-	return n, errors.Join(err, p.drained(ctx, drives, load))
+	return n, errors.Join(err, p.drained(ctx, drives, load), p.undrained(ctx, groups, drives))
 }
 
 // respreadAtOnce is how many slots at a time are under way for no other reason
@@ -276,6 +276,23 @@ func (p *planner) drained(ctx context.Context, drives []drive, load map[storagen
 				return was == storagenode.DriveDraining
 			}))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// undrained has drives drained again that are DRAINED and in use all the same: a
+// gateway that had not heard of it yet made a group there.
+func (p *planner) undrained(ctx context.Context, groups []metadata.GroupRecord, drives []drive) error {
+	var errs []error
+	for _, d := range drives {
+		if d.record.State != storagenode.DriveDrained || !inUse(groups, d.record.ID) {
+			continue
+		}
+		errs = append(errs, p.cfg.Records.EditDrive(ctx, d.record.ID, func(r *metadata.DriveRecord) bool {
+			was := r.State
+			r.State = storagenode.DriveDraining
+			return was == storagenode.DriveDrained
+		}))
 	}
 	return errors.Join(errs...)
 }

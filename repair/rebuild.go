@@ -141,5 +141,5 @@ func (w *worker) nothingLeft(ctx context.Context, g erasure.Group, slot int, rec
 	if !errors.Is(cause, stripe.ErrUnreadable) || !from.IsZero() && known && d.record.State != storagenode.DriveRetired {
 		return false
 	}
-	return w.cfg.Blobs.MarkMissing(ctx, g.PG, rec.Blob.ID, erasure.SlotMask(0).With(slot)) == nil
+	return w.markMissing(ctx, g.PG, rec.Blob.ID, slot) == nil
 }

@@ -94,17 +94,40 @@ func (r *Repairer) Recount(ctx context.Context) (Report, error) {
 	return rep, nil
 }
 
+// countAnew has everything counted: what was lacking was repaired.
+func (r *Repairer) countAnew() {
+	r.kick(Counting)
+	r.Start(Census)
+}
+
+// forgetCounts drops what was counted under an earlier term.
+func (r *Repairer) forgetCounts() {
+	r.census.fresh.Store(true)
+	r.mu.Lock()
+	r.recount = nil
+	r.mu.Unlock()
+}
+
 // recountPass is Recount as a pass of Run.
 func (r *Repairer) recountPass(ctx context.Context) error {
 	_, err := r.Recount(ctx)
 	return err
 }
 
+// ask gives the store of a drive that can be asked; nil also where its slots are to
+// be moved away: what is on it counts as there for nobody.
+func (c *recounter) ask(id storagenode.DriveID) storagenode.ShardStore {
+	if d, ok := c.r.fleet.drive(id); ok && d.dead() {
+		return nil
+	}
+	return c.r.inventory.ask(id)
+}
+
 // group counts one group: its blobs in order beside one list for each slot.
 func (c *recounter) group(ctx context.Context, g erasure.Group, task running) error {
 	cursors := make([]*cursor, len(g.Slots))
 	for i, s := range g.Slots {
-		store := c.r.inventory.ask(s.Drive)
+		store := c.ask(s.Drive)
 		if store == nil {
 			continue
 		}
@@ -220,7 +243,7 @@ func (c *recounter) again(ctx context.Context, pg storagenode.PG, slot int, id s
 	if err != nil {
 		return missing, false, err
 	}
-	store := c.r.inventory.ask(g.Slots[slot].Drive)
+	store := c.ask(g.Slots[slot].Drive)
 	if store == nil {
 		return unheard, false, nil
 	}

@@ -198,7 +198,7 @@ func New(cfg Config) (*Repairer, error) {
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
 	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.mayDestroy}
-	r.census = &census{cfg: r.cfg, fleet: r.fleet, running: make(chan struct{}, 1)}
+	r.census = &census{cfg: r.cfg, fleet: r.fleet, running: make(chan struct{}, 1), marked: r.worker.marked.Load}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
 			return nil, err
@@ -310,10 +310,10 @@ func (r *Repairer) Notify(d stripe.Damage) {
 }
 
 // NotifyAll is Notify for claims that came from other processes; those that name no
-// blob are passed over.
+// blob or no slot are passed over.
 func (r *Repairer) NotifyAll(claims []storagenode.ShardClaim) {
 	for _, c := range claims {
-		if id, err := storagenode.ParseBlobID(c.Blob); err == nil {
+		if id, err := storagenode.ParseBlobID(c.Blob); err == nil && c.Slot >= 0 && c.Slot < storagenode.MaxSlots {
 			r.Notify(stripe.Damage{PG: c.PG, Slot: c.Slot, Blob: id})
 		}
 	}
@@ -354,8 +354,10 @@ func (r *Repairer) lead(ctx context.Context, t *tenure) {
 	if !r.cfg.Sole {
 		all.Go(func() { r.leader.tend(ctx, t) })
 	}
-	// What former leaders had begun is not known: every slot is looked at.
+	// What former leaders had begun and found is not known: every slot is looked at,
+	// and nothing counted before is said any more.
 	r.inventory.all.Store(true)
+	r.forgetCounts()
 	if _, err := r.look(ctx); err != nil {
 		r.cfg.Logger.Warn("first look at the drives failed", "err", err)
 	}
@@ -475,7 +477,7 @@ func (r *Repairer) damagePass(ctx context.Context) error {
 	before := r.worker.shards()
 	left, err := r.worker.repairDamage(ctx, nil)
 	if left == 0 && r.worker.shards() != before {
-		r.kick(Counting)
+		r.countAnew()
 	}
 	return err
 }
@@ -484,7 +486,7 @@ func (r *Repairer) damagePass(ctx context.Context) error {
 func (r *Repairer) rebuildPass(ctx context.Context) error {
 	left, done, err := r.worker.rebuildSlots(ctx, nil)
 	if left == 0 && done > 0 {
-		r.kick(Counting)
+		r.countAnew()
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"kintsugi/erasure"
 	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
+	"kintsugi/metadata/catalog"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/storetest"
 )
@@ -633,4 +634,72 @@ func TestStaleRemapIsRefused(t *testing.T) {
 	<-done
 	r.heal()
 	r.whole(objects...)
+}
+
+// TestDrainedDriveIsFoundInUse: a gateway that did not know yet made a group on
+// a drive that was drained at once, since it had no slot.
+func TestDrainedDriveIsFoundInUse(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	late, err := catalog.Open(r.ctx, catalog.Config{KV: r.kv, Drives: r.drives, Scheme: erasure.Scheme{K: 2, M: 1}, Clock: r.clock, OpenGroups: 2})
+	r.must(err)
+	_, err = late.OpenGroup(r.ctx, 100)
+	r.must(err)
+	objects := r.some(4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	spare := r.addDrive("n0", "", storagenode.DriveID{})
+	r.must(r.rep.detectAndPlan(r.ctx))
+	_, err = r.rep.Drain(r.ctx, spare.report.ID)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if d, _ := r.rep.fleet.drive(spare.report.ID); d.record.State != storagenode.DriveDrained {
+		t.Fatalf("drive is %s", d.record.State)
+	}
+	r.clock.advance(time.Second)
+	_, err = late.OpenGroup(r.ctx, 100)
+	r.must(err)
+	used := func() bool {
+		groups, err := r.cat.ListGroups(r.ctx)
+		r.must(err)
+		return inUse(groups, spare.report.ID)
+	}
+	if !used() {
+		t.Fatal("the gateway knew")
+	}
+	for range 4 {
+		r.must(r.rep.detectAndPlan(r.ctx))
+		d, _ := r.rep.fleet.drive(spare.report.ID)
+		if d.record.State == storagenode.DriveDrained && used() {
+			t.Log("called drained while a slot is mapped to it")
+		}
+		_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if used() {
+		t.Fatal("the slots never leave the drive")
+	}
+	r.whole(objects...)
+}
+
+// TestNotWholeOnceDamageIsKnown: what was found since the recount counts.
+func TestNotWholeOnceDamageIsKnown(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("x", 300_000)
+	r.heal()
+	if !r.rep.Status().Whole {
+		t.Fatal("not whole")
+	}
+	r.diskOf(o.pg, 1).memory.Corrupt(storagenode.ShardID{PG: o.pg, Slot: 1, Blob: o.blob}, 17)
+	rep, err := r.rep.VerifyAll(r.ctx, Filter{}, nil)
+	r.must(err)
+	if rep.Marked != 1 || r.record(o).Blob.Missing == 0 {
+		t.Fatalf("%+v", rep)
+	}
+	if r.rep.Status().Whole {
+		t.Fatal("called whole though a shard was found bad and marked")
+	}
+	r.heal()
+	if !r.rep.Status().Whole {
+		t.Fatal("not whole after the repair")
+	}
 }

@@ -157,7 +157,7 @@ func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	s, err := erasure.ParseScheme(scheme)
 	r.must(err)
 	r.kv = memory.New()
-	r.cat, err = catalog.Open(ctx, catalog.Config{KV: r.kv, Drives: r.drives, Scheme: s, Clock: r.clock, OpenGroups: 2})
+	r.cat, err = catalog.Open(ctx, catalog.Config{KV: r.kv, Drives: r.drives, Scheme: s, Clock: r.clock, OpenGroups: 2, Below: r.ids.Above})
 	r.must(err)
 	r.bucket, err = r.cat.CreateBucket(ctx, metadata.Bucket{Name: "b"})
 	r.must(err)

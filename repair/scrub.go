@@ -34,7 +34,8 @@ type ScrubState struct {
 	Running bool      `json:"running"`
 }
 
-// scrubber scrubs one drive after the other, each once per interval.
+// scrubber scrubs each drive once per interval, those that are due side by side:
+// each at a rate of its own, at which a few one after the other would be late.
 type scrubber struct {
 	cfg      *Config
 	fleet    *fleet
@@ -68,16 +69,19 @@ func (s *scrubber) pass(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	var errs []error
+	var due []storagenode.DriveReport
 	for _, rep := range s.cfg.Drives.Reports() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if s.due(rep.ID) {
-			errs = append(errs, s.scrub(ctx, rep))
+			due = append(due, rep)
 		}
 	}
-	return errors.Join(errs...)
+	errs := make([]error, len(due))
+	var all sync.WaitGroup
+	for i, rep := range due {
+		all.Go(func() { errs[i] = s.scrub(ctx, rep) })
+	}
+	all.Wait()
+	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // load reads when drives were last scrubbed, under each term anew: former
@@ -144,11 +148,7 @@ func (s *scrubber) scrub(ctx context.Context, rep storagenode.DriveReport) error
 	task := s.progress.begin(Scrub, "drive "+rep.ID.String(), 0)
 	defer task.end()
 	s.update(rep.ID, func(st *ScrubState) { st.Running = true })
-	result, err := d.Scrub(ctx, rate, func(id storagenode.ShardID, _ error) {
-		// Not through the queue, which may drop: what a scrub found must not
-		// wait for the next one.
-		s.reader.verify(ctx, claim{id.PG, int(id.Slot), id.Blob})
-	})
+	result, err := s.run(ctx, d, rep.ID, rate)
 	now := s.cfg.Clock.Now()
 	s.update(rep.ID, func(st *ScrubState) {
 		st.Running = false
@@ -164,6 +164,37 @@ func (s *scrubber) scrub(ctx context.Context, rep storagenode.DriveReport) error
 		return fmt.Errorf("scrub drive %s: %w", rep.ID, err)
 	}
 	return s.cfg.Rounds.PutScrub(ctx, rep.ID, now)
+}
+
+// run scrubs a drive until it is through, ctx ends, or the drive hangs.
+func (s *scrubber) run(ctx context.Context, d driveScrubber, id storagenode.DriveID, rate int64) (storagenode.ScrubReport, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(context.Canceled)
+	go s.watch(ctx, cancel, id)
+	return patiently(ctx, func() (storagenode.ScrubReport, error) {
+		return d.Scrub(ctx, rate, func(id storagenode.ShardID, _ error) {
+			// Not through the queue, which may drop: what a scrub found must not
+			// wait for the next one.
+			s.reader.verify(ctx, claim{id.PG, int(id.Slot), id.Blob})
+		})
+	})
+}
+
+// watch ends the scrub of a drive that is SUSPECT at two looks in a row.
+func (s *scrubber) watch(ctx context.Context, cancel context.CancelCauseFunc, id storagenode.DriveID) {
+	for hung := 0; hung < 2; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.cfg.Clock.After(s.cfg.OpTimeout):
+		}
+		if _, state := s.cfg.Drives.Drive(id); state == storagenode.DriveSuspect {
+			hung++
+		} else {
+			hung = 0
+		}
+	}
+	cancel(storagenode.ErrSuspect)
 }
 
 func (s *scrubber) update(id storagenode.DriveID, f func(*ScrubState)) {

@@ -79,7 +79,7 @@ func (v *inspector) inspect(ctx context.Context, store storagenode.ShardStore, p
 
 func (v *inspector) inspectOne(ctx context.Context, store storagenode.ShardStore, id storagenode.ShardID, want int64, deep bool) (finding, error) {
 	opCtx, cancel := context.WithTimeout(ctx, v.cfg.OpTimeout)
-	info, err := store.Stat(opCtx, id)
+	info, err := patiently(opCtx, func() (storagenode.ShardInfo, error) { return store.Stat(opCtx, id) })
 	cancel()
 	if err != nil {
 		return classify(err), err
@@ -98,7 +98,7 @@ func (v *inspector) inspectOne(ctx context.Context, store storagenode.ShardStore
 	for off := int64(0); off < info.Size; off += readSize {
 		p := (*buf)[:min(readSize, info.Size-off)]
 		opCtx, cancel := context.WithTimeout(ctx, v.cfg.OpTimeout)
-		n, err := store.ReadAt(opCtx, id, off, p)
+		n, err := patiently(opCtx, func() (int, error) { return store.ReadAt(opCtx, id, off, p) })
 		cancel()
 		if err != nil && !(errors.Is(err, io.EOF) && n == len(p)) {
 			return classify(err), err // the buffer is not reused: a late reader may still write to it
@@ -135,7 +135,7 @@ type cursor struct {
 func (v *inspector) list(ctx context.Context, store storagenode.ShardStore, pg storagenode.PG, slot int) *cursor {
 	c := &cursor{}
 	ctx, cancel := context.WithCancelCause(ctx)
-	next, stop := iter.Pull2(store.List(ctx, pg, slot, storagenode.BlobID{}))
+	next, stop := iter.Pull2(listPatiently(ctx, store.List(ctx, pg, slot, storagenode.BlobID{})))
 	c.next = next
 	c.halt = func() { cancel(context.Canceled); stop() }
 	go c.watch(ctx, cancel, v.cfg)

@@ -58,7 +58,7 @@ type Status struct {
 	Leader LeaderStatus `json:"leader"`
 	Paused bool         `json:"paused"`
 	// Whole: an independent recount found every blob with all its shards, and
-	// nothing that is known since says otherwise.
+	// nothing that is known since says otherwise. Only who leads says it.
 	Whole      bool           `json:"whole"`
 	Nodes      []NodeStatus   `json:"nodes,omitempty"` // that announced themselves
 	Drives     []DriveStatus  `json:"drives"`
@@ -114,7 +114,7 @@ func (r *Repairer) Status() Status {
 	r.mu.Lock()
 	s.Recount = r.recount
 	r.mu.Unlock()
-	s.Whole = s.Recount != nil && s.Recount.Whole && s.Durability.Full == s.Durability.Blobs
+	s.Whole = s.Leader.Leads && s.Recount != nil && s.Recount.Whole && s.Durability.Full == s.Durability.Blobs && r.census.current()
 	return s
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,6 +49,7 @@ type worker struct {
 	damage, rebuild sync.Mutex // one pass of each kind at a time
 
 	mu       sync.Mutex
+	marked   atomic.Int64     // how often something was marked missing
 	busy     map[blobKey]bool // being repaired by this process; guarded by mu
 	repaired int64            // shards; guarded by mu
 	written  int64            // bytes; guarded by mu
@@ -248,6 +250,13 @@ func (w *worker) takeBack(ctx context.Context, dst storagenode.ShardStore, pg st
 		return fmt.Errorf("take back blob %s, deleted during its repair: %w", id, err)
 	}
 	return nil
+}
+
+// markMissing marks a slot's part of a blob. Status knows of it at once, though the
+// blobs are counted later.
+func (w *worker) markMissing(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slot int) error {
+	w.marked.Add(1)
+	return w.cfg.Blobs.MarkMissing(ctx, pg, id, erasure.SlotMask(0).With(slot))
 }
 
 func (w *worker) take(k blobKey) bool {

@@ -72,6 +72,13 @@ func (g *BlobIDs) Next() BlobID {
 	return b
 }
 
+// Above has all ids from now on be greater than b.
+func (g *BlobIDs) Above(b BlobID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.last = max(g.last, binary.BigEndian.Uint64(b[:8]))
+}
+
 // UUID identifies a cluster, a drive or a node: 16 random bytes.
 type UUID [16]byte
 

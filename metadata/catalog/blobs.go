@@ -24,6 +24,7 @@ type Blobs struct {
 	e       *engine
 	groups  *Groups
 	deleted func(storagenode.BlobID)
+	below   func(horizon storagenode.BlobID)
 }
 
 // pageSize is how many rows a scan of the repairer copies at a time.
@@ -81,6 +82,7 @@ func (s *Blobs) admit(ctx context.Context, t *txn, blobs []metadata.Written, mis
 	for i := range blobs {
 		w := &blobs[i]
 		if w.Blob.ID.Compare(horizon) < 0 {
+			s.below(horizon)
 			return fmt.Errorf("blob %s is below the horizon: %w", w.Blob.ID, metadata.ErrStalePlacement)
 		}
 		if v, err = t.Get(ctx, t.owedKey(w.Group.PG, w.Blob.ID)); err != nil {

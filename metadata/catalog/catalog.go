@@ -54,6 +54,9 @@ type Config struct {
 	// Deleted is told of each blob that a transaction is about to take away from
 	// its object; the transaction may still fail. Nil: nobody.
 	Deleted func(storagenode.BlobID)
+	// Below is told of the horizon where a blob was refused for being below it:
+	// who makes ids must make them above it, whatever the clocks say. Nil: nobody.
+	Below func(horizon storagenode.BlobID)
 }
 
 // Catalog implements every interface of package metadata. Safe for concurrent
@@ -115,9 +118,12 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	if err := groups.load(ctx); err != nil {
 		return nil, err
 	}
-	blobs := &Blobs{e: e, groups: groups, deleted: cfg.Deleted}
+	blobs := &Blobs{e: e, groups: groups, deleted: cfg.Deleted, below: cfg.Below}
 	if blobs.deleted == nil {
 		blobs.deleted = func(storagenode.BlobID) {}
+	}
+	if blobs.below == nil {
+		blobs.below = func(storagenode.BlobID) {}
 	}
 	c := &Catalog{
 		Buckets:      &Buckets{e: e, recent: recent{age: cfg.GroupAge, born: e.clock.Now()}},

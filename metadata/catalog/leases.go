@@ -87,20 +87,22 @@ func (s *Leases) Acquire(ctx context.Context, seen metadata.Lease, holder, addre
 	return next, nil
 }
 
-// Renew implements metadata.Leaders.
+// Renew implements metadata.Leaders. The beat is raised by this very call: what an
+// earlier one did, whose outcome was never known, others saw when it was done,
+// and they count from then.
 func (s *Leases) Renew(ctx context.Context, held metadata.Lease) (metadata.Lease, error) {
 	next := held
-	next.Beat++
 	err := s.e.update(ctx, "renew lease", func(t *txn) error {
 		now, err := s.read(ctx, t, held.Role)
 		switch {
 		case err != nil:
 			return err
-		case same(&now, &next):
+		case t.maybe && same(&now, &next):
 			return nil // by an attempt whose outcome was unknown
-		case !same(&now, &held):
+		case now.Term != held.Term || now.Holder != held.Holder:
 			return fmt.Errorf("%s: term %d: %w: term %d is the newest", held.Role, held.Term, metadata.ErrStaleTerm, now.Term)
 		}
+		next.Beat = now.Beat + 1
 		t.Put(t.leaseKey(famBeat, held.Role), encodeNumber(t.room(12), next.Beat))
 		return nil
 	})
@@ -148,7 +150,12 @@ func (s *Switches) Paused(ctx context.Context) (bool, error) {
 // SetPaused implements metadata.Switches.
 func (s *Switches) SetPaused(ctx context.Context, paused bool) error {
 	return s.e.update(ctx, "pause", func(t *txn) error {
-		if key := t.formatKey(fmtPaused); paused {
+		key := t.formatKey(fmtPaused)
+		// Asserted, so that one that comes late undoes nothing switched since.
+		if _, err := t.Get(ctx, key); err != nil {
+			return err
+		}
+		if paused {
 			t.Put(key, encodeNumber(t.room(12), 1))
 		} else {
 			t.Delete(key)

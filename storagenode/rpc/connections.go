@@ -23,6 +23,7 @@ const (
 	idleTime = time.Minute
 	idleHost = 256 // connections to one host that may be idle; more are closed
 	readSize = 16 << 10
+	maxHead  = 64 << 10 // of an answer, in bytes
 )
 
 // Connections is the http.RoundTripper of a process: HTTP/1.1 over connections
@@ -51,6 +52,23 @@ type connection struct {
 	r      *bufio.Reader
 	since  time.Time // idle since then
 	reused bool
+	head   bool // what comes is the head of an answer
+	room   int  // how much of it may come still
+}
+
+var errEndlessHead = errors.New("the head of the answer is too long")
+
+// Read implements net.Conn. Nothing of a head is authentic before it has ended.
+func (c *connection) Read(p []byte) (int, error) {
+	if !c.head {
+		return c.Conn.Read(p)
+	}
+	if c.room <= 0 {
+		return 0, errEndlessHead
+	}
+	n, err := c.Conn.Read(p)
+	c.room -= n
+	return n, err
 }
 
 // NewTransport makes the connections of a process, to be wrapped in an
@@ -119,7 +137,9 @@ func (c *Connections) dial(ctx context.Context, key string, u *url.URL) (*connec
 		}
 		conn = secure
 	}
-	return &connection{Conn: conn, key: key, r: bufio.NewReaderSize(conn, readSize)}, nil
+	made := &connection{Conn: conn, key: key}
+	made.r = bufio.NewReaderSize(made, readSize)
+	return made, nil
 }
 
 // Close implements net.Conn. TLS alone would say good-bye first, and wait 5 s for

@@ -306,3 +306,31 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 		t.Error("some are left")
 	}
 }
+
+// TestEndlessHead: who answers with a head that does not end fills no memory.
+func TestEndlessHead(t *testing.T) {
+	for _, piece := range []string{"X: " + strings.Repeat("y", 1000) + "\r\n", strings.Repeat("y", 1000)} {
+		client, server := net.Pipe()
+		c := NewTransport(nil)
+		c.Dial = func(context.Context, string, string) (net.Conn, error) { return client, nil }
+		sent := make(chan int, 1)
+		go func() {
+			defer server.Close()
+			q, err := http.ReadRequest(bufio.NewReader(server))
+			if err == nil {
+				_, _ = io.Copy(io.Discard, q.Body)
+			}
+			n, _ := io.WriteString(server, "HTTP/1.1 200 OK\r\n")
+			for err == nil && n < 16<<20 {
+				var m int
+				m, err = io.WriteString(server, piece)
+				n += m
+			}
+			sent <- n
+		}()
+		_, err := ask(t.Context(), c, "http://node", nil)
+		if n := <-sent; err == nil || n > 1<<20 {
+			t.Fatalf("%d bytes of a head were taken: %v", n, err)
+		}
+	}
+}

@@ -48,6 +48,7 @@ func (c *Connections) call(q *http.Request, conn *connection) (*http.Response, e
 		wrote = c.send(conn.Conn, q)
 		x.end(wrote)
 	}
+	conn.head, conn.room = true, maxHead
 	// Also where it could not be sent: the reason may be waiting.
 	_, err := conn.r.Peek(1)
 	silent := err != nil
@@ -55,6 +56,7 @@ func (c *Connections) call(q *http.Request, conn *connection) (*http.Response, e
 	if err == nil {
 		resp, err = http.ReadResponse(conn.r, q)
 	}
+	conn.head = false
 	if err == nil && resp.StatusCode < http.StatusOK {
 		err = fmt.Errorf("answer %s, which nobody asked for", resp.Status)
 	}

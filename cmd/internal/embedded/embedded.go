@@ -94,6 +94,7 @@ type Store struct {
 	// Handler is the S3 front.
 	Handler http.Handler
 
+	ids      *storagenode.BlobIDs
 	cache    *pebble.Cache
 	engine   atomic.Pointer[journal.Store]   // told of drives' changes
 	repairer atomic.Pointer[repair.Repairer] // told of damage
@@ -129,9 +130,10 @@ func (s *Store) open(ctx context.Context) (err error) {
 		MemoryBytes: s.cfg.TransferMemory, KeptBytes: s.cfg.KeptMemory,
 		Damaged: s.notify,
 	})
+	s.ids = storagenode.NewBlobIDs(s.cfg.Clock.Now)
 	s.Catalog, err = catalog.Open(ctx, catalog.Config{
 		KV: s.Journal, Drives: s.Node, Scheme: s.cfg.Scheme, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
-		Deleted: s.Stripes.Forget,
+		Deleted: s.Stripes.Forget, Below: s.ids.Above,
 	})
 	if err != nil {
 		return fmt.Errorf("open catalog: %w", err)
@@ -251,6 +253,7 @@ func (s *Store) openGateway() {
 	s.Handler = gateway.New(gateway.Config{
 		Buckets: s.Catalog, Objects: s.Catalog, Uploads: s.Catalog, Placement: s.Catalog, Blobs: s.Stripes,
 		Verifier: sigv4.New(sigv4.Config{Lookup: lookup, Region: s.cfg.Region, Now: s.cfg.Clock.Now}),
+		BlobIDs:  s.ids,
 		Domains:  s.cfg.Domains, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Registerer: s.cfg.Registerer,
 		Deleted: s.Repairer.Kick,
 	})

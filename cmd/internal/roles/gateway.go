@@ -71,9 +71,10 @@ func OpenGateway(ctx context.Context, cfg GatewayConfig) (g *Gateway, err error)
 		Drives: cfg.Drives, Remote: true, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		MemoryBytes: cfg.TransferMemory, KeptBytes: cfg.KeptMemory, Damaged: cfg.Damaged,
 	})
+	ids := storagenode.NewBlobIDs(cfg.Clock.Now)
 	g.Catalog, err = catalog.Open(ctx, catalog.Config{
 		KV: cfg.KV, Drives: cfg.Drives, Scheme: cfg.Scheme, Clock: cfg.Clock, Logger: cfg.Logger, GroupAge: groupAge,
-		Deleted: g.Stripes.Forget,
+		Deleted: g.Stripes.Forget, Below: ids.Above,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open catalog: %w", err)
@@ -82,6 +83,7 @@ func OpenGateway(ctx context.Context, cfg GatewayConfig) (g *Gateway, err error)
 	g.Handler = gateway.New(gateway.Config{
 		Buckets: g.Catalog, Objects: g.Catalog, Uploads: g.Catalog, Placement: g.Catalog, Blobs: g.Stripes,
 		Verifier: sigv4.New(sigv4.Config{Lookup: lookup, Region: cfg.Region, Now: cfg.Clock.Now}),
+		BlobIDs:  ids,
 		Domains:  cfg.Domains, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		Deleted: cfg.Deleted,
 	})

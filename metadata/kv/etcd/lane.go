@@ -33,7 +33,7 @@ type lane[T any] struct {
 	mu      sync.Mutex // guards what follows
 	waiting []T
 	flights int       // goroutines that send
-	begun   time.Time // when the newest request was
+	begun   time.Time // when the newest request was; zero: it has ended, nothing waited
 }
 
 // add puts one in the lane and returns at once.
@@ -56,8 +56,11 @@ func (l *lane[T]) fly() {
 			runtime.Gosched()
 		}
 		l.mu.Lock()
-		relieved := !begun.IsZero() && l.begun != begun && time.Since(l.begun) <= slowFlight
+		relieved := !begun.IsZero() && !l.begun.Equal(begun) && time.Since(l.begun) <= slowFlight
 		if len(l.waiting) == 0 || relieved {
+			if l.begun.Equal(begun) { // what comes next goes at once, and older ones are not relieved
+				l.begun = time.Time{}
+			}
 			l.flights--
 			l.mu.Unlock()
 			return

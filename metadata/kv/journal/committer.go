@@ -20,7 +20,8 @@ type committer struct {
 	drives  []*drive
 	rec     membership // in force, or tried last
 	inForce uint64     // the newest generation known to be in force
-	tried   uint64     // the newest generation written anywhere
+	tried   uint64     // the newest generation that may have been written anywhere
+	sawAll  bool       // every drive's record was read when they were last
 	members []*member
 	joiner  *member // takes part in appends, counts for nothing
 	joining *drive  // being prepared, or joiner's

@@ -27,7 +27,8 @@
 //
 // The newest generation among the readable records names the members; all but
 // Tolerance of the drives must be readable, or a newer generation might be
-// missed. Of the members the one with the longest valid chain is taken; groups
+// missed (where Tolerance is less than half of them). Where not all are, the
+// generation leaps, so that none which was only tried can be newer. Of the members the one with the longest valid chain is taken; groups
 // found on only some of them are kept, since they may have been acknowledged,
 // and synced everywhere before anything is served. See recover.go.
 //

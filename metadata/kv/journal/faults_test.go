@@ -212,6 +212,79 @@ func TestTooFewDrives(t *testing.T) {
 	}
 }
 
+// TestTriedGeneration: a membership that was tried on too few drives, which are
+// away at the next start, is nothing any more when they come back at a later one.
+func TestTriedGeneration(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	inject := func(dirs ...string) (release func()) {
+		var rules []*vfs.Injected
+		for _, d := range dirs {
+			rules = append(rules, fs.Inject(vfs.Rule{Path: d, Err: syscall.EIO}))
+		}
+		return func() {
+			for _, r := range rules {
+				r.Release()
+			}
+		}
+	}
+	// All but one drive fail at once: new members are tried on that one.
+	release := inject("/d0", "/d1", "/d2")
+	if err := put(t, s, "lost", "x"); err == nil {
+		t.Fatal("acknowledged on one drive")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	for i := range 3 { // it is the one that is away now
+		release = inject("/d3")
+		s = open(t, cfg)
+		mustPut(t, s, "a", fmt.Sprint(2+i))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		release()
+	}
+	s = open(t, cfg)
+	wantGet(t, s, "a", "4")
+	whole(t, s, cfg)
+	wantGet(t, s, "a", "4")
+}
+
+// TestLateWipe: a drive that is slow to be made ready for a join becomes a member
+// meanwhile, since all others are lost: what it then holds stays.
+func TestLateWipe(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	cfg.StateTimeout, cfg.RetryAfter = 10*time.Second, time.Minute
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	slow := fs.Inject(vfs.Rule{Path: "/d2/journal", Ops: vfs.OpList, Hang: true, Times: 1})
+	fs.Inject(vfs.Rule{Path: "/d1/journal/log", Ops: vfs.OpSync, Err: syscall.EIO})
+	mustPut(t, s, "a", "2")
+	eventually(t, "a join", func() bool { return slow.Waiting() == 1 })
+	fs.Inject(vfs.Rule{Path: "/d0/journal/log", Ops: vfs.OpSync, Err: syscall.EIO})
+	done := make(chan error, 1)
+	go func() { done <- put(t, s, "a", "3") }()
+	time.Sleep(300 * time.Millisecond)
+	slow.Release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	mustPut(t, s, "a", "4")
+	if m := s.Status().Members; len(m) != 2 || !slices.Contains(m, cfg.Drives[2].ID) {
+		t.Errorf("members %v", m)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fs.Clear()
+	fs.Inject(vfs.Rule{Path: "/d3", Err: syscall.EIO}) // the other new member
+	wantGet(t, open(t, cfg), "a", "4")
+}
+
 // TestAllMembersAway: with all of four drives gone, commits stop, and go on by
 // themselves when the drives are back.
 func TestAllMembersAway(t *testing.T) {
@@ -307,6 +380,30 @@ func TestSnapshotAndTrim(t *testing.T) {
 	check(t, open(t, cfg), acked)
 }
 
+// TestSnapshotOverRestarts: what earlier lives appended counts, or the log of a
+// store that is often opened anew would grow for ever.
+func TestSnapshotOverRestarts(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	cfg.LogSize, cfg.SnapshotAfter = 16<<10, 64<<10
+	first := fmt.Sprintf("log-%016x", 1)
+	for round := range 8 {
+		s := open(t, cfg)
+		dir := dirOf(cfg, s.Status().Members[0])
+		for i := range 40 { // less than a quarter of what makes a snapshot due
+			mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 100))
+		}
+		if round == 7 {
+			eventually(t, "trimmed", func() bool {
+				_, err := fs.Stat(dir + "/journal/" + first)
+				return errors.Is(err, vfs.ErrNotExist)
+			})
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestDamagedMember: damage in the midst of one member's log, or a log that
 // goes another way, is replaced by a copy of the other's.
 func TestDamagedMember(t *testing.T) {
@@ -355,6 +452,58 @@ func TestDamagedMember(t *testing.T) {
 			whole(t, s, cfg)
 			wantGet(t, s, "k0", "new")
 			wantGet(t, s, "k49", strings.Repeat("x", 300))
+		})
+	}
+}
+
+// TestDamagedSnapshot: where the state is lost as well, it is built from another
+// member's snapshot, and the damaged one is replaced by a copy.
+func TestDamagedSnapshot(t *testing.T) {
+	for _, victim := range []int{0, 1} {
+		t.Run(fmt.Sprint("member ", victim), func(t *testing.T) {
+			cfg, fs, _ := faulty(t, 4, 1)
+			cfg.SnapshotAfter = 8 << 10
+			s := open(t, cfg)
+			for i := range 60 {
+				mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+			id := s.Status().Members[victim]
+			dir := dirOf(cfg, id) + "/journal"
+			snapshot := func() string {
+				names, err := fs.List(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range names {
+					if strings.HasPrefix(n, "snap-") && n != "snap.new" {
+						return n
+					}
+				}
+				return ""
+			}
+			eventually(t, "a snapshot", func() bool { return snapshot() != "" })
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			damaged := snapshot()
+			err := fs.FlipBit(dir+"/"+damaged, 300, 3)
+			for _, d := range cfg.Drives {
+				err = errors.Join(err, fs.RemoveAll(d.Dir+"/state"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.SnapshotAfter = 1 << 30
+			s = open(t, cfg)
+			for i := range 60 {
+				wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+			if victim == 0 { // the one that was read first
+				eventually(t, "no member has the damaged snapshot", func() bool {
+					return !slices.Contains(s.Status().Members, id) || snapshot() != damaged
+				})
+			}
+			whole(t, s, cfg)
 		})
 	}
 }

@@ -25,9 +25,14 @@ func (c *committer) startJoin() {
 	}
 	d := found[0]
 	c.joining = d
+	claim := d.claim()
 	go func() {
-		err := d.wipeLog()
-		c.s.control(func(c *committer) { c.joinStarted(d, err) })
+		err := d.wipeLog(claim)
+		c.s.control(func(c *committer) {
+			if d.claims.Load() == claim {
+				c.joinStarted(d, err)
+			}
+		})
 	}()
 }
 
@@ -125,8 +130,17 @@ func (c *committer) abortJoin(err error) {
 	c.joiner, c.joining = nil, nil
 }
 
+// claim comes before wipeLog. It makes every earlier one void: what a drive has
+// since it became a member stays, however late a wipe that was given up goes on.
+func (d *drive) claim() uint64 { return d.claims.Add(1) }
+
 // wipeLog removes logs and snapshots from a drive that is no member.
-func (d *drive) wipeLog() error {
+func (d *drive) wipeLog(claim uint64) error {
+	d.wiping.Lock()
+	defer d.wiping.Unlock()
+	if d.claims.Load() != claim {
+		return errAbandoned
+	}
 	if err := d.makeDir(); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -27,9 +28,8 @@ type membership struct {
 	// Commit was the newest when the record was made: a log that ends before
 	// it is not whole.
 	Commit uint64 `json:"commit"`
-	// Created decides between two records of one generation. Of those, one was
-	// never in force: it reached too few drives before a crash, and an open
-	// without them counted on from the generation before.
+	// Created decides between two records of one generation: of two opens, each
+	// without the drives that the other's record reached. See leap.
 	Created time.Time `json:"created"`
 	Sum     string    `json:"sum"` // xxh64 of the record with an empty sum
 }
@@ -169,6 +169,12 @@ func needed(drives, tolerance int) int {
 	return max(1, min(tolerance+1, drives-tolerance))
 }
 
+// leap is how far an open that cannot read every drive's record counts on, before
+// it serves anything. A generation that was tried before a crash and reached too
+// few drives to be in force may be on those that are away; when they come back, it
+// must not be the newest. Nobody tries so many in one life.
+const leap = 1_000_000_000
+
 // drive is one of the node's drives. The committer alone touches it, but for
 // fs, id and dir, which never change.
 type drive struct {
@@ -190,9 +196,12 @@ type drive struct {
 	// writing is held while a record is written; tried is the newest of those.
 	writing sync.Mutex
 	tried   uint64
-	marker  string  // path of a file every formatted drive has; "": not checked
-	member  *member // the last one on this drive, maybe still stuck in a call
-	state   *guard  // of the last state on this drive, maybe still stuck as well
+	// wiping is held while its log is removed; claims counts the wishes to.
+	wiping sync.Mutex
+	claims atomic.Uint64
+	marker string  // path of a file every formatted drive has; "": not checked
+	member *member // the last one on this drive, maybe still stuck in a call
+	state  *guard  // of the last state on this drive, maybe still stuck as well
 }
 
 // hangs says that a call to the drive, for its log or for a state on it, has not

@@ -53,6 +53,7 @@ type memberLog struct {
 	// commit before+i: chains[0] is that of before itself.
 	before uint64
 	chains []uint64
+	beyond int64 // bytes of groups that the snapshot does not cover
 	err    error // why the member cannot be used
 }
 
@@ -179,6 +180,9 @@ func (l *memberLog) groups(b []byte, cluster storagenode.UUID) int {
 			break
 		}
 		l.chains = append(l.chains, g.chain)
+		if g.commit > l.snap.commit {
+			l.beyond += int64(n)
+		}
 		off += n
 	}
 	return min(off, len(b))

@@ -18,10 +18,12 @@ const loadBatch = 1 << 20
 var (
 	errState  = errors.New("the state is of another log")
 	errEnough = errors.New("what follows was never readable")
+	errRotten = errors.New("the copy of the journal is damaged")
 )
 
-// recoverState finds a state that belongs to the log, or builds one, and
-// brings it up to the log's end.
+// recoverState finds a state that belongs to the log, or builds one, of another
+// member's log where this one's snapshot is damaged, and brings it up to the log's
+// end.
 func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 	if st := c.state; st != nil && !st.hasFailed() {
 		if c.replay(st, log) == nil {
@@ -54,7 +56,13 @@ func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 		c.cleanStates()
 		return nil
 	}
-	return c.buildState([]*memberLog{log}, stop)
+	logs := []*memberLog{log}
+	for _, m := range c.members {
+		if m.d != log.drive {
+			logs = append(logs, &memberLog{drive: m.d})
+		}
+	}
+	return c.buildState(logs, stop)
 }
 
 // rebuildState replaces a state that has failed. Where that cannot be done the
@@ -161,6 +169,11 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 			}
 			c.cfg.Logger.Warn("state not built", "drive", d.id.String(), "err", err)
 			errs = append(errs, err)
+			if errors.Is(err, errSnapshot) || errors.Is(err, errLog) {
+				// Nor can it be built elsewhere of that. A copy is to take its place.
+				c.driveLost(log.drive, fmt.Errorf("%w: %w", errRotten, err))
+				break
+			}
 		}
 	}
 	return fmt.Errorf("%w: no state can be built: %w", kv.ErrUnavailable, errors.Join(errs...))

@@ -29,14 +29,15 @@ func (c *committer) reconfigure() error {
 	return c.writeGeneration()
 }
 
-// exclude notes a drive's failure. After a hang, with a full disk or when its
-// directory went away, it may try again; anything else, a failed sync above all,
-// needs somebody to say that it is usable.
+// exclude notes a drive's failure. After a hang, with a full disk, when its
+// directory went away or what it had was found damaged, it may try again; anything
+// else, a failed sync above all, needs somebody to say that it is usable.
 func (c *committer) exclude(d *drive, err error) {
 	d.failure = err
 	d.retry = time.Time{}
 	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
-		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) {
+		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||
+		errors.Is(err, errRotten) {
 		d.retry = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
 	}
 }
@@ -63,7 +64,7 @@ func (c *committer) emergency() error {
 		}
 		picked = picked[:min(len(picked), c.cfg.Tolerance+1)]
 		errs := eachDrive(picked, func(_ int, d *drive) error {
-			if err := d.wipeLog(); err != nil {
+			if err := d.wipeLog(d.claim()); err != nil {
 				return err
 			}
 			_, _, err := writeSnapshot(d, c.cfg.Cluster, snap)

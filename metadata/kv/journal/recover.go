@@ -27,6 +27,8 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 		if top, err = c.format(); err != nil {
 			return err
 		}
+	} else if c.inForce == 0 && !c.sawAll {
+		c.tried = max(c.tried, top.Generation+leap)
 	}
 	c.rec = top
 	logs, best, err := c.readLogs(top)
@@ -44,7 +46,7 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 	c.commit = best.last()
 	c.chain, _ = best.chain(c.commit)
 	c.snapSize = best.snap.size
-	c.logBytes = 0
+	c.logBytes = best.beyond
 	if err := c.settleMembership(top); err != nil {
 		c.stopMembers()
 		c.commit, c.chain = served, servedChain // more must not be read yet
@@ -111,6 +113,7 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 		}
 		missing = append(missing, fmt.Sprintf("%s (%s): %v", d.id, d.dir, errs[i]))
 	}
+	c.sawAll = readable == len(c.drives)
 	for i, d := range c.drives {
 		if errs[i] == nil && (recs[i].Generation != top.Generation || !recs[i].Created.Equal(top.Created)) {
 			d.record = 0 // to be written again
@@ -173,7 +176,7 @@ func (c *committer) format() (membership, error) {
 		return membership{}, fmt.Errorf("%w: create the journal: %w", kv.ErrUnavailable, errNoDrives)
 	}
 	c.commit, c.chain = 0, genesis(c.cfg.Cluster)
-	for i, err := range eachDrive(picked, func(_ int, d *drive) error { return d.wipeLog() }) {
+	for i, err := range eachDrive(picked, func(_ int, d *drive) error { return d.wipeLog(d.claim()) }) {
 		if err != nil {
 			return membership{}, fmt.Errorf("create the journal on drive %s: %w", picked[i].id, err)
 		}
@@ -315,8 +318,8 @@ func (l *memberLog) syncTail() error {
 }
 
 // settleMembership puts a new generation in force where the members differ
-// from the record, the record is on too few drives, a later one was tried, which
-// may be on drives that are away, or the namespace is new.
+// from the record, the record is on too few drives, a later one was tried or may
+// have been, which drives that are away would have, or the namespace is new.
 func (c *committer) settleMembership(top membership) error {
 	var ids []storagenode.DriveID
 	for _, m := range c.members {

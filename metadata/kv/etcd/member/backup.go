@@ -52,7 +52,7 @@ func (m *Member) Backup(now time.Time) (string, error) {
 	if err := os.Rename(tmp, name); err != nil {
 		return "", err
 	}
-	return name, errors.Join(syncDir(dir), m.prune())
+	return name, errors.Join(syncDir(dir), m.prune(filepath.Base(name)))
 }
 
 func (m *Member) writeBackup(path string) (err error) {
@@ -101,8 +101,9 @@ func VerifyBackup(path string) error {
 	return nil
 }
 
-// prune deletes the oldest snapshots beyond the number to keep.
-func (m *Member) prune() error {
+// prune deletes the oldest snapshots beyond the number to keep. Those that seem to
+// be newer than the one just written are of a clock that was ahead, and older.
+func (m *Member) prune(newest string) error {
 	entries, err := os.ReadDir(m.cfg.BackupDir)
 	if err != nil {
 		return err
@@ -114,6 +115,8 @@ func (m *Member) prune() error {
 		}
 	}
 	slices.Sort(names) // by time
+	ahead := slices.Index(names, newest) + 1
+	names = append(slices.Clone(names[ahead:]), names[:ahead]...)
 	for len(names) > m.cfg.BackupKeep {
 		if err := os.Remove(filepath.Join(m.cfg.BackupDir, names[0])); err != nil {
 			return err

@@ -476,6 +476,31 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestBackupOfAClockSetBack: what a clock that was ahead has written does not
+// have every later snapshot deleted.
+func TestBackupOfAClockSetBack(t *testing.T) {
+	r := newRig(t, 1, func(c *member.Config) { c.BackupDir, c.BackupEvery, c.BackupKeep = t.TempDir(), time.Hour, 3 })
+	now := time.Now()
+	for i := range 3 {
+		if _, err := r.members[0].Backup(now.Add(time.Duration(24+i) * time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var names []string
+	for i := range 4 {
+		name, err := r.members[0].Backup(now.Add(time.Duration(i) * time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+		for _, name := range names[max(0, len(names)-3):] {
+			if err := member.VerifyBackup(name); err != nil {
+				t.Fatalf("after snapshot %d: %v", i, err)
+			}
+		}
+	}
+}
+
 // TestSnapshotIsRead: what a member wrote gives back all pairs of its state, and
 // nothing of before or of another prefix.
 func TestSnapshotIsRead(t *testing.T) {
