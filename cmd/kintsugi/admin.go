@@ -192,7 +192,7 @@ func progressText(done, total int64, rate, eta float64) string {
 	}
 	share := float64(done) / float64(total)
 	text := fmt.Sprintf("%s %3.0f%%  %s of %s", bar(share, 20), share*100, formatSize(done), formatSize(total))
-	if rate > 0 {
+	if rate > 0 && share >= 0.01 { // before that a guess at the end would be wild
 		text += fmt.Sprintf("  %s/s  %s left", formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
 	}
 	return text
