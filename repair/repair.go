@@ -31,7 +31,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -223,9 +222,6 @@ const (
 )
 
 var kinds = [...]Kind{Damage, Rebuild, Inventory, Scrub, Orphans, Deletes, Census, Counting}
-
-// Kinds lists the passes that Start knows.
-func Kinds() []Kind { return slices.Clone(kinds[:]) }
 
 // Start begins a pass now, in Run's background, and says whether k is a kind.
 func (r *Repairer) Start(k Kind) bool {
