@@ -92,6 +92,7 @@ var (
 	errSHA256Mismatch          = &fault{"XAmzContentSHA256Mismatch", 400, "The provided 'x-amz-content-sha256' header does not match what was computed."}
 	errSignatureDoesNotMatch   = &fault{"SignatureDoesNotMatch", 403, "The request signature we calculated does not match the signature you provided. Check your key and signing method."}
 	errSlowDown                = &fault{"SlowDown", 503, "Please reduce your request rate."}
+	errTooFewDrives            = errServiceUnavailable.saying("Too few drives can be written to: they are full or away.")
 	errUserKeyMustBeSpecified  = &fault{"UserKeyMustBeSpecified", 400, "The bucket POST must contain the specified field name. If it is specified, please check the order of the fields."}
 )
 
@@ -111,12 +112,12 @@ var foreign = []struct {
 	{metadata.ErrInvalidPartOrder, errInvalidPartOrder},
 	{metadata.ErrPartTooSmall, errEntityTooSmall},
 	{metadata.ErrStalePlacement, errServiceUnavailable},
-	{metadata.ErrNoPlacement, errServiceUnavailable},
+	{metadata.ErrNoPlacement, errTooFewDrives},
 	{metadata.ErrUnavailable, errServiceUnavailable},
 	{stripe.ErrOverload, errSlowDown},
 	{stripe.ErrUnreadable, errServiceUnavailable},
+	{storagenode.ErrReadOnly, errTooFewDrives}, // also the reason of a quorum that was not reached
 	{stripe.ErrQuorum, errServiceUnavailable},
-	{storagenode.ErrReadOnly, errServiceUnavailable},
 	{storagenode.ErrUnavailable, errServiceUnavailable},
 	{storagenode.ErrSuspect, errServiceUnavailable},
 	{storagenode.ErrBroken, errServiceUnavailable},
@@ -175,7 +176,7 @@ func (x *exchange) report(f *fault, known bool, err error) {
 	level, text := slog.LevelError, "request failed"
 	if known {
 		now, last := x.g.count.Now(), x.g.troubled.Load()
-		if f != errServiceUnavailable || last != 0 && now-last < int64(troubleEvery) || !x.g.troubled.CompareAndSwap(last, now) {
+		if f.code != errServiceUnavailable.code || last != 0 && now-last < int64(troubleEvery) || !x.g.troubled.CompareAndSwap(last, now) {
 			return
 		}
 		level, text = slog.LevelWarn, "request answered with 503"

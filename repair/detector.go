@@ -226,8 +226,11 @@ func (d *detector) store(ctx context.Context, v *drive, was metadata.DriveRecord
 	}
 	v.record = next
 	if next.State != was.State && !overtaken {
-		d.cfg.Logger.Info("drive changed state", "drive", next.ID.String(), "from", was.State.String(),
-			"to", next.State.String(), "reason", v.report.Reason)
+		about := []any{"drive", next.ID.String(), "from", was.State.String(), "to", next.State.String()}
+		if v.report.Reason != "" {
+			about = append(about, "reason", v.report.Reason)
+		}
+		d.cfg.Logger.Info("drive changed state", about...)
 	}
 	return nil
 }

@@ -12,8 +12,15 @@ import (
 	"kintsugi/storagenode"
 )
 
-// censusRest is how many times the length of a census passes before the next.
-const censusRest = 20
+const (
+	// censusRest is how many times the length of a census passes before the next.
+	censusRest = 20
+	// askRest is the same for one that somebody asks for, who waits for it: a
+	// census that took longer than askLimit is not repeated for a question, and
+	// nobody waits longer than twice that.
+	askRest  = 4
+	askLimit = time.Second
+)
 
 // shape is what decides a blob's margin within its group: there are few
 // different ones, so counts by shape say everything about any set of drives.
@@ -37,8 +44,8 @@ type census struct {
 	fleet  *fleet
 	marked func() int64 // how often something was marked missing
 
-	fresh   atomic.Bool // the next pass counts even where the last is young
-	running sync.Mutex  // one pass at a time
+	fresh   atomic.Bool   // the next pass counts even where the last is young
+	running chan struct{} // takes one token: one pass at a time
 	mu      sync.Mutex
 	groups  []groupCount // never changed once published; guarded by mu
 	at      time.Time    // guarded by mu
@@ -54,8 +61,12 @@ func (c *census) current() bool {
 }
 
 func (c *census) pass(ctx context.Context) error {
-	c.running.Lock()
-	defer c.running.Unlock()
+	select {
+	case c.running <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.running }()
 	began := c.cfg.Clock.Now()
 	c.mu.Lock()
 	due := c.at.IsZero() || began.Sub(c.at) >= censusRest*c.took
@@ -86,6 +97,21 @@ func (c *census) pass(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.groups, c.at, c.took, c.knows = counted, now, now.Sub(began), marked
 	return nil
+}
+
+// refresh counts anew where that takes little, so that an answer tells of what
+// was written since the last pass.
+func (c *census) refresh(ctx context.Context) error {
+	c.mu.Lock()
+	at, took := c.at, c.took
+	c.mu.Unlock()
+	if took > askLimit || c.cfg.Clock.Now().Sub(at) < askRest*took {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*askLimit)
+	defer cancel()
+	c.fresh.Store(true)
+	return c.pass(ctx)
 }
 
 func (c *census) latest() ([]groupCount, time.Time) {

@@ -1,12 +1,16 @@
 package repair
 
 import (
+	"slices"
 	"sort"
 	"sync"
 	"time"
 
 	"kintsugi/storagenode/clock"
 )
+
+// Kinds lists the passes that Start knows.
+func Kinds() []Kind { return slices.Clone(kinds[:]) }
 
 // Task is one piece of work under way.
 type Task struct {

@@ -197,7 +197,7 @@ func New(cfg Config) (*Repairer, error) {
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
 	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.mayDestroy}
-	r.census = &census{cfg: r.cfg, fleet: r.fleet, marked: r.worker.marked.Load}
+	r.census = &census{cfg: r.cfg, fleet: r.fleet, running: make(chan struct{}, 1), marked: r.worker.marked.Load}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
 			return nil, err

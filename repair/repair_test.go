@@ -458,6 +458,21 @@ func TestWhatIf(t *testing.T) {
 	}
 }
 
+func TestStatusNowCountsAnew(t *testing.T) {
+	r := newRig(t, "4+2", 6)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if d := r.rep.StatusNow(r.ctx).Durability; d.Blobs != 0 || d.At.IsZero() {
+		t.Fatalf("%+v", d)
+	}
+	r.put("new", 100_000)
+	if d := r.rep.Status().Durability; d.Blobs != 0 {
+		t.Fatalf("Status counts: %+v", d)
+	}
+	if d := r.rep.StatusNow(r.ctx).Durability; d.Blobs != 1 || d.Full != 1 {
+		t.Fatalf("%+v", d)
+	}
+}
+
 func TestDraining(t *testing.T) {
 	r := newRig(t, "2+1", 4)
 	objects := r.some(8)

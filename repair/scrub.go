@@ -143,7 +143,9 @@ func (s *scrubber) scrub(ctx context.Context, rep storagenode.DriveReport) error
 	if rate <= 0 {
 		rate = max(scrubFloor, rep.Space.Used/max(1, int64(s.cfg.ScrubInterval/time.Second)/4))
 	}
-	task := s.progress.begin(Scrub, "drive "+rep.ID.String(), rep.Space.Used)
+	// How much there is to read is not known: what is used of the file system
+	// may be somebody else's.
+	task := s.progress.begin(Scrub, "drive "+rep.ID.String(), 0)
 	defer task.end()
 	s.update(rep.ID, func(st *ScrubState) { st.Running = true })
 	result, err := s.run(ctx, d, rep.ID, rate)

@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -21,6 +22,7 @@ type DriveStatus struct {
 	Held     bool                   `json:"held"`          // not taken for lost, for too much is away at once
 	Replaces storagenode.DriveID    `json:"replaces,omitzero"`
 	Space    storagenode.Space      `json:"space"`
+	Device   uint64                 `json:"device,omitempty"` // of the file system, on its node; 0: not known
 	Scrub    ScrubState             `json:"scrub"`
 }
 
@@ -71,7 +73,18 @@ type Status struct {
 	Recount    *Report        `json:"recount,omitempty"` // the last
 }
 
-// Status gives a snapshot. It reads memory only.
+// StatusNow is Status with the blobs counted anew where that takes less than a
+// second, so that it is true of what was written just now. Where the metadata
+// does not answer it is of what was counted before; Durability.At says when.
+func (r *Repairer) StatusNow(ctx context.Context) Status {
+	if err := r.census.refresh(ctx); err != nil {
+		r.cfg.Logger.Warn("status is of blobs counted before", "err", err)
+	}
+	return r.Status()
+}
+
+// Status gives a snapshot. It reads memory only, so Durability and Whole are as
+// of the last census.
 func (r *Repairer) Status() Status {
 	s := Status{
 		At: r.cfg.Clock.Now(), Leader: r.leader.status(), Nodes: r.members.status(), Paused: r.paused.Load(), States: map[string]int{}, Drives: []DriveStatus{},
@@ -84,7 +97,7 @@ func (r *Repairer) Status() Status {
 			Away: d.away, Held: d.held, Replaces: d.record.Replaces, Scrub: r.scrubber.of(d.record.ID),
 		}
 		if d.reported {
-			st.Reason, st.Space = d.report.Reason, d.report.Space
+			st.Reason, st.Space, st.Device = d.report.Reason, d.report.Space, d.report.Device
 		}
 		if st.Reason == "" && r.planner.tenanted(d.record.ID) {
 			st.Reason = "metadata is still on it"

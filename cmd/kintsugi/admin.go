@@ -101,22 +101,25 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	if st.Paused {
 		fmt.Fprintln(w, "paused     nothing is destroyed until `kintsugi admin resume`")
 	}
-	var total, used int64
-	for _, dr := range st.Drives {
-		total, used = total+dr.Space.Total, used+dr.Space.Used
+	space, counted, fileSystems := addSpace(st.Drives)
+	fmt.Fprintf(w, "drives     %s; %s used of %s", states(st.States), formatSize(space.Used), formatSize(space.Total))
+	if fileSystems < counted {
+		fmt.Fprintf(w, ", %d drives on %s", counted, plural(fileSystems, "file system"))
 	}
-	fmt.Fprintf(w, "drives     %s; %s used of %s\n", states(st.States), formatSize(used), formatSize(total))
-	fmt.Fprintf(w, "blobs      %d, %s\n", d.Blobs, formatSize(d.Bytes))
+	fmt.Fprintln(w)
+	asOf := ""
+	if age := st.At.Sub(d.At); !d.At.IsZero() && age >= 5*time.Second {
+		asOf = ", as counted " + formatDuration(age) + " ago"
+	}
+	fmt.Fprintf(w, "blobs      %d, %s%s\n", d.Blobs, formatSize(d.Bytes), asOf)
 	for _, m := range d.Margins {
 		fmt.Fprintf(w, "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))
 	}
 	fmt.Fprintf(w, "repairs    %d blobs wait (%s); %d shards repaired, %d failed since the start\n", st.Queue.Waiting, formatSize(st.Queue.WaitingBytes), st.Queue.Repaired, st.Queue.Failed)
 	for _, t := range st.Tasks {
-		fmt.Fprintf(w, "  %-9s  %s %s\n", t.Kind, t.What, progressText(t.BytesDone, t.BytesTotal, t.Rate, t.ETASeconds))
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-9s  %s %s", t.Kind, t.What, progressText(t.BytesDone, t.BytesTotal, t.Rate, t.ETASeconds)), " "))
 	}
-	for _, ws := range st.Waiting {
-		fmt.Fprintf(w, "  waiting    slot %d of PG %d (drive %s): %s\n", ws.Slot, ws.PG, ws.Drive, ws.Why)
-	}
+	writeWaiting(w, st.Waiting)
 	fmt.Fprintf(w, "deletes    %d owed\norphans    %d in quarantine\n", st.Deletes.Owed, st.Orphans.Quarantined)
 	meta := st.Metadata.Engine + ": " + st.Metadata.Summary
 	if st.Metadata.Degraded != "" {
@@ -128,6 +131,33 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	}
 	fmt.Fprintln(w)
 	return writeDrives(w, st.Drives)
+}
+
+// writeWaiting writes a line for each drive whose slots wait, and each reason.
+func writeWaiting(w io.Writer, waiting []repair.WaitingSlot) {
+	type cause struct {
+		drive storagenode.DriveID
+		why   string
+	}
+	var order []cause
+	slots := map[cause]int{}
+	for _, ws := range waiting {
+		c := cause{ws.Drive, ws.Why}
+		if slots[c] == 0 {
+			order = append(order, c)
+		}
+		slots[c]++
+	}
+	for _, c := range order {
+		fmt.Fprintf(w, "  waiting    %s of drive %s: %s\n", plural(slots[c], "slot"), c.drive, c.why)
+	}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func states(by map[string]int) string {
@@ -154,11 +184,18 @@ func marginText(margin int) string {
 }
 
 func progressText(done, total int64, rate, eta float64) string {
-	if total <= 0 {
+	switch {
+	case total <= 0 && done <= 0:
+		return "" // it does not tell
+	case total <= 0:
 		return formatSize(done)
 	}
 	share := float64(done) / float64(total)
-	return fmt.Sprintf("%s %3.0f%%  %s of %s  %s/s  %s left", bar(share, 20), share*100, formatSize(done), formatSize(total), formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
+	text := fmt.Sprintf("%s %3.0f%%  %s of %s", bar(share, 20), share*100, formatSize(done), formatSize(total))
+	if rate > 0 && share >= 0.01 { // before that a guess at the end would be wild
+		text += fmt.Sprintf("  %s/s  %s left", formatSize(int64(rate)), formatDuration(time.Duration(eta*float64(time.Second))))
+	}
+	return text
 }
 
 // absolute makes directories absolute, as the server knows them; ids stay.
@@ -213,7 +250,7 @@ func newAdminWhatIf(f *adminFlags) *cobra.Command {
 func newAdminStart(f *adminFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "start PASS",
-		Short: "Start a background pass now: scrub, inventory, orphans, deletes, damage, rebuild, census",
+		Short: "Start a background pass now: scrub, inventory, orphans, deletes, damage, rebuild, census, recount",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return f.order(c, "/admin/v1/start", url.Values{"pass": args}, args[0]+" started; see kintsugi admin status")

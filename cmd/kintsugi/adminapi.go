@@ -93,8 +93,8 @@ func (a *adminAPI) routes() []console.Route {
 	}
 }
 
-func (a *adminAPI) status(*http.Request) (any, error) {
-	st := adminStatus{Version: version(), Status: a.repairer.Status(), Metadata: a.metadata()}
+func (a *adminAPI) status(r *http.Request) (any, error) {
+	st := adminStatus{Version: version(), Status: a.repairer.StatusNow(r.Context()), Metadata: a.metadata()}
 	st.Whole = st.Whole && st.Metadata.Degraded == ""
 	return st, nil
 }
@@ -265,7 +265,7 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 func (a *adminAPI) start(r *http.Request) (any, error) {
 	kind := repair.Kind(r.URL.Query().Get("pass"))
 	if !a.repairer.Start(kind) {
-		return nil, &console.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no pass %q", kind)}
+		return nil, &console.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("no pass %q: want one of %v", kind, repair.Kinds())}
 	}
 	return map[string]any{"started": kind}, nil
 }

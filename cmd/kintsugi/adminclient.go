@@ -79,10 +79,10 @@ func (c *adminClient) send(ctx context.Context, method, path string, query url.V
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var answer struct{ Error string }
 	if json.Unmarshal(text, &answer) != nil || answer.Error == "" {
-		answer.Error = strings.TrimSpace(string(text))
+		return nil, fmt.Errorf("%s answers %q, but not as the admin API does\nis this the server's --admin-address, and not that of S3? Set KINTSUGI_ADMIN_URL or --admin-url", c.base, resp.Status)
 	}
 	if resp.StatusCode == http.StatusForbidden {
-		return nil, fmt.Errorf("refused: %s\nthe credentials must be the server's root credentials", answer.Error)
+		return nil, fmt.Errorf("refused: %s\nthe credentials must be the server's root credentials, --region its region", answer.Error)
 	}
 	return nil, errors.New(answer.Error)
 }

@@ -35,9 +35,43 @@ func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
 		if len(nodes) > 1 {
 			place = d.Node + ":" + d.Dir
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), place, note)
+		used, free := spaceText(d.Space)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, used, free, place, note)
 	}
 	return t.Flush()
+}
+
+// spaceText writes what is used and free of a drive, which nobody knows of one
+// that is away.
+func spaceText(s storagenode.Space) (used, free string) {
+	if s == (storagenode.Space{}) {
+		return "-", "-"
+	}
+	return formatSize(s.Used), formatSize(max(0, s.Free))
+}
+
+// addSpace adds up drives, a file system that several of a node share once. It
+// counts the drives that say something, and their file systems.
+func addSpace(drives []repair.DriveStatus) (sum storagenode.Space, counted, fileSystems int) {
+	type place struct {
+		node   string
+		device uint64
+	}
+	seen := map[place]bool{}
+	for _, d := range drives {
+		if d.Space == (storagenode.Space{}) {
+			continue
+		}
+		counted++
+		at := place{d.Node, d.Device}
+		if seen[at] && d.Device != 0 {
+			continue
+		}
+		seen[at] = true
+		fileSystems++
+		sum.Total, sum.Used, sum.Free = sum.Total+d.Space.Total, sum.Used+d.Space.Used, sum.Free+max(0, d.Space.Free)
+	}
+	return sum, counted, fileSystems
 }
 
 // driveList is the answer of /admin/v1/drives, the leading repairer's.
@@ -186,7 +220,7 @@ func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 		if left == 0 {
 			return nil
 		}
-		text := fmt.Sprintf("%d drives to go, %d blobs wait (%s)", left, st.Queue.Waiting, formatSize(st.Queue.WaitingBytes))
+		text := fmt.Sprintf("%s to go, %d blobs wait (%s)", plural(left, "drive"), st.Queue.Waiting, formatSize(st.Queue.WaitingBytes))
 		for _, w := range st.Waiting {
 			if _, named := answer.Drives[w.Drive]; named {
 				text += fmt.Sprintf("; slot %d of PG %d stays: %s", w.Slot, w.PG, w.Why)

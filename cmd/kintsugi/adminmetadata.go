@@ -244,8 +244,9 @@ are collected until you say kintsugi admin agree-orphans.`,
 
 // families names what keys begin with.
 var families = map[byte]string{
-	'B': "buckets", 'c': "objects", 'u': "uploads", 'p': "parts", 'M': "part lists", 'G': "placement groups", 'g': "their contents",
-	'D': "drives", 'N': "nodes", 'L': "leaders", 'l': "their heartbeats", 'b': "blobs", 'm': "damage", 'x': "deletes owed", 'F': "cluster",
+	'B': "buckets", 'c': "objects", 'u': "uploads", 'p': "parts", 'M': "part lists", 'G': "placement groups", 'g': "group contents",
+	'D': "drives", 'N': "nodes", 'L': "leaders", 'l': "leaders' heartbeats", 'b': "blobs", 'm': "damage", 'x': "deletes owed", 'F': "cluster",
+	's': "scrubs", 'o': "quarantine",
 }
 
 func showSummary(w io.Writer, f *adminFlags, done, file string, s dump.Summary) error {
@@ -258,7 +259,7 @@ func showSummary(w io.Writer, f *adminFlags, done, file string, s dump.Summary) 
 	}
 	fmt.Fprintf(w, "%s: %d pairs, %s\n", done, s.Pairs(), formatSize(int64(s.Bytes())))
 	for _, m := range s.Families {
-		fmt.Fprintf(w, "  %-16s %10d  %s\n", families[m.Family], m.Pairs, formatSize(int64(m.Bytes)))
+		fmt.Fprintf(w, "  %-19s %10d  %s\n", families[m.Family], m.Pairs, formatSize(int64(m.Bytes)))
 	}
 	_, err := fmt.Fprintf(w, "sha256 of all pairs: %x\n", s.Sum)
 	return err

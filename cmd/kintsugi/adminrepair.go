@@ -136,6 +136,9 @@ func runVerify(c *cobra.Command, client *adminClient, query url.Values, asJSON b
 	} else {
 		_, err = fmt.Fprintf(c.OutOrStdout(), "read %d shards of %d blobs (%s): %d good, %d missing, %d corrupt, %d on drives that cannot be asked; %d blobs unreadable now\n",
 			last.Shards, last.Blobs, formatSize(last.Bytes), last.Good, last.Missing, last.Corrupt, last.Unreached, last.Unreadable)
+		if err == nil && last.Missing+last.Corrupt > 0 {
+			_, err = fmt.Fprintln(c.OutOrStdout(), "what is damaged is being repaired; kintsugi admin repair --watch waits until it is")
+		}
 	}
 	if err == nil && last.Good < last.Shards {
 		return exitCode(2)

@@ -33,10 +33,8 @@ type nodeStatus struct {
 }
 
 // space adds up the node's drives.
-func (n *nodeStatus) space() (s storagenode.Space) {
-	for _, d := range n.Drives {
-		s.Total, s.Used, s.Free = s.Total+d.Space.Total, s.Used+d.Space.Used, s.Free+max(0, d.Space.Free)
-	}
+func (n *nodeStatus) space() storagenode.Space {
+	s, _, _ := addSpace(n.Drives)
 	return s
 }
 
@@ -190,7 +188,8 @@ func writeTopology(w io.Writer, nodes []nodeStatus) error {
 			if d.Space.ReadOnly {
 				note = strings.TrimPrefix(note+"; full: read-only", "; ")
 			}
-			fmt.Fprintf(t, "    drive %s\t%s\t%s used\t%s free\t%s  %s\n", d.ID, d.State, formatSize(d.Space.Used), formatSize(max(0, d.Space.Free)), d.Dir, note)
+			used, free := spaceText(d.Space)
+			fmt.Fprintf(t, "    drive %s\t%s\t%s used\t%s free\t%s  %s\n", d.ID, d.State, used, free, d.Dir, note)
 		}
 	}
 	return t.Flush()

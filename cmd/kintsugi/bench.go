@@ -1,11 +1,12 @@
 package main
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -40,6 +41,13 @@ and prints the medians.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.Size, cfg.Range = int64(size), int64(ranged)
+			names, err := benchOps(ops)
+			if err == nil {
+				err = benchRounds(rounds, floor, of)
+			}
+			if err != nil {
+				return err
+			}
 			if floor {
 				f, err := bench.StartFloor(cfg.Size)
 				if err != nil {
@@ -50,11 +58,11 @@ and prints the medians.`,
 			} else if err := benchTarget(&cfg, endpoint); err != nil {
 				return err
 			}
-			if rounds > 0 && !floor {
+			if rounds > 0 {
 				cfg.Progress = benchProgress(c.ErrOrStderr())
-				return runShares(c, cfg, of, ops, rounds, asJSON)
+				return runShares(c, cfg, of, names, rounds, asJSON)
 			}
-			return runBench(c, cfg, ops, asJSON)
+			return runBench(c, cfg, names, asJSON)
 		},
 	}
 	f := c.Flags()
@@ -84,7 +92,10 @@ func benchTarget(cfg *bench.Config, endpoint string) error {
 		return fmt.Errorf("endpoint %q: want http://host:port or https://host:port", endpoint)
 	}
 	cfg.Endpoint, cfg.Secure = u.Host, u.Scheme == "https"
-	if cfg.AccessKey != "" && cfg.SecretKey != "" {
+	if (cfg.AccessKey == "") != (cfg.SecretKey == "") {
+		return errors.New("--access-key and --secret-key belong together: give both or none")
+	}
+	if cfg.AccessKey != "" {
 		return nil
 	}
 	cred, err := credentialsFromEnv()
@@ -95,24 +106,58 @@ func benchTarget(cfg *bench.Config, endpoint string) error {
 	return nil
 }
 
-func runBench(c *cobra.Command, cfg bench.Config, ops string, asJSON bool) error {
-	var results []bench.Result
+// benchOps reads the operations, all before the first of them runs.
+func benchOps(text string) ([]bench.Op, error) {
+	var ops []bench.Op
+	for _, name := range strings.Split(text, ",") {
+		op := bench.Op(strings.TrimSpace(name))
+		if !slices.Contains(bench.Ops(), op) {
+			return nil, fmt.Errorf("--op %q: want some of %v, separated by commas", name, bench.Ops())
+		}
+		ops = append(ops, op)
+	}
+	return ops, nil
+}
+
+// benchRounds refuses flags of a comparison that do not go together.
+func benchRounds(rounds int, floor bool, of string) error {
+	switch {
+	case rounds < 0:
+		return fmt.Errorf("--share %d: want the number of rounds", rounds)
+	case rounds > 0 && floor:
+		return errors.New("--share measures the floor, too: leave --floor out")
+	case of != "" && rounds == 0:
+		return errors.New("--of compares in rounds: say how many with --share")
+	}
+	return nil
+}
+
+// runBench measures one operation after another and prints the results, also
+// those of the operations before one that failed or was interrupted.
+func runBench(c *cobra.Command, cfg bench.Config, ops []bench.Op, asJSON bool) error {
+	results := []bench.Result{}
 	cfg.Progress = benchProgress(c.ErrOrStderr())
-	for _, name := range strings.Split(ops, ",") {
-		cfg.Op = bench.Op(strings.TrimSpace(name))
+	var failed error
+	for _, cfg.Op = range ops {
 		res, err := bench.Run(c.Context(), cfg)
 		clearLine(c.ErrOrStderr())
 		if err != nil {
-			return fmt.Errorf("%s: %w", cfg.Op, err)
+			failed = fmt.Errorf("%s: %w", cfg.Op, err)
+			break
 		}
 		results = append(results, res)
 	}
-	if asJSON {
-		out := json.NewEncoder(c.OutOrStdout())
-		out.SetIndent("", "  ")
-		return out.Encode(map[string]any{"results": results})
+	if failed != nil && len(results) == 0 {
+		return failed
 	}
-	return benchTable(c.OutOrStdout(), results)
+	return errors.Join(writeBench(c.OutOrStdout(), results, asJSON), failed)
+}
+
+func writeBench(w io.Writer, results []bench.Result, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, map[string]any{"results": results})
+	}
+	return benchTable(w, results)
 }
 
 func benchTable(w io.Writer, results []bench.Result) error {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -22,7 +21,7 @@ type share struct {
 
 // runShares measures endpoint and floor in turn, rounds times, and prints the
 // medians. Where of names another endpoint, that one stands in for the floor.
-func runShares(c *cobra.Command, cfg bench.Config, of, ops string, rounds int, asJSON bool) error {
+func runShares(c *cobra.Command, cfg bench.Config, of string, ops []bench.Op, rounds int, asJSON bool) error {
 	atFloor := cfg
 	if of != "" {
 		if err := benchTarget(&atFloor, of); err != nil {
@@ -37,8 +36,7 @@ func runShares(c *cobra.Command, cfg bench.Config, of, ops string, rounds int, a
 		atFloor.Endpoint, atFloor.Secure, atFloor.AccessKey, atFloor.SecretKey = floor.Address(), false, "floor", "floor-floor"
 	}
 	var shares []share
-	for _, name := range strings.Split(ops, ",") {
-		cfg.Op = bench.Op(strings.TrimSpace(name))
+	for _, cfg.Op = range ops {
 		atFloor.Op = cfg.Op
 		var real, most []bench.Result
 		for range rounds {

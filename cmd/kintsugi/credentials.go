@@ -54,8 +54,13 @@ func credentialsFromEnv() (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
-	if access == "" && secret == "" {
+	switch {
+	case access == "" && secret == "":
 		return credentials{}, errNoCredentials
+	case access == "":
+		return credentials{}, fmt.Errorf("%s is set, but %s is not; set both", envSecretKey, envAccessKey)
+	case secret == "":
+		return credentials{}, fmt.Errorf("%s is set, but %s is not; set both", envAccessKey, envSecretKey)
 	}
 	c := credentials{AccessKey: access, SecretKey: secret}
 	return c, c.validate()

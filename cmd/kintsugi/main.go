@@ -59,5 +59,40 @@ Ask how it is:
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(newServer(), newMetadata(), newStorageNode(), newGateway(), newRepairer(), newAdmin(), newBench(), newCerts(), newSecrets(), newLive())
+	explainArgs(root)
 	return root
+}
+
+// explainArgs has every command say how it is used where it gets arguments that
+// it does not take. A command that only holds others, which cobra would let say
+// nothing but its help and succeed, refuses what it does not know.
+func explainArgs(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		explainArgs(sub)
+	}
+	if !c.HasParent() {
+		return // cobra does it for the root
+	}
+	if !c.Runnable() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			return fmt.Errorf("unknown command %q for %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
+		}
+		return
+	}
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			err := check(c, args)
+			switch {
+			case err == nil:
+				return nil
+			case c.HasSubCommands():
+				return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
+			}
+			return fmt.Errorf("%w; usage: %s", err, c.UseLine())
+		}
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
+	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/vfs"
 )
 
@@ -63,13 +64,14 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 			return errors.Join(err, store.Close())
 		}
 	}
+	registry.MustRegister(rpc.DriveGauges(store.Node))
 	front := &http.Server{Handler: store.Handler}
 	gateway.Configure(front)
 	back := &http.Server{Handler: newAdminAPI(cfg, store, registry), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error, 2)
 	go func() { failed <- front.Serve(gateway.Listen(s3)) }()
 	go func() { failed <- back.Serve(admin) }()
-	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr()))
+	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr(), store.Node.Unusable()))
 
 	select {
 	case <-ctx.Done():

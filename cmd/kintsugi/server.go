@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -151,13 +152,26 @@ func (cfg *serverConfig) founding() error {
 	return fmt.Errorf("%w: all directories are empty, but %s is of an earlier start: mount their disks, or say --new for a new store in them", node.ErrRefused, cfg.credentialsFile)
 }
 
-// greeting tells the user where everything is, with a line to paste.
-func (cfg *serverConfig) greeting(s3, admin net.Addr) string {
+// local is where a client on this machine finds what listens at a.
+func local(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok && t.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(t.Port))
+	}
+	return a.String()
+}
+
+// greeting tells the user where everything is, which directories have no usable
+// drive, and a line to paste.
+func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) string {
+	s3, admin := local(s3At), local(adminAt)
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nKintsugi %s\n\n", version())
 	fmt.Fprintf(&b, "  S3 endpoint   http://%s\n", s3)
 	fmt.Fprintf(&b, "  admin API     http://%s\n", admin)
-	fmt.Fprintf(&b, "  drives        %d, scheme %s: any %d of %d may be lost\n", len(cfg.dirs), cfg.scheme, cfg.scheme.M, cfg.scheme.N())
+	fmt.Fprintf(&b, "  drives        %d, scheme %s: any %d of %d may be lost\n", len(cfg.dirs), cfg.scheme, cfg.scheme.M, len(cfg.dirs))
+	for _, u := range unusable {
+		fmt.Fprintf(&b, "  WARNING       cannot be used now: %s\n", u)
+	}
 	for _, w := range cfg.warnings {
 		fmt.Fprintf(&b, "\n  WARNING: %s\n", w)
 	}
@@ -174,6 +188,7 @@ func (cfg *serverConfig) greeting(s3, admin net.Addr) string {
 	fmt.Fprintf(&b, "Paste this into another terminal to store and list a first object:\n\n")
 	fmt.Fprintf(&b, "  export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_DEFAULT_REGION=%s AWS_ENDPOINT_URL=http://%s; aws s3 mb s3://first; aws s3 cp %s s3://first/ && aws s3 ls s3://first\n\n",
 		cfg.credentials.AccessKey, cfg.credentials.SecretKey, cfg.region, s3, "README.md")
+	fmt.Fprintf(&b, "(An aws CLI older than 1.29 or 2.13 does not know AWS_ENDPOINT_URL: give it --endpoint-url http://%s.)\n\n", s3)
 	fmt.Fprintf(&b, "For kintsugi admin and kintsugi bench:\n\n  export %s=%s %s=%s KINTSUGI_ADMIN_URL=http://%s\n\n",
 		envAccessKey, cfg.credentials.AccessKey, envSecretKey, cfg.credentials.SecretKey, admin)
 	return b.String()

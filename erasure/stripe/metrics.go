@@ -25,7 +25,7 @@ func newMetrics(s *Set, r prometheus.Registerer) *metrics {
 			Name: "kintsugi_stripe_memory_bytes", Help: "Buffers of stripes in flight, and of hot pieces.",
 		}, func() float64 { return float64(s.memory.inUse.Load()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "kintsugi_stripe_hot_bytes", Help: "Buffers of pieces that were read more than once lately.",
+			Name: "kintsugi_stripe_hot_bytes", Help: "Buffers of pieces that were read or written lately.",
 		}, func() float64 { return float64(s.hot.size()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kintsugi_stripe_hot_reads_total", Help: "Pieces that reads found in memory, verified.",

@@ -106,12 +106,24 @@ func (cfg Config) guard(h http.HandlerFunc) http.HandlerFunc {
 		if !cfg.basic(r) {
 			if err := cfg.signed(r); err != nil {
 				w.Header().Set("WWW-Authenticate", `Basic realm="kintsugi"`)
-				Fail(w, err)
+				Fail(w, unauthorized(r, err))
 				return
 			}
 		}
 		h(w, r)
 	}
+}
+
+// unauthorized is the answer to who gave no password or a wrong one, and err to
+// who signed the request.
+func unauthorized(r *http.Request, err error) error {
+	if _, _, ok := r.BasicAuth(); ok {
+		return &Error{Status: http.StatusUnauthorized, Message: "wrong user or password"}
+	}
+	if r.Header.Get("Authorization") == "" {
+		return &Error{Status: http.StatusUnauthorized, Message: "user and password needed: HTTP basic authentication"}
+	}
+	return err
 }
 
 // basic checks HTTP basic authentication in constant time.

@@ -178,6 +178,11 @@ func (n *Node) survey(ctx context.Context) error {
 		if seen[dir] {
 			return fmt.Errorf("%w: %s is named twice", ErrRefused, dir)
 		}
+		for other := range seen {
+			if within(dir, other) || within(other, dir) {
+				return fmt.Errorf("%w: of %s and %s one lies inside the other: a drive needs a directory of its own", ErrRefused, other, dir)
+			}
+		}
 		seen[dir] = true
 		n.places = append(n.places, &place{node: n, dir: dir, work: make(chan struct{}, 1)})
 	}
@@ -199,6 +204,11 @@ func (n *Node) survey(ctx context.Context) error {
 		return err
 	}
 	return n.format(ctx, empty, known)
+}
+
+// within says whether dir lies inside outer; both are absolute and clean.
+func within(dir, outer string) bool {
+	return strings.HasPrefix(dir, strings.TrimSuffix(outer, string(filepath.Separator))+string(filepath.Separator))
 }
 
 // join accepts a formatted directory into the cluster.
@@ -385,6 +395,19 @@ func (n *Node) Reports() []storagenode.DriveReport {
 		if r, ok := p.report(); ok {
 			out = append(out, r)
 		}
+	}
+	return out
+}
+
+// Unusable says of each directory that has no drive in service, and why.
+func (n *Node) Unusable() []string {
+	var out []string
+	for _, p := range n.places {
+		p.mu.Lock()
+		if p.store == nil {
+			out = append(out, p.dir+": "+p.reason)
+		}
+		p.mu.Unlock()
 	}
 	return out
 }

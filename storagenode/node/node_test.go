@@ -185,9 +185,33 @@ func TestRefuses(t *testing.T) {
 		r.dirs = append(r.dirs, r.dirs[0]+"/.")
 		refused(t, r, "twice")
 	})
+	t.Run("a directory inside another", func(t *testing.T) {
+		r := newRig(t, 1)
+		r.dirs = append(r.dirs, filepath.Join(r.dirs[0], "segments"))
+		refused(t, r, "inside")
+		if _, err := os.Stat(r.dirs[0]); err == nil {
+			t.Fatal("the outer one was made all the same")
+		}
+	})
 	t.Run("too many", func(t *testing.T) {
 		refused(t, newRig(t, 33), "32")
 	})
+}
+
+// TestUnusable: a directory that is named for the first time and is not there has
+// no drive, so no report; it is told all the same.
+func TestUnusable(t *testing.T) {
+	r := newRig(t, 2)
+	n := r.start()
+	if got := n.Unusable(); len(got) != 0 {
+		t.Fatalf("%q", got)
+	}
+	_ = n.Founded()
+	_ = n.Close()
+	r.dirs = append(r.dirs, filepath.Join(r.root, "missing"))
+	if got := r.start().Unusable(); len(got) != 1 || !strings.HasPrefix(got[0], r.dirs[2]+": ") || !strings.Contains(got[0], "does not exist") {
+		t.Fatalf("%q", got)
+	}
 }
 
 func TestEmptiedWhileRunningIsReplaced(t *testing.T) {

@@ -64,7 +64,14 @@ func (p *place) setState(state storagenode.DriveState, reason string, store stor
 	if !id.IsZero() {
 		p.node.publish(p, id, &entry{store: store, state: state, place: p})
 	}
-	p.node.cfg.Logger.Info("drive state", "drive", id.String(), "dir", p.dir, "state", state.String(), "reason", reason)
+	say, about := p.node.cfg.Logger.Info, []any{"dir", p.dir, "state", state.String()}
+	if !id.IsZero() {
+		about = append(about, "drive", id.String())
+	}
+	if state != storagenode.DriveActive {
+		say, about = p.node.cfg.Logger.Warn, append(about, "reason", reason)
+	}
+	say("drive state", about...)
 	if r, ok := p.report(); ok && p.node.cfg.Changed != nil {
 		p.node.tell.Lock()
 		p.node.cfg.Changed(r)
@@ -136,7 +143,11 @@ func (p *place) format(replaces storagenode.DriveID) error {
 	p.mu.Lock()
 	p.identity, p.lost, p.device, p.total, p.since = id, storagenode.DriveID{}, dev, total, time.Time{}
 	p.mu.Unlock()
-	p.node.cfg.Logger.Info("drive formatted", "drive", id.Drive.String(), "dir", p.dir, "replaces", replaces.String())
+	about := []any{"drive", id.Drive.String(), "dir", p.dir}
+	if !replaces.IsZero() {
+		about = append(about, "replaces", replaces.String())
+	}
+	p.node.cfg.Logger.Info("drive formatted", about...)
 	return nil
 }
 

@@ -52,7 +52,10 @@ func (b *breaker) fail(err error, surely bool) bool {
 	if b.why.Load() != nil || b.fails < b.strikes && !surely {
 		return false
 	}
-	b.why.Store(&breakage{fmt.Errorf("node does not answer: %w: %w", storagenode.ErrUnavailable, err)})
+	if !errors.Is(err, storagenode.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", storagenode.ErrUnavailable, err)
+	}
+	b.why.Store(&breakage{fmt.Errorf("node does not answer: %w", err)})
 	return true
 }
 

@@ -55,6 +55,10 @@ func outcome(err error) string {
 	return "other"
 }
 
+// DriveGauges is a collector of what the drives hold and are. A Server registers
+// one of its own.
+func DriveGauges(drives storagenode.Reporter) prometheus.Collector { return driveGauges{drives} }
+
 // driveGauges shows the node's drives as they are when asked.
 type driveGauges struct{ drives storagenode.Reporter }
 

@@ -30,7 +30,14 @@ func (s *Store) measure() error {
 	}
 	full := u.Total > 0 && u.Free < s.spare || s.idxFailed.Load() != nil
 	if s.readOnly.Swap(full) != full {
-		s.cfg.Logger.Warn("drive changed", "drive", s.cfg.Drive, "readonly", full, "free", u.Free, "reserve", s.spare)
+		text := "drive takes writes again"
+		switch {
+		case full && u.Free < s.spare:
+			text = "drive is full: it takes no writes"
+		case full:
+			text = "drive has no index: it takes no writes"
+		}
+		s.cfg.Logger.Warn(text, "drive", s.cfg.Drive, "free", u.Free, "reserve", s.spare)
 	}
 	return nil
 }
@@ -59,7 +66,7 @@ func (s *Store) tight() bool {
 func (s *Store) Space() storagenode.Space {
 	s.mu.Lock()
 	sp := storagenode.Space{
-		Total: s.usage.Total, Used: s.usage.Total - s.usage.Free,
+		Total: s.usage.Total, Used: s.usage.Total - s.usage.Free - s.usage.Reserved,
 		Free: max(0, s.usage.Free-s.spare), ReadOnly: s.readOnly.Load(),
 	}
 	s.mu.Unlock()

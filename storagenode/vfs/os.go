@@ -83,7 +83,10 @@ func (osFS) Usage(path string) (Usage, error) {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
 	// Bavail leaves out what is kept for root, as df does.
-	return Usage{Total: int64(s.Blocks) * s.Frsize, Free: int64(s.Bavail) * s.Frsize}, nil
+	return Usage{
+		Total: int64(s.Blocks) * s.Frsize, Free: int64(s.Bavail) * s.Frsize,
+		Reserved: int64(s.Bfree-s.Bavail) * s.Frsize,
+	}, nil
 }
 
 func (osFS) Lock(path string) (io.Closer, error) {

@@ -74,8 +74,9 @@ type Stat struct {
 	Dev, Inode uint64
 }
 
-// Usage is the space of the file system behind a path, in bytes.
-type Usage struct{ Total, Free int64 }
+// Usage is the space of the file system behind a path, in bytes. What is neither
+// Free nor Reserved, which a file system keeps for root, is used.
+type Usage struct{ Total, Free, Reserved int64 }
 
 // FS is what Kintsugi needs of a file system. Paths are as in package os.
 // Errors match fs.ErrNotExist, fs.ErrExist and syscall.ENOSPC by errors.Is.

@@ -133,7 +133,7 @@ func testContents(t *testing.T, f vfs.FS, dir string) {
 	}
 	u, err := f.Usage(dir)
 	must(t, err)
-	if u.Total <= 0 || u.Free <= 0 || u.Free > u.Total {
+	if u.Total <= 0 || u.Free <= 0 || u.Reserved < 0 || u.Free+u.Reserved > u.Total {
 		t.Fatalf("usage %+v", u)
 	}
 }

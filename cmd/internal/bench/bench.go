@@ -126,6 +126,8 @@ func newRun(cfg Config) (*run, error) {
 		return nil, fmt.Errorf("size %d: want 0 to 5 GiB", cfg.Size)
 	case cfg.Range < 0 || cfg.Range > cfg.Size:
 		return nil, fmt.Errorf("range %d: want at most the size, %d", cfg.Range, cfg.Size)
+	case cfg.Objects < 0:
+		return nil, fmt.Errorf("objects %d: want 0 or more", cfg.Objects)
 	case cfg.Duration <= 0:
 		return nil, fmt.Errorf("duration %s: want more than 0", cfg.Duration)
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -201,6 +202,9 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 		Marker: node.IdentityName, Format: founding, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Cache: s.cache,
 		LogSize: s.cfg.LogSize, SnapshotAfter: s.cfg.SnapshotAfter,
 	})
+	if away := s.Node.Unusable(); err != nil && len(away) > 0 {
+		return fmt.Errorf("open metadata: %w\nwithout a usable drive are:\n  %s", err, strings.Join(away, "\n  "))
+	}
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}

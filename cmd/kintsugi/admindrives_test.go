@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"kintsugi/repair"
+	"kintsugi/storagenode"
+)
+
+// TestStatusOfSharedDisks: directories of one file system are one disk's space,
+// a drive that is away has none, and its slots wait in one line.
+func TestStatusOfSharedDisks(t *testing.T) {
+	const gib = 1 << 30
+	space := storagenode.Space{Total: 100 * gib, Used: 40 * gib, Free: 55 * gib}
+	st := adminStatus{Status: repair.Status{
+		Drives: []repair.DriveStatus{
+			{ID: storagenode.DriveID{1}, Node: "a", Device: 7, Space: space},
+			{ID: storagenode.DriveID{2}, Node: "a", Device: 7, Space: space},
+			{ID: storagenode.DriveID{3}, Node: "b", Device: 7, Space: space},
+			{ID: storagenode.DriveID{4}, Node: "b", State: storagenode.DriveDown},
+		},
+		Waiting: []repair.WaitingSlot{
+			{PG: 1, Slot: 2, Drive: storagenode.DriveID{4}, Why: "away"},
+			{PG: 2, Slot: 0, Drive: storagenode.DriveID{4}, Why: "away"},
+		},
+	}}
+	st.Tasks = []repair.Task{{Kind: repair.Scrub, What: "drive 1"}, {Kind: repair.Damage, What: "blobs", BytesTotal: 10}}
+	var out bytes.Buffer
+	if err := writeStatus(&out, st); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"80 GiB used of 200 GiB, 3 drives on 2 file systems\n",
+		"waiting    2 slots of drive 04000000-0000-0000-0000-000000000000: away\n",
+		"DOWN    -       -  ",
+		"  scrub      drive 1\n", // nobody knows how far it is
+		"  damage     blobs [░░░░░░░░░░░░░░░░░░░░]   0%  0 B of 10 B\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}

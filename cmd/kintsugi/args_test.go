@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// TestWrongArguments: whoever mistypes a command hears of it, and what to type.
+func TestWrongArguments(t *testing.T) {
+	for line, want := range map[string]string{
+		"admin repare":                      `unknown command "repare" for "kintsugi admin"; see kintsugi admin --help`,
+		"admin metadata dmup":               `see kintsugi admin metadata --help`,
+		"admin drives darin d1":             `see kintsugi admin drives --help`,
+		"admin what-if":                     "usage: kintsugi admin what-if DRIVE...",
+		"admin verify photos cat.jpg":       "usage: kintsugi admin verify [bucket[/key]]",
+		"bench --floor --op put,foo":        `--op "foo": want some of [put get`,
+		"bench --floor --objects -1":        "objects -1",
+		"bench --floor --share -1":          "--share -1",
+		"bench --floor --of http://h:1":     "--share",
+		"bench --access-key only --op put ": "--secret-key",
+	} {
+		root := newRoot()
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetArgs(strings.Fields(line))
+		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("kintsugi %s: %v, want %q", line, err, want)
+		}
+		if out.Len() > 0 {
+			t.Errorf("kintsugi %s says %q", line, out.String())
+		}
+	}
+}
