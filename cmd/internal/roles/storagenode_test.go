@@ -53,6 +53,12 @@ func (r *registrar) Announce(_ context.Context, a storagenode.Announcement) (sto
 	return storagenode.Welcome{Cluster: r.cluster, Leads: !r.waits, Drives: r.drives}, nil
 }
 
+func (r *registrar) first() storagenode.Announcement {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heard[0]
+}
+
 func (r *registrar) last() (a storagenode.Announcement) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,7 +100,7 @@ func TestStorageNodeJoins(t *testing.T) {
 	if s.Node.Cluster() != r.cluster {
 		t.Fatalf("cluster %s", s.Node.Cluster())
 	}
-	if first := r.heard[0]; !first.Cluster.IsZero() || first.Name != "n1" || first.Zone != "z1" || first.Address != cfg.Address || len(first.Drives) != 0 {
+	if first := r.first(); !first.Cluster.IsZero() || first.Name != "n1" || first.Zone != "z1" || first.Address != cfg.Address || len(first.Drives) != 0 {
 		t.Errorf("asked with %+v", first)
 	}
 	for len(r.last().Drives) != 2 {
