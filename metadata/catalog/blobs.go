@@ -53,7 +53,8 @@ func (s *Blobs) prefetch(ctx context.Context, t *txn, blobs []metadata.Written, 
 // groups and the horizon are as they were seen last, and the absent ones are not
 // there, nor are deletes of the blobs owed.
 func (s *Blobs) guess(t *txn, blobs []metadata.Written, known, absent []byte) bool {
-	if _, ok := t.Txn.(kv.Guesser); !ok {
+	g, ok := t.Txn.(kv.Guesser)
+	if !ok {
 		return false
 	}
 	keys, none := [][]byte{known, t.formatKey(fmtHorizon)}, [][]byte{absent}
@@ -61,7 +62,7 @@ func (s *Blobs) guess(t *txn, blobs []metadata.Written, known, absent []byte) bo
 		keys = append(keys, t.groupKey(blobs[i].Group.PG))
 		none = append(none, t.owedKey(blobs[i].Group.PG, blobs[i].Blob.ID))
 	}
-	return kv.Guess(t.Txn, keys, none)
+	return g.Guess(keys, none)
 }
 
 // admit checks within a transaction that blobs may be committed: their ids are
