@@ -29,14 +29,10 @@ func (c *call) put() error {
 	defer release()
 	buf := c.s.buffers.get(int(h.payload))
 	defer c.s.buffers.put(buf)
-	h.shard.Payload = *buf
 	if err := c.receive(*buf); err != nil {
 		return err
 	}
-	if err := verify(*buf, h.shard.Sums); err != nil {
-		return err
-	}
-	token, err := c.store.Put(c.ctx, h.shard)
+	token, err := c.accept(&h, *buf)
 	synced := uint8(0)
 	if err == nil && h.sync {
 		err, synced = c.store.Sync(c.ctx, token), 1
@@ -45,6 +41,55 @@ func (c *call) put() error {
 		return err
 	}
 	c.out = append(le.AppendUint64(c.ok(), uint64(token)), synced)
+	return nil
+}
+
+// accept verifies a shard and gives it to the drive.
+func (c *call) accept(h *putHead, payload []byte) (storagenode.Token, error) {
+	if h.life != c.life {
+		return 0, errOtherLife
+	}
+	if err := verify(payload, h.shard.Sums); err != nil {
+		return 0, err
+	}
+	h.shard.Payload = payload
+	return c.store.Put(c.ctx, h.shard)
+}
+
+// puts takes small shards, each for itself, and syncs them.
+func (c *call) puts() error {
+	defer c.timed()()
+	heads, total, err := c.head.puts()
+	if err != nil {
+		return err
+	}
+	if c.in.BulkSize != int64(total) {
+		return fmt.Errorf("payloads of %d bytes, their heads say %d: %w", c.in.BulkSize, total, storagenode.ErrUnavailable)
+	}
+	release, err := c.memoryFor(int64(total))
+	if err != nil {
+		return err
+	}
+	defer release()
+	buf := c.s.buffers.get(total)
+	defer c.s.buffers.put(buf)
+	if err := c.receive(*buf); err != nil {
+		return err
+	}
+	tokens, errs := make([]storagenode.Token, len(heads)), make([]error, len(heads))
+	rest := *buf
+	for i := range heads {
+		n := int(heads[i].payload)
+		tokens[i], errs[i] = c.accept(&heads[i], rest[:n])
+		rest = rest[n:]
+	}
+	c.out = c.ok()
+	for i, err := range errs {
+		if err == nil {
+			err = c.store.Sync(c.ctx, tokens[i])
+		}
+		c.out = appendStatus(c.out, err)
+	}
 	return nil
 }
 

@@ -179,10 +179,13 @@ func (c *Client) send(ctx, timed context.Context, method string, u *url.URL, bod
 	}
 	a := resp.Body.(*auth.Answer)
 	defer a.Close()
-	if resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("answer %d to %s %s: %w", resp.StatusCode, method, u.Path, storagenode.ErrUnavailable)
-	} else {
+	switch resp.StatusCode {
+	case http.StatusOK:
 		err = use(a)
+	case http.StatusNotFound:
+		err = errNoSuchCall
+	default:
+		err = fmt.Errorf("answer %d to %s %s: %w", resp.StatusCode, method, u.Path, storagenode.ErrUnavailable)
 	}
 	var said *remoteError
 	if err == nil || err == io.EOF || errors.As(err, &said) {
@@ -217,9 +220,10 @@ func (c *Client) ended(ctx, timed context.Context, err error) error {
 // Its tokens are good for Sync on this very Drive.
 func (c *Client) Drive(id storagenode.DriveID, life uint64) *Drive {
 	d := &Drive{client: c, id: id, life: life, places: make(chan struct{}, c.cfg.Calls), urls: map[string]*url.URL{}}
-	for _, op := range []string{"put", "sync", "read", "stat", "list", "delete", "epoch", "drop", "scrub"} {
+	for _, op := range []string{"put", "puts", "sync", "read", "stat", "list", "delete", "epoch", "drop", "scrub"} {
 		d.urls[op] = c.base.JoinPath("/v1/drives", id.String(), op)
 	}
+	d.stage.waiting.Take, d.stage.waiting.Send = takeStaged, d.sendStaged
 	return d
 }
 

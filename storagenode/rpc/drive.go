@@ -26,9 +26,13 @@ type Drive struct {
 	// synced are tokens whose Put was synced in the same request, by their low
 	// bits. One that was pushed out costs a request.
 	synced [256]atomic.Uint64
+	stage  stage
 }
 
-var _ storagenode.ShardStore = (*Drive)(nil)
+var (
+	_ storagenode.ShardStore = (*Drive)(nil)
+	_ storagenode.Stager     = (*Drive)(nil)
+)
 
 // do makes one call. use gets the answer's first frame behind its status.
 func (d *Drive) do(ctx context.Context, op string, head *[]byte, bulk []byte, use func(*wireReader) error) error {

@@ -14,6 +14,9 @@ import (
 // names. What was put before may be lost.
 var errOtherLife = fmt.Errorf("drive was opened anew: %w", storagenode.ErrUnavailable)
 
+// errNoSuchCall: the node is of a version that does not have it.
+var errNoSuchCall = &remoteError{text: "the node does not know this call", is: []error{storagenode.ErrUnavailable}}
+
 // sentinels are the errors that keep their identity, by the bit that stands
 // for them on the wire. Append only.
 var sentinels = [...]error{

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -80,7 +81,8 @@ type rig struct {
 	server *Server // of the node's life now; guarded by mu
 	http   *httptest.Server
 	client *Client
-	fresh  func() // has the client that was dialled last make new connections
+	posts  atomic.Int64 // calls so far
+	fresh  func()       // has the client that was dialled last make new connections
 }
 
 func newRig(t testing.TB, store storagenode.ShardStore) *rig {
@@ -95,6 +97,9 @@ func newRigWith(t testing.TB, cfg ServerConfig, store storagenode.ShardStore) *r
 		r.mu.Lock()
 		s := r.server
 		r.mu.Unlock()
+		if q.Method == http.MethodPost {
+			r.posts.Add(1)
+		}
 		s.ServeHTTP(w, q)
 	}))
 	Configure(r.http.Config)
@@ -118,6 +123,19 @@ func (r *rig) restart() {
 		old.Close()
 	}
 	r.t.Cleanup(s.Close)
+}
+
+// without makes the node one of a version that does not have a call yet.
+func (r *rig) without(op string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	mux := http.NewServeMux()
+	for _, known := range r.server.routes() {
+		if !strings.HasSuffix(known.path, "/"+op) {
+			mux.HandleFunc(known.method+" "+known.path, known.handle)
+		}
+	}
+	r.server.handler = r.server.cfg.Guard.Wrap(mux)
 }
 
 // dial makes a client with connections of its own.

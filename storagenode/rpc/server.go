@@ -122,7 +122,7 @@ type route struct {
 func (s *Server) routes() []route {
 	all := []route{{"GET", "/v1/reports", s.reports}, {"POST", "/v1/replace", s.replace}}
 	for name, op := range map[string]func(*call) error{
-		"put": (*call).put, "sync": (*call).sync, "read": (*call).read, "stat": (*call).stat, "list": (*call).list,
+		"put": (*call).put, "puts": (*call).puts, "sync": (*call).sync, "read": (*call).read, "stat": (*call).stat, "list": (*call).list,
 		"delete": (*call).delete, "epoch": (*call).setSlotEpoch, "drop": (*call).dropSlot, "scrub": (*call).scrub,
 	} {
 		all = append(all, route{"POST", "/v1/drives/{drive}/" + name, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, name, op) }})

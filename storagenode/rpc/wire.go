@@ -15,6 +15,8 @@ import (
 //	       blob 16, stripe, epoch, stripe length u32, stripe hash u64, payload
 //	       length, attribute length u32, attributes, sums u64 of each block; then
 //	       the payload as bulk
+//	puts   count u16; of each the length u32 of what put has, and that; then
+//	       the payloads as bulk. All are synced
 //	sync   life u64, token u64
 //	read   shard, offset i64, length u32
 //	stat   shard
@@ -27,6 +29,7 @@ import (
 // auth) that begin with a status (errors.go):
 //
 //	put    token u64, synced u8
+//	puts   a status for each
 //	read   sums u64 of each 64 KiB of the raw bytes; several frames
 //	stat   description, attribute length u32, attributes
 //	list   more u8, count u32, descriptions
@@ -162,6 +165,29 @@ func (r *wireReader) put(h *putHead) error {
 	s.Attrs = r.bytes(int(n))
 	s.Sums = r.sums(storagenode.SumCount(int(h.payload)))
 	return r.end()
+}
+
+// puts reads the heads of several, whose payloads have total bytes together.
+func (r *wireReader) puts() (heads []putHead, total int, err error) {
+	n := int(r.u16())
+	if n > groupShards {
+		return nil, 0, fmt.Errorf("%d shards at once, at most %d: %w", n, groupShards, storagenode.ErrTooLarge)
+	}
+	heads = make([]putHead, n)
+	for i := range heads {
+		one := wireReader{b: r.bytes(int(r.u32()))}
+		if r.err != nil {
+			return nil, 0, r.err
+		}
+		if err := one.put(&heads[i]); err != nil {
+			return nil, 0, err
+		}
+		total += int(heads[i].payload)
+	}
+	if total > groupBytes {
+		return nil, 0, fmt.Errorf("%d bytes at once, at most %d: %w", total, groupBytes, storagenode.ErrTooLarge)
+	}
+	return heads, total, r.end()
 }
 
 func appendSums(b []byte, sums []uint64) []byte {

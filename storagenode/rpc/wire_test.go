@@ -132,6 +132,8 @@ func FuzzMessages(f *testing.F) {
 	f.Add(appendInfo([]byte{1, 1, 0, 0, 0}, &info))
 	f.Add((&scrubFrame{kind: scrubDamage}).append(nil))
 	f.Add(appendStatus(nil, storagenode.ErrBroken))
+	one := appendPut(nil, &h)
+	f.Add(append(le.AppendUint32([]byte{1, 0}, uint32(len(one))), one...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var h putHead
 		if (&wireReader{b: b}).put(&h) == nil {
@@ -140,6 +142,9 @@ func FuzzMessages(f *testing.F) {
 			if err := (&wireReader{b: again}).put(&h2); err != nil || !reflect.DeepEqual(h, h2) {
 				t.Fatalf("%+v, %+v, %v", h, h2, err)
 			}
+		}
+		if heads, total, err := (&wireReader{b: b}).puts(); err == nil && (len(heads) > groupShards || total > groupBytes) {
+			t.Fatalf("%d shards of %d bytes at once", len(heads), total)
 		}
 		if infos, _, err := (&wireReader{b: b}).page(1, 2); err == nil && len(infos) > len(b)/infoSize {
 			t.Fatalf("%d shards in %d bytes", len(infos), len(b))

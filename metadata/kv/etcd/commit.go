@@ -51,7 +51,7 @@ func (s *Store) commit(ctx context.Context, c *commit) error {
 	if err := s.outlast(ctx); err != nil {
 		return err
 	}
-	s.commits.add(c)
+	s.commits.Add(c)
 	late := time.NewTimer(s.cfg.Timeout)
 	defer late.Stop()
 	for {

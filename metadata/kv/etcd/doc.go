@@ -5,7 +5,7 @@
 //
 // Gets that wait while a read is under way share the next request, whichever
 // state each of them wants: one linearizable transaction of ranges, made after
-// all of them were called (lane.go, look.go). The first Get of a transaction,
+// all of them were called (package lane, look.go). The first Get of a transaction,
 // or the first page of a scan, tells the revision that the rest is read at. A
 // transaction that says beforehand what it will read (Prefetch) asks once. A
 // history compacted away meanwhile is a conflict to a transaction and the end

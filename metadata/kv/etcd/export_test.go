@@ -1,44 +1,13 @@
 package etcd
 
-import (
-	"runtime"
-	"slices"
-)
+import "slices"
 
 // HoldCommits has commits wait until there are n of them; release lets them
 // go, as many in a request as may.
-func (s *Store) HoldCommits() (await func(n int), release func()) { return s.commits.hold() }
+func (s *Store) HoldCommits() (await func(n int), release func()) { return s.commits.Hold() }
 
 // HoldReads is the same for Gets.
-func (s *Store) HoldReads() (await func(n int), release func()) { return s.looks.hold() }
-
-func (l *lane[T]) hold() (await func(n int), release func()) {
-	l.mu.Lock()
-	for l.flights > 0 { // the last may be about to look for more
-		l.mu.Unlock()
-		runtime.Gosched()
-		l.mu.Lock()
-	}
-	l.flights += maxFlights
-	l.mu.Unlock()
-	await = func(n int) {
-		for {
-			l.mu.Lock()
-			have := len(l.waiting)
-			l.mu.Unlock()
-			if have >= n {
-				return
-			}
-			runtime.Gosched()
-		}
-	}
-	return await, func() {
-		l.mu.Lock()
-		l.flights -= maxFlights - 1
-		l.mu.Unlock()
-		go l.fly()
-	}
-}
+func (s *Store) HoldReads() (await func(n int), release func()) { return s.looks.Hold() }
 
 // Sketch is a transaction by what it reads and writes.
 type Sketch struct {

@@ -40,7 +40,7 @@ func (s *Store) look(ctx context.Context, rev int64, keys ...[]byte) (kvs []*mvc
 		return nil, 0, err
 	}
 	l := &look{ctx: ctx, keys: keys, rev: rev, done: make(chan struct{})}
-	s.looks.add(l)
+	s.looks.Add(l)
 	late := time.NewTimer(s.cfg.Timeout)
 	defer late.Stop()
 	select {

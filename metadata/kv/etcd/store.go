@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"kintsugi/metadata/kv"
+	"kintsugi/storagenode/lane"
 )
 
 // Store is the engine. It implements kv.Store.
@@ -24,8 +25,8 @@ type Store struct {
 	authRPC pb.AuthClient
 	auth    *login
 	fence   fence
-	looks   lane[*look]
-	commits lane[*commit]
+	looks   lane.Lane[*look]
+	commits lane.Lane[*commit]
 	leaders leaders
 	density density
 	sights  sights
@@ -56,8 +57,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.data, s.end = DataRange(cfg.Prefix)
 	s.fence.init(append([]byte(cfg.Prefix+"f/"), rand.Text()...))
-	s.looks.take, s.looks.send = takeLooks, s.sendLooks
-	s.commits.take, s.commits.send = takeCommits, s.sendCommits
+	s.looks.Take, s.looks.Send = takeLooks, s.sendLooks
+	s.commits.Take, s.commits.Send, s.commits.Patient = takeCommits, s.sendCommits, true
 	scheme := "http://"
 	if cfg.TLS != nil {
 		scheme = "https://"

@@ -1,4 +1,4 @@
-package etcd
+package lane
 
 import (
 	"testing"
@@ -11,9 +11,9 @@ import (
 func TestLaneLeavesNobodyBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, sent := make(chan struct{}), make(chan int, 3)
-		var l lane[int]
-		l.take = func(waiting []int) (group, rest []int) { return waiting, nil }
-		l.send = func(group []int) {
+		var l Lane[int]
+		l.Take = func(waiting []int) (group, rest []int) { return waiting, nil }
+		l.Send = func(group []int) {
 			if group[0] == 1 {
 				<-slow
 			}
@@ -21,15 +21,15 @@ func TestLaneLeavesNobodyBehind(t *testing.T) {
 				sent <- v
 			}
 		}
-		l.add(1)
+		l.Add(1)
 		time.Sleep(2 * slowFlight)
-		l.add(2) // goes in a further request, which ends at once
+		l.Add(2) // goes in a further request, which ends at once
 		synctest.Wait()
 		if v := <-sent; v != 2 {
 			t.Fatalf("%d was sent first", v)
 		}
 		time.Sleep(slowFlight / 4)
-		l.add(3)
+		l.Add(3)
 		synctest.Wait()
 		close(slow)
 		synctest.Wait()
