@@ -108,13 +108,14 @@ func (d *Drive) sendStaged(group []*staged) {
 
 // putAll makes one call for a group; said is what the drive says of each.
 func (d *Drive) putAll(group []*staged) (said []error, err error) {
-	head, bulk := d.head(), group[0].payload()
+	head, bulk, size := d.head(), group[0].payload(), 0
 	*head = le.AppendUint16(*head, uint16(len(group)))
 	for _, g := range group {
 		*head = append(le.AppendUint32(*head, uint32(g.head)), (*g.message)[:g.head]...)
+		size += len(g.payload())
 	}
 	if len(group) > 1 {
-		all := d.client.buffers.get(groupBytes)
+		all := d.client.buffers.get(size)
 		defer d.client.buffers.put(all)
 		bulk = (*all)[:0]
 		for _, g := range group {
