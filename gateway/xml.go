@@ -91,7 +91,8 @@ func (o *output) bool(name string, v bool) *output {
 	return o.close(name)
 }
 
-// time writes YYYY-MM-DDTHH:MM:SS.mmmZ.
+// time writes YYYY-MM-DDTHH:MM:SS.000Z: whole seconds, as S3 does and as
+// Last-Modified has them. Clients compare the two, and with times of files.
 func (o *output) time(name string, t time.Time) *output {
 	o.open(name)
 	o.b = appendTime(o.b, t)
@@ -118,8 +119,7 @@ func appendTime(b []byte, t time.Time) []byte {
 	b = append(b, byte('0'+year/1000%10), byte('0'+year/100%10), digit10(year), digit1(year), '-',
 		digit10(int(month)), digit1(int(month)), '-', digit10(day), digit1(day), 'T',
 		digit10(hour), digit1(hour), ':', digit10(minute), digit1(minute), ':', digit10(second), digit1(second))
-	ms := t.Nanosecond() / int(time.Millisecond)
-	return append(b, '.', byte('0'+ms/100), digit10(ms), digit1(ms), 'Z')
+	return append(b, ".000Z"...)
 }
 
 func digit10(n int) byte { return byte('0' + n/10%10) }

@@ -1,0 +1,31 @@
+package gateway
+
+import (
+	"net/http"
+	"testing"
+	"time"
+)
+
+// TestListedTimes: a listing has the time that a look at the object has. The
+// AWS CLI gives it to the files it makes, and with sync --exact-timestamps
+// fetches all again that are not of the very same time.
+func TestListedTimes(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.put("/bkt/k", "x")
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1300 * time.Millisecond)))
+	copied := s.must(call{method: "PUT", target: "/bkt/k", header: headers("x-amz-copy-source", "/bkt/k", "x-amz-metadata-directive", "REPLACE")})
+	modified, err := http.ParseTime(s.must(call{method: "HEAD", target: "/bkt/k"}).header.Get("Last-Modified"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := modified.Format("2006-01-02T15:04:05.000Z")
+	if got := between(copied.body, "<LastModified>", "<"); got != want {
+		t.Errorf("copied at %s, want %s", got, want)
+	}
+	for _, q := range []string{"", "?list-type=2", "?versions"} {
+		if got := between(s.must(call{method: "GET", target: "/bkt" + q}).body, "<LastModified>", "<"); got != want {
+			t.Errorf("listed %q: %s, want %s", q, got, want)
+		}
+	}
+}
