@@ -183,6 +183,9 @@ func (x *exchange) authenticate() error {
 
 // liftHeaders gives parameters of a presigned request that stand for headers
 // (x-amz-meta-…, x-amz-acl) the place of those. They are signed with the query.
+// Checksums stay where they are, and S3 does not look at them there: JavaScript's
+// SDK puts that of an empty body into every URL for an upload, since it signs
+// before there is a body.
 func (x *exchange) liftHeaders() {
 	for _, p := range x.query {
 		if len(p.name) <= 6 || !strings.EqualFold(p.name[:6], "x-amz-") {
@@ -191,8 +194,13 @@ func (x *exchange) liftHeaders() {
 		name := http.CanonicalHeaderKey(p.name)
 		switch name {
 		case "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signedheaders",
-			"X-Amz-Signature", "X-Amz-Content-Sha256", "X-Amz-Security-Token":
+			"X-Amz-Signature", "X-Amz-Content-Sha256", "X-Amz-Security-Token", "X-Amz-Sdk-Checksum-Algorithm":
 			continue
+		case "X-Amz-Checksum-Algorithm", "X-Amz-Checksum-Type", "X-Amz-Checksum-Mode": // no checksums, but what is asked
+		default:
+			if strings.HasPrefix(name, "X-Amz-Checksum-") {
+				continue
+			}
 		}
 		if len(x.r.Header[name]) == 0 {
 			x.r.Header[name] = []string{p.value}
