@@ -15,7 +15,9 @@ import (
 // copySource is what x-amz-copy-source names.
 type copySource struct{ bucket, key string }
 
-// parseCopySource reads "[/]bucket/key[?versionId=id]", percent-encoded.
+// parseCopySource reads "[/]bucket/key[?versionId=id]", percent-encoded. A + is a
+// space, as S3 takes it: some clients encode the source like a form's field, and
+// all others write %2B for a +.
 func parseCopySource(header string) (copySource, error) {
 	bad := errInvalidArgument.saying("Copy Source must mention the source bucket and key: sourcebucket/sourcekey")
 	path := header
@@ -25,7 +27,7 @@ func parseCopySource(header string) (copySource, error) {
 		}
 		path = path[:at]
 	}
-	path, err := url.PathUnescape(path)
+	path, err := url.QueryUnescape(path)
 	if err != nil || !utf8.ValidString(path) {
 		return copySource{}, bad
 	}

@@ -278,7 +278,7 @@ func TestCopy(t *testing.T) {
 	for _, size := range []int{0, 3000, 9 << 20} {
 		body := random(size, 8)
 		etag := s.must(call{method: "PUT", target: "/one/a+b%20c%3F", body: body, header: headers("Content-Type", "a/b", "x-amz-meta-x", "y")}).header.Get("Etag")
-		a := s.must(call{method: "PUT", target: "/two/kept", header: headers("x-amz-copy-source", "one/a+b%20c%3F?versionId=null", "x-amz-copy-source-if-match", etag)})
+		a := s.must(call{method: "PUT", target: "/two/kept", header: headers("x-amz-copy-source", "one/a%2Bb%20c%3F?versionId=null", "x-amz-copy-source-if-match", etag)})
 		if got := `"` + between(a.body, "<ETag>&quot;", "&quot;") + `"`; got != etag || between(a.body, "<LastModified>", "<") == "" {
 			t.Errorf("%s", a.body)
 		}
@@ -298,7 +298,7 @@ func TestCopy(t *testing.T) {
 			t.Errorf("%d onto itself: %v", size, a.header)
 		}
 	}
-	if a := s.do(call{method: "PUT", target: "/two/kept", header: headers("x-amz-copy-source", "/one/a+b%20c%3F", "If-None-Match", "*")}); a.status != 412 {
+	if a := s.do(call{method: "PUT", target: "/two/kept", header: headers("x-amz-copy-source", "/one/a%2Bb%20c%3F", "If-None-Match", "*")}); a.status != 412 {
 		t.Errorf("copy where there is one: %d", a.status)
 	}
 	s.clean()
