@@ -74,3 +74,30 @@ func TestCopySourceEncodings(t *testing.T) {
 		}
 	}
 }
+
+// TestRegionIsTold: SDKs that have signed for another region, or ask for a
+// bucket's by a HeadBucket without a signature, take it from a header, for the
+// answer to a HEAD has no document.
+func TestRegionIsTold(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.put("/bkt/k", "x")
+	elsewhere := func(raw string) string { return strings.Replace(raw, "/"+testRegion+"/s3/", "/eu-west-1/s3/", 1) }
+	for name, c := range map[string]struct {
+		call   call
+		status int
+		region string
+	}{
+		"HeadBucket elsewhere":            {call{method: "HEAD", target: "/bkt", mangle: elsewhere}, 400, testRegion},
+		"HeadObject elsewhere":            {call{method: "HEAD", target: "/bkt/k", mangle: elsewhere}, 400, testRegion},
+		"GetObject elsewhere":             {call{method: "GET", target: "/bkt/k", mangle: elsewhere}, 400, testRegion},
+		"HeadBucket of nobody":            {call{method: "HEAD", target: "/bkt", anonymous: true}, 403, testRegion},
+		"HeadBucket of nobody, no bucket": {call{method: "HEAD", target: "/none", anonymous: true}, 403, testRegion},
+		"HeadObject of nobody":            {call{method: "HEAD", target: "/bkt/k", anonymous: true}, 403, ""},
+		"ListBuckets elsewhere":           {call{method: "GET", target: "/", mangle: elsewhere}, 400, ""},
+	} {
+		if a := s.do(c.call); a.status != c.status || a.header.Get("X-Amz-Bucket-Region") != c.region {
+			t.Errorf("%s: %d %v", name, a.status, a.header)
+		}
+	}
+}

@@ -184,6 +184,14 @@ func (x *exchange) report(f *fault, known bool, err error) {
 	x.g.log.Log(x.r.Context(), level, text, "req", x.id, "op", x.operationName(), "bucket", x.bucket.Name, "key", x.key, "err", err)
 }
 
+// regionIsWrong says whether a client may have signed for another region. It is
+// told the right one, and clients try again with that: by the document, or by a
+// header where there is none, as with HEAD. They ask for a bucket's region by a
+// HeadBucket without a signature, too, and read the header of the refusal.
+func regionIsWrong(f *fault) bool {
+	return f.code == errAuthHeaderMalformed.code || f.code == errAuthQueryParameters.code
+}
+
 // fail sends the answer to err. Where the answer's head is out already, only
 // cutting the connection tells the client.
 func (x *exchange) fail(err error) {
@@ -208,6 +216,9 @@ func (x *exchange) fail(err error) {
 			}
 		}
 	}
+	if x.name != "" && (regionIsWrong(f) || x.op != nil && x.op.name == "HeadBucket" && f.code == errAccessDenied.code) {
+		h["X-Amz-Bucket-Region"] = []string{x.g.region}
+	}
 	if f == errInvalidRange && x.unsatisfied != "" {
 		h["Content-Range"] = []string{x.unsatisfied}
 	}
@@ -221,7 +232,7 @@ func (x *exchange) fail(err error) {
 	o := x.g.takeXML()
 	defer x.g.giveXML(o)
 	o.open("Error").text("Code", f.code).text("Message", f.message)
-	if f.code == errAuthHeaderMalformed.code || f.code == errAuthQueryParameters.code {
+	if regionIsWrong(f) {
 		o.text("Region", x.g.region)
 	}
 	if x.name != "" {
