@@ -101,3 +101,25 @@ func TestRegionIsTold(t *testing.T) {
 		}
 	}
 }
+
+// TestVersionsAreNotWritten: a write that names a version replaces nothing.
+func TestVersionsAreNotWritten(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.put("/bkt/k", "kept")
+	upload := s.beginUpload("/bkt/k", nil)
+	etag := s.put("/bkt/k?partNumber=1&uploadId="+upload, "part").header.Get("Etag")
+	for name, c := range map[string]call{
+		"put":      {method: "PUT", target: "/bkt/k?versionId=null", body: "x"},
+		"other":    {method: "PUT", target: "/bkt/k?versionId=abc", body: "x"},
+		"copy":     {method: "PUT", target: "/bkt/k?versionId=null", header: headers("x-amz-copy-source", "/bkt/k", "x-amz-metadata-directive", "REPLACE")},
+		"complete": {method: "POST", target: "/bkt/k?versionId=null&uploadId=" + upload, body: listOf(nothing, etag)},
+	} {
+		if a := s.do(c); a.status != http.StatusBadRequest || a.code() != "InvalidArgument" {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+		if a := s.must(call{method: "GET", target: "/bkt/k"}); a.body != "kept" {
+			t.Errorf("%s: %q", name, a.body)
+		}
+	}
+}

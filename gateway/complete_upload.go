@@ -69,6 +69,9 @@ func (l *completionList) parts() ([]metadata.CompletedPart, error) {
 // completeUpload answers CompleteMultipartUpload.
 func (x *exchange) completeUpload() error {
 	ctx, id := x.r.Context(), x.param("uploadId")
+	if err := x.noVersion(); err != nil {
+		return err
+	}
 	cond, err := x.writeCondition()
 	if err != nil {
 		return err

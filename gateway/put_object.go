@@ -15,6 +15,9 @@ func (x *exchange) putOrCopy() error {
 		// A part that lost its upload must not become the object.
 		return errInvalidArgument.saying("This operation does not accept partNumber without uploadId")
 	}
+	if err := x.noVersion(); err != nil {
+		return err
+	}
 	lookup, run := x.g.buckets.RecentBucket, (*exchange).putObject
 	if len(x.r.Header["X-Amz-Copy-Source"]) > 0 {
 		lookup, run = x.g.buckets.Bucket, (*exchange).copyObject

@@ -100,6 +100,15 @@ func partNumber(v string) (int, error) {
 	return int(n), nil
 }
 
+// noVersion refuses a write to a version: a version never changes, and who names
+// one does not want the current one replaced.
+func (x *exchange) noVersion() error {
+	if _, given := x.lookup("versionId"); given {
+		return errInvalidArgument.saying("This operation does not accept a version-id.")
+	}
+	return nil
+}
+
 // checkVersion judges a versionId: buckets have no versioning, so there is
 // only the version "null".
 func checkVersion(v string, given bool) error {
