@@ -125,10 +125,13 @@ func (x *exchange) copyObject() error {
 	}
 	var s stored
 	attrs := Attrs{Bucket: x.name, Key: x.key, Version: nullVersion, Fields: fields}
+	end := x.keepWaiting()
+	defer end()
 	if err := x.storeCopy(src, 0, src.Size, asked, &attrs, &s); err != nil {
 		return err
 	}
 	o, err := x.commit(x.r.Context(), x.bucket, x.key, fields, &s, cond)
+	end()
 	if err != nil {
 		return err
 	}

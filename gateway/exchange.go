@@ -268,14 +268,19 @@ func (x *exchange) empty(status int) error {
 	return nil
 }
 
-// sendXML sends a document.
+// sendXML sends a document, or what is left of it after keepWaiting.
 func (x *exchange) sendXML(status int, o *output) {
-	h := x.w.Header()
-	h["Content-Type"] = xmlType
-	h["Content-Length"] = []string{strconv.Itoa(len(o.b))}
-	x.WriteHeader(status)
+	text := o.b
+	if x.begun {
+		text = text[len(xmlHead):]
+	} else {
+		h := x.w.Header()
+		h["Content-Type"] = xmlType
+		h["Content-Length"] = []string{strconv.Itoa(len(text))}
+		x.WriteHeader(status)
+	}
 	x.setWriteDeadline()
-	_, _ = x.Write(o.b) // the client is gone where this fails
+	_, _ = x.Write(text) // the client is gone where this fails
 }
 
 // setWriteDeadline bounds how long the client may take to take what is sent

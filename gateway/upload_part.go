@@ -100,10 +100,13 @@ func (x *exchange) copyPart(u *metadata.Upload, number int) error {
 	}
 	var s stored
 	attrs := Attrs{Bucket: x.name, Key: x.key, Version: nullVersion, Upload: u.ID, Part: number, Fields: u.Fields}
+	end := x.keepWaiting()
+	defer end()
 	if err := x.storeCopy(src, off, n, algorithmOf(u.Checksum.Algorithm), &attrs, &s); err != nil {
 		return err
 	}
 	p, err := x.commitPart(u, number, &s)
+	end()
 	if err != nil {
 		return err
 	}

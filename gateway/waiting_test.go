@@ -1,0 +1,73 @@
+package gateway
+
+import (
+	"bufio"
+	"encoding/xml"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestLongCopies: a copy that takes long is answered meanwhile, so that the client
+// does not give up, and one that fails after that is no success.
+func TestLongCopies(t *testing.T) {
+	s, h := hookedSite(t, func(c *Config) { c.BodyTimeout = 400 * time.Millisecond })
+	var slow, fail atomic.Bool
+	slow.Store(true)
+	h.read = func() error {
+		if slow.Load() {
+			time.Sleep(900 * time.Millisecond)
+		}
+		if fail.Load() {
+			return errors.New("broken")
+		}
+		return nil
+	}
+	upload := s.beginUpload("/bkt/up", nil)
+	for _, c := range []call{
+		{method: "PUT", target: "/bkt/copy", header: headers("x-amz-copy-source", "/bkt/k")},
+		{method: "PUT", target: "/bkt/up?partNumber=1&uploadId=" + upload, header: headers("x-amz-copy-source", "/bkt/k")},
+	} {
+		for _, broken := range []bool{false, true} {
+			fail.Store(broken)
+			conn, err := net.Dial("tcp", s.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			began := time.Now()
+			_, _ = io.WriteString(conn, c.raw(s.address))
+			res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: c.method})
+			if err != nil {
+				t.Fatalf("%s: %v", c.target, err)
+			}
+			if took := time.Since(began); res.StatusCode != http.StatusOK || took > 800*time.Millisecond {
+				t.Errorf("%s: %d after %v", c.target, res.StatusCode, took)
+			}
+			text, err := io.ReadAll(res.Body)
+			if broken {
+				if err == nil {
+					t.Errorf("%s failed, and the answer ended well: %s", c.target, text)
+				}
+				continue
+			}
+			var doc struct{ ETag string }
+			if e := xml.Unmarshal(text, &doc); err != nil || e != nil || doc.ETag != `"2063c1608d6e0baf80249c42e2be5804"` {
+				t.Errorf("%s: %v %v %s", c.target, err, e, text)
+			}
+		}
+	}
+	slow.Store(false)
+	fail.Store(false)
+	if a := s.must(call{method: "GET", target: "/bkt/copy"}); a.body != "value" {
+		t.Errorf("%q", a.body)
+	}
+	if a := s.must(call{method: "PUT", target: "/bkt/quick", header: headers("x-amz-copy-source", "/bkt/k")}); a.header.Get("Content-Length") == "" {
+		t.Errorf("a quick copy is not answered in one piece: %v", a.header)
+	}
+}
