@@ -123,3 +123,16 @@ func TestVersionsAreNotWritten(t *testing.T) {
 		}
 	}
 }
+
+// TestNoTags: clients that write a list of tags, whatever is in it, send an empty
+// header where there is none. That asks for nothing that is not done.
+func TestNoTags(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.must(call{method: "PUT", target: "/bkt/k", body: "x", header: headers("x-amz-tagging", "")})
+	s.must(call{method: "PUT", target: "/bkt/copy", header: headers("x-amz-copy-source", "/bkt/k", "x-amz-tagging", "", "x-amz-tagging-directive", "REPLACE")})
+	s.beginUpload("/bkt/up", headers("x-amz-tagging", ""))
+	if a := s.do(call{method: "PUT", target: "/bkt/k", body: "y", header: headers("x-amz-tagging", "a=b")}); a.status != http.StatusNotImplemented {
+		t.Errorf("a tag: %d %s", a.status, a.body)
+	}
+}

@@ -97,6 +97,8 @@ func refuseHeader(name string, values []string) error {
 		return checkACL(value)
 	case name == "X-Amz-Storage-Class":
 		return checkStorageClass(value)
+	case name == "X-Amz-Tagging" && value == "":
+		return nil // no tags, as clients write an empty list of them
 	case name == "X-Amz-Tagging", name == "X-Amz-Website-Redirect-Location", name == "X-Amz-Write-Offset-Bytes",
 		strings.HasPrefix(name, "X-Amz-Grant-"),
 		strings.HasPrefix(name, "X-Amz-Server-Side-Encryption"),
