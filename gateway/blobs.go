@@ -18,6 +18,8 @@ type Blobs interface {
 	// the first byte, w was not called; where later, what w got is right but
 	// not all.
 	Read(ctx context.Context, g erasure.Group, b erasure.Blob, off, n int64, w io.Writer) error
+	// Crowded says that a Put or a Read waits for memory that others hold.
+	Crowded() bool
 }
 
 var _ Blobs = (*stripe.Set)(nil)

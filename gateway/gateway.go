@@ -60,7 +60,8 @@ type Config struct {
 	// What is above gets SlowDown.
 	MaxRequests int
 	// BodyTimeout is how long a client may neither send nor take anything
-	// before it is cut off; 0 is 30 s.
+	// before it is cut off; 0 is 30 s. Who takes nothing of a large answer gets
+	// ten times as much while nobody waits for the memory it holds.
 	BodyTimeout time.Duration
 	// Deleted, where set, is called soon after commits that may have left
 	// blobs to be deleted, once for those of some milliseconds. It must not

@@ -175,9 +175,21 @@ func TestOverload(t *testing.T) {
 	}
 }
 
+// crowdedBlobs say whether somebody waits for memory.
+type crowdedBlobs struct {
+	Blobs
+	crowded atomic.Bool
+}
+
+func (b *crowdedBlobs) Crowded() bool { return b.crowded.Load() }
+
 // TestSlowClients: who sends nothing, or takes nothing, is cut off.
 func TestSlowClients(t *testing.T) {
-	s := newSite(t, func(c *Config) { c.BodyTimeout = time.Second })
+	var blobs *crowdedBlobs
+	s := newSite(t, func(c *Config) {
+		blobs = &crowdedBlobs{Blobs: c.Blobs}
+		c.Blobs, c.BodyTimeout = blobs, time.Second
+	})
 	s.bucket("bkt")
 	s.put("/bkt/large", random(24<<20, 1))
 	dial := func(raw string) net.Conn {
@@ -195,11 +207,14 @@ func TestSlowClients(t *testing.T) {
 	if err != nil || !bytes.Contains(text, []byte("<Code>RequestTimeout</Code>")) {
 		t.Errorf("%v: %s", err, text)
 	}
-	conn = dial(call{method: "GET", target: "/bkt/large"}.raw(s.address))
-	time.Sleep(3 * time.Second)
-	got, err := io.ReadAll(conn)
-	if err == nil && len(got) >= 24<<20 {
-		t.Errorf("took nothing for long, and got all %d bytes", len(got))
+	for _, crowded := range []bool{true, false} {
+		blobs.crowded.Store(crowded)
+		conn = dial(strings.Replace(call{method: "GET", target: "/bkt/large"}.raw(s.address), "\r\n", "\r\nConnection: close\r\n", 1))
+		time.Sleep(3 * time.Second)
+		got, err := io.ReadAll(conn)
+		if whole := err == nil && len(got) >= 24<<20; whole == crowded {
+			t.Errorf("took nothing for long, others wait for memory: %v, and got %d bytes, %v", crowded, len(got), err)
+		}
 	}
 	// Slow, but not idle: no bound on the whole.
 	raw := call{method: "PUT", target: "/bkt/slow", body: "12345678"}.raw(s.address)

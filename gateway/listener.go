@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -113,12 +114,12 @@ func (c *plainConn) cork() {
 	}
 }
 
-// uncork sends what was held back. limit is how long the client may take to take
-// it.
-func (c *plainConn) uncork(limit time.Duration) error {
+// uncork sends what was held back. limit is how long the client may take nothing;
+// more, where set, then says again and again whether it may go on so.
+func (c *plainConn) uncork(limit time.Duration, more func() bool) error {
 	k := c.held
 	c.held = nil
-	err := c.writev(k.pieces, limit)
+	err := c.writev(k.pieces, limit, more)
 	clear(k.pieces)
 	k.short, k.pieces = k.short[:0], k.pieces[:0]
 	c.pool.Put(k)
@@ -130,10 +131,10 @@ func (c *plainConn) uncork(limit time.Duration) error {
 // another thread, which the machine does not have one for, and take it back. A
 // socket of the runtime's does not block, so a call takes no longer than to copy.
 // Only who has to wait for the client needs a deadline.
-func (c *plainConn) writev(v []unix.Iovec, limit time.Duration) error {
+func (c *plainConn) writev(v []unix.Iovec, limit time.Duration, more func() bool) error {
 	var failed error
 	waits := false
-	err := c.raw.Write(func(fd uintptr) bool {
+	send := func(fd uintptr) bool {
 		for len(v) > 0 {
 			n, _, errno := syscall.RawSyscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(min(len(v), maxPieces)))
 			switch errno {
@@ -152,7 +153,12 @@ func (c *plainConn) writev(v []unix.Iovec, limit time.Duration) error {
 			}
 		}
 		return true
-	})
+	}
+	err := c.raw.Write(send)
+	for errors.Is(err, os.ErrDeadlineExceeded) && more != nil && more() {
+		_ = c.SetWriteDeadline(time.Now().Add(limit / stallSteps)) // fails where the write does
+		err = c.raw.Write(send)
+	}
 	if waits {
 		_ = c.SetWriteDeadline(time.Time{}) // what is read next may take longer
 	}
@@ -199,10 +205,28 @@ func (x *exchange) writePacket(c *plainConn, pieces [][]byte) (err error) {
 	if err = x.writeEach(pieces); err == nil {
 		x.w.(http.Flusher).Flush()
 	}
-	if e := c.uncork(x.g.timeout); err == nil {
+	if e := c.uncork(x.g.timeout, x.stalled()); err == nil {
 		err = e
 	}
 	return err
+}
+
+// stalls is how many times the gateway's timeout a client may take nothing of an
+// answer: a film is paused, a program works on what it has got, and S3 waits for
+// minutes.
+const (
+	stalls     = 10
+	stallSteps = 10 // how often in that time it is asked whether it may
+)
+
+// stalled gives what says whether a client that takes nothing may go on doing so:
+// a while, as long as nobody waits for the memory that its answer holds.
+func (x *exchange) stalled() func() bool {
+	left := (stalls - 1) * stallSteps
+	return func() bool {
+		left--
+		return left >= 0 && !x.g.blobs.Crowded()
+	}
 }
 
 func (x *exchange) writeEach(pieces [][]byte) error {

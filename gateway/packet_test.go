@@ -66,7 +66,7 @@ func TestPacketKeepsTheOrder(t *testing.T) {
 				t.Fatalf("%d of %d bytes, %v", n, len(p), err)
 			}
 		}
-		if err := server.uncork(time.Minute); err != nil {
+		if err := server.uncork(time.Minute, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -87,7 +87,7 @@ func TestPacketWaitsForItsClient(t *testing.T) {
 		if _, err := server.Write(body); err != nil {
 			t.Fatal(err)
 		}
-		return server.uncork(limit)
+		return server.uncork(limit, nil)
 	}
 	read := make(chan error, 1)
 	go func() {

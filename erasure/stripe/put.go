@@ -87,6 +87,9 @@ func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, s
 	return res, err
 }
 
+// Crowded says that a Put or a Read waits for memory that others hold.
+func (s *Set) Crowded() bool { return s.memory.waiting.Load() > 0 }
+
 // Forget lets go of what is kept of a blob that is being deleted: a hint.
 func (s *Set) Forget(id storagenode.BlobID) { s.hot.lose(id) }
 
