@@ -27,6 +27,7 @@ type place struct {
 	lost     storagenode.DriveID // drive recorded for this place that is not here
 	state    storagenode.DriveState
 	reason   string
+	astray   bool // BROKEN for what the directory holds, not for its drive, which may come back
 	since    time.Time
 	heard    time.Time
 	store    storagenode.Drive // nil while closed
@@ -55,7 +56,7 @@ func (p *place) setState(state storagenode.DriveState, reason string, store stor
 	if p.state != state || p.since.IsZero() {
 		p.since = now
 	}
-	p.state, p.reason, p.store = state, reason, store
+	p.state, p.reason, p.store, p.astray = state, reason, store, false
 	id := p.identity.Drive
 	p.mu.Unlock()
 	if !changed {
@@ -239,8 +240,7 @@ func (p *place) check(ctx context.Context) {
 		p.shut()
 		p.fail(storagenode.DriveDown, serr.Error())
 	case id.Cluster != p.node.cluster:
-		p.shut()
-		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s now belongs to cluster %s", p.dir, id.Cluster))
+		p.strays(fmt.Sprintf("%s now belongs to cluster %s", p.dir, id.Cluster))
 	case id.Drive != p.drive() || p.current() == nil && p.reopenable():
 		p.adopt(ctx, id)
 	case p.current() == nil:
@@ -253,11 +253,22 @@ func (p *place) check(ctx context.Context) {
 	}
 }
 
-// reopenable says that the store was closed because the directory was away.
+// reopenable says that the store was closed because the directory was away, or
+// held something else.
 func (p *place) reopenable() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.state == storagenode.DriveDown
+	return p.state == storagenode.DriveDown || p.astray
+}
+
+// strays closes the store since the directory does not hold its drive any more.
+// The drive is as good as it was: it is opened again when it is back.
+func (p *place) strays(reason string) {
+	p.shut()
+	p.fail(storagenode.DriveBroken, reason)
+	p.mu.Lock()
+	p.astray = true
+	p.mu.Unlock()
 }
 
 // adopt opens the drive that is in the directory now: the one that was here,
@@ -268,8 +279,7 @@ func (p *place) adopt(ctx context.Context, id Identity) {
 			continue
 		}
 		if q.current() != nil && q.drive() == id.Drive {
-			p.shut()
-			p.fail(storagenode.DriveBroken, fmt.Sprintf("%s holds drive %s, which is served from %s", p.dir, id.Drive, q.dir))
+			p.strays(fmt.Sprintf("%s holds drive %s, which is served from %s", p.dir, id.Drive, q.dir))
 			return
 		}
 	}
@@ -304,7 +314,7 @@ func (p *place) missing(ctx context.Context) {
 		p.fail(storagenode.DriveDown, err.Error())
 		return
 	case len(left) > 0:
-		p.fail(storagenode.DriveBroken, fmt.Sprintf("%s has lost its %s but still holds %s: restore that file, or empty the directory to have the drive rebuilt", p.dir, IdentityName, strings.Join(left[:min(3, len(left))], ", ")))
+		p.strays(fmt.Sprintf("%s has lost its %s but still holds %s: restore that file, or empty the directory to have the drive rebuilt", p.dir, IdentityName, strings.Join(left[:min(3, len(left))], ", ")))
 		return
 	}
 	old := storagenode.KnownDrive{Drive: p.drive(), Device: p.device, Total: p.total}
