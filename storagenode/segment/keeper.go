@@ -16,6 +16,7 @@ import (
 const (
 	keepEvery       = time.Second
 	watchEvery      = 2 * time.Second
+	lookEvery       = 5 // so many watches for a look at the segments
 	checkpointEvery = 5 * time.Second
 	checkpointBytes = 64 << 20
 )
@@ -34,9 +35,12 @@ const (
 
 // watchLoop watches what the drive stands on.
 func (s *Store) watchLoop(ctx context.Context) {
-	for s.cfg.Clock.Sleep(ctx, watchEvery) == nil {
+	for n := 1; s.cfg.Clock.Sleep(ctx, watchEvery) == nil; n++ {
 		s.checkSpace()
 		s.checkDir()
+		if n%lookEvery == 0 {
+			s.checkSegments()
+		}
 	}
 }
 

@@ -399,6 +399,8 @@ func (c *listCursor) see(k, v []byte) error {
 	if c.isBuried && id.Blob == c.buried || c.s.dropped(c.pg, c.slot, e.epoch, e.seq) {
 		return nil
 	}
-	c.found = append(c.found, e.info(id))
+	if c.s.present(id, e) {
+		c.found = append(c.found, e.info(id))
+	}
 	return nil
 }

@@ -48,6 +48,9 @@ func (s *Store) recover(ctx context.Context) error {
 			}
 		}
 	}
+	if loaded && s.lossy {
+		s.tell(s.absent())
+	}
 	if err := s.sealAll(); err != nil {
 		return err
 	}
@@ -277,11 +280,13 @@ func (s *Store) loadMetas(x *index) error {
 		s.nextSeg = max(s.nextSeg, id+1)
 		g := (*s.segs.Load())[id]
 		if g == nil {
-			s.reportDamage(id, 0, m.pos, errors.New("the segment is missing"))
+			s.reportDamage(id, 0, m.pos, errSegmentMissing)
+			s.lossy = true
 			continue
 		}
 		if g.tail < m.pos {
 			s.reportDamage(id, g.tail, m.pos, errors.New("the segment is shorter than it was"))
+			g.short, s.lossy = g.tail, true
 		}
 		g.pos, g.dead, g.trimmed = m.pos, m.dead, m.sealed // held is found anew
 		g.minSeq.Store(m.minSeq)

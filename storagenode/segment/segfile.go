@@ -54,6 +54,9 @@ type segFile struct {
 	// minSeq is the least original seq of its records.
 	minSeq atomic.Uint64
 
+	// short is how long the file was when it was opened, where it had been longer.
+	short int64
+
 	// Guarded by applyMu.
 	pos     int64 // the index covers records below
 	dead    int64 // bytes of records that compaction can win back

@@ -108,6 +108,7 @@ type Store struct {
 	logged    int64  // bytes of log applied since the last checkpoint
 	checkAt   time.Time
 	purgeDue  bool // drops wait to be purged
+	lossy     bool // the index names bytes that were not there at the open
 	idxFailed atomic.Pointer[error]
 	// idxUnmarked: the next open will not take the failed index for complete.
 	idxUnmarked atomic.Bool

@@ -1,0 +1,132 @@
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"kintsugi/storagenode"
+)
+
+var errSegmentMissing = errors.New("the segment is missing")
+
+// checkSegments looks whether the segments are still in their directory. A file that
+// was removed can be read for as long as it is open, so nothing else would notice
+// before the next open.
+func (s *Store) checkSegments() {
+	known := *s.segs.Load()
+	names, err := s.cfg.FS.List(s.segDir)
+	if err != nil {
+		return // checkDir says what is wrong
+	}
+	found := map[uint64]bool{}
+	for _, name := range names {
+		if id, ok := parseSegName(name); ok && known[id] != nil {
+			found[id] = true
+		}
+	}
+	var lost []*segFile
+	for id, g := range known {
+		if found[id] || (*s.segs.Load())[id] != g {
+			continue // there, or compacted meanwhile
+		}
+		s.mu.Lock()
+		sealed := g.sealed
+		s.mu.Unlock()
+		if !sealed || len(found) == 0 {
+			s.noReads.Store(true)
+			s.fail(fmt.Errorf("segment %d was removed from its directory", id))
+			return
+		}
+		lost = append(lost, g)
+	}
+	if len(lost) > 0 {
+		s.lose(lost)
+	}
+}
+
+// lose gives up segments whose files are gone, and tells which shards were in them.
+func (s *Store) lose(lost []*segFile) {
+	s.keeping.Lock() // compaction reads them
+	defer s.keeping.Unlock()
+	s.applyMu.Lock()
+	for _, g := range lost {
+		s.mu.Lock()
+		tail, still := g.tail, (*s.segs.Load())[g.id] == g
+		if still {
+			s.setSegment(g.id, nil)
+		}
+		s.mu.Unlock()
+		if still {
+			s.reportDamage(g.id, 0, tail, errSegmentMissing)
+			g.release()
+		}
+	}
+	s.applyMu.Unlock()
+	ids, err := s.absent()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	s.tell(ids, err)
+}
+
+// tell reports absent shards. applyMu is held.
+func (s *Store) tell(ids []storagenode.ShardID, err error) {
+	for _, id := range ids {
+		s.reportCorrupt(id, errSegmentMissing)
+	}
+	if err != nil {
+		s.cfg.Logger.Warn("not all shards of missing segments are named", "err", err)
+	}
+}
+
+// present says whether the bytes that an entry of the index names can be there: its
+// segment is, and is as long as it was. Where compaction has moved the shard
+// meanwhile, the index is asked anew.
+func (s *Store) present(id storagenode.ShardID, e entry) bool {
+	for range readAttempts {
+		if g := (*s.segs.Load())[e.segment]; g != nil {
+			return g.short == 0 || e.off+e.size() <= g.short
+		}
+		var err error
+		if e, err = s.find(id); err != nil {
+			return !errors.Is(err, storagenode.ErrNotFound)
+		}
+	}
+	return false
+}
+
+// absent walks the index for shards whose bytes are not there; at most as many as a
+// report holds: who lists the slots finds the others.
+func (s *Store) absent() (ids []storagenode.ShardID, err error) {
+	x := s.index()
+	if x == nil {
+		return nil, errClosed
+	}
+	defer x.release()
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyBlob}, UpperBound: []byte{keyBlob + 1}})
+	if err != nil {
+		return nil, s.indexErr(x, err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	var buried []byte
+	for ok := it.First(); ok && len(ids) < maxReported; ok = it.Next() {
+		if len(it.Key()) == tombKeySize {
+			buried = append(buried[:0], it.Key()[:blobKeySize]...)
+			continue
+		}
+		id, isShard := parseShardKey(it.Key())
+		if !isShard || len(buried) > 0 && bytes.HasPrefix(it.Key(), buried) {
+			continue
+		}
+		var e entry
+		if err := e.decode(it.Value()); err != nil {
+			return ids, s.indexErr(x, err)
+		}
+		if !s.dropped(uint32(id.PG), id.Slot, e.epoch, e.seq) && !s.present(id, e) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}

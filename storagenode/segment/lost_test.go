@@ -1,0 +1,92 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"kintsugi/storagenode"
+)
+
+// listed says which of the test's shards a listing of their slot shows.
+func (r *rig) listed(n int) []bool {
+	r.Helper()
+	out := make([]bool, n+1)
+	for i := 1; i <= n; i++ {
+		id := rigID(i)
+		for info, err := range r.List(r.Context(), id.PG, int(id.Slot), storagenode.BlobID{}) {
+			r.must(err)
+			out[i] = out[i] || info.ID == id
+		}
+	}
+	return out
+}
+
+// TestSegmentLost: what was in a segment whose file was removed or cut, while the
+// store was open or closed, is not listed any more, is told, and can be put again.
+func TestSegmentLost(t *testing.T) {
+	const n = 4
+	for what, lose := range map[string]func(r *rig, path string){
+		"removed while open": func(r *rig, path string) {
+			r.must(r.fs.Remove(path))
+			r.checkSegments()
+		},
+		"removed while closed": func(r *rig, path string) {
+			r.reopen(func() { r.must(r.fs.Remove(path)) })
+		},
+		"cut while closed": func(r *rig, path string) {
+			r.reopen(func() {
+				f, err := r.fs.OpenFile(path, 2)
+				r.must(err)
+				r.must(errors.Join(f.Truncate(superSize+8), f.Close()))
+			})
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := newRig(t, nil)
+			for i := 1; i <= n; i++ {
+				r.put(i, 40<<10)
+			}
+			r.reopen(nil) // all are sealed and indexed
+			path, _ := r.at(2)
+			lose(r, path)
+			if got := r.listed(n); got[2] || !got[1] || !got[3] || !got[4] {
+				t.Fatalf("listed: %v", got)
+			}
+			r.fails(2, storagenode.ErrCorrupt)
+			r.mu.Lock()
+			told := slices.Clone(r.damaged)
+			r.mu.Unlock()
+			if !slices.Equal(told, []storagenode.ShardID{rigID(2)}) {
+				t.Fatalf("told of %v", told)
+			}
+			r.must(r.Health())
+			r.put(2, 40<<10)
+			r.holds(2, 40<<10)
+			if got := r.listed(n); !got[2] {
+				t.Fatal("what was put again is not listed")
+			}
+			r.reopen(nil)
+			for i := 1; i <= n; i++ {
+				r.holds(i, 40<<10)
+			}
+		})
+	}
+}
+
+// TestActiveSegmentLost: with the segment that is written to the directory was
+// emptied, also where nobody writes.
+func TestActiveSegmentLost(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 100)
+	path, _ := r.at(1)
+	r.must(r.fs.Remove(path))
+	r.checkSegments()
+	if err := r.Health(); !errors.Is(err, storagenode.ErrBroken) {
+		t.Fatal(err)
+	}
+	if _, err := r.ReadAt(context.Background(), rigID(1), 0, make([]byte, 1)); !errors.Is(err, storagenode.ErrBroken) {
+		t.Fatal(err)
+	}
+}
