@@ -191,6 +191,46 @@ func writeKnown(fsys vfs.FS, dir string, all []storagenode.KnownDrive) error {
 	return writeFile(fsys, dir, knownName, text)
 }
 
+// rememberPlace renews the record of drives after one was replaced.
+func (n *Node) rememberPlace(p *place) error {
+	n.remembering.Lock()
+	defer n.remembering.Unlock()
+	var all []storagenode.KnownDrive
+	for _, q := range n.places { // a new drive's own record is empty, another's may be damaged
+		if q == p || q.current() == nil {
+			continue
+		}
+		for _, k := range readKnown(n.cfg.FS, q.dir) {
+			all = replaceKnown(all, k)
+		}
+	}
+	for _, q := range n.places {
+		q.mu.Lock()
+		k := storagenode.KnownDrive{Drive: q.identity.Drive, Dir: q.dir, Device: q.device, Total: q.total}
+		q.mu.Unlock()
+		if !k.Drive.IsZero() {
+			all = replaceKnown(all, k)
+		}
+	}
+	var errs []error
+	for _, q := range n.places {
+		if q.current() != nil {
+			errs = append(errs, writeKnown(n.cfg.FS, q.dir, all))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func replaceKnown(all []storagenode.KnownDrive, k storagenode.KnownDrive) []storagenode.KnownDrive {
+	for i := range all {
+		if all[i].Dir == k.Dir {
+			all[i] = k
+			return all
+		}
+	}
+	return append(all, k)
+}
+
 // fileSystem fingerprints the file system a directory lies on.
 func fileSystem(fsys vfs.FS, dir string) (device uint64, total int64, err error) {
 	st, err := fsys.Stat(dir)

@@ -465,29 +465,3 @@ func (p *place) settle() error {
 	}
 	return nil
 }
-
-// rememberPlace renews the record of drives after one was replaced.
-func (n *Node) rememberPlace(p *place) error {
-	n.remembering.Lock()
-	defer n.remembering.Unlock()
-	p.mu.Lock()
-	now := storagenode.KnownDrive{Drive: p.identity.Drive, Dir: p.dir, Device: p.device, Total: p.total}
-	p.mu.Unlock()
-	var errs []error
-	for _, q := range n.places {
-		if q.current() != nil {
-			errs = append(errs, writeKnown(n.cfg.FS, q.dir, replaceKnown(readKnown(n.cfg.FS, q.dir), now)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func replaceKnown(all []storagenode.KnownDrive, k storagenode.KnownDrive) []storagenode.KnownDrive {
-	for i := range all {
-		if all[i].Dir == k.Dir {
-			all[i] = k
-			return all
-		}
-	}
-	return append(all, k)
-}
