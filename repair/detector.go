@@ -160,6 +160,10 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 		}
 	}
 	for id, v := range drives {
+		if v.reported && v.record.Added.IsZero() {
+			v.record.Replaces = former(drives, v)
+			drives[id] = v
+		}
 		old, ok := drives[v.record.Replaces]
 		switch {
 		case !ok || v.record.Replaces == id:
@@ -172,6 +176,25 @@ func (d *detector) gather(ctx context.Context, groups []metadata.GroupRecord) (m
 		}
 	}
 	return drives, order, nil
+}
+
+// former is the drive whose place a new one took. Where a place was emptied again
+// before anybody looked, or held a drive that had long been given up, the new one
+// names a drive that is not known or RETIRED: then it is the one that was known to
+// be in this directory and is nowhere now.
+func former(drives map[storagenode.DriveID]drive, v drive) storagenode.DriveID {
+	named := v.record.Replaces
+	old, known := drives[named]
+	if named.IsZero() || v.report.Dir == "" || known && old.record.State != storagenode.DriveRetired {
+		return named
+	}
+	for id, o := range drives {
+		if !o.reported && o.record.State != storagenode.DriveRetired &&
+			o.record.Node == v.report.Node && o.record.Address == v.report.Dir {
+			return id
+		}
+	}
+	return named
 }
 
 // reports are of the drives that are known to be there, one of each. A drive
