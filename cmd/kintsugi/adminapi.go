@@ -28,6 +28,9 @@ type adminAPI struct {
 	// replace takes an empty directory for its drive's replacement.
 	replace  func(ctx context.Context, dir string) error
 	metadata func() metadataStatus
+	// check reads what the metadata is kept in, so that metadata speaks of what is
+	// there now; nil: that is not for this process to do.
+	check func(context.Context)
 }
 
 // metadataStatus says how the metadata is kept.
@@ -50,7 +53,7 @@ type adminStatus struct {
 func embeddedAPI(store *embedded.Store) *adminAPI {
 	return &adminAPI{
 		repairer: store.Repairer, catalog: store.Catalog, drives: store.Node,
-		look: store.Node.Check, replace: store.Node.Replace,
+		look: store.Node.Check, replace: store.Node.Replace, check: store.Journal.Check,
 		metadata: func() metadataStatus {
 			st := store.Journal.Status()
 			return metadataStatus{
@@ -211,6 +214,9 @@ func (a *adminAPI) repair(r *http.Request, send func(any) error) error {
 	end := repair.Progress{Phase: repair.NotHealed}
 	if rep.Whole {
 		end.Phase = repair.Healed
+		if a.check != nil {
+			a.check(r.Context())
+		}
 		if why := a.awaitMetadata(r.Context()); why != "" {
 			rep.Whole = false
 			end = repair.Progress{Phase: repair.NotHealed, Why: "all blobs are whole, but metadata is not: " + why}

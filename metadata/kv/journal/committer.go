@@ -38,6 +38,7 @@ type committer struct {
 
 	lastTick, lastProbe, lastCheckpoint, lastRecover, lastSalvage, lastMove time.Time
 
+	check        checks
 	checkpointed uint64
 	downErr      error
 

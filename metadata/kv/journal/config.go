@@ -45,6 +45,7 @@ type Config struct {
 	Wait         time.Duration // of requests, while the engine recovers; 0: 10 s
 	RetryAfter   time.Duration // until a drive that failed may join again; 0: 10 s
 	Checkpoint   time.Duration // between flushes of the state; 0: 5 s
+	CheckEvery   time.Duration // in which all members' files are read again, or longer where they are large; 0: 1 min
 
 	// Tick is the time between looks at what is due (joins, snapshots,
 	// checkpoints); every tenth looks after the drives themselves; 0: 100 ms.
@@ -74,6 +75,7 @@ func (c Config) withDefaults() Config {
 		{&c.EvictAfter, 2 * time.Second}, {&c.StallAfter, 10 * time.Second},
 		{&c.StateTimeout, 2 * time.Second}, {&c.Wait, 10 * time.Second},
 		{&c.RetryAfter, 10 * time.Second}, {&c.Checkpoint, 5 * time.Second}, {&c.Tick, 100 * time.Millisecond},
+		{&c.CheckEvery, time.Minute},
 	}
 	for _, f := range durations {
 		if *f.d <= 0 {

@@ -47,6 +47,7 @@ func (c *committer) upkeep() {
 	c.moveState(now)
 	c.startSnapshot()
 	c.startCheckpoint(now)
+	c.startCheck(now)
 	c.publish()
 }
 

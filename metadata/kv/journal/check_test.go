@@ -1,0 +1,115 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/storagenode/vfs"
+)
+
+// TestDamageWhileServing: what goes bad in a member's files while nobody reads them is
+// found and replaced, so that the other members may be lost afterwards.
+func TestDamageWhileServing(t *testing.T) {
+	for _, c := range []struct {
+		name, prefix string
+		every        bool // else when asked
+	}{
+		{"log", "log-", true}, {"snapshot", "snap-", true}, {"membership", "membership", true},
+		{"log", "log-", false}, {"snapshot", "snap-", false}, {"membership", "membership", false},
+	} {
+		t.Run(fmt.Sprint(c.name, " ", c.every), func(t *testing.T) {
+			cfg, fs, _ := faulty(t, 3, 1)
+			if cfg.CheckEvery = time.Hour; c.every {
+				cfg.CheckEvery = 20 * time.Millisecond
+			}
+			if c.name == "snapshot" {
+				cfg.SnapshotAfter = 8 << 10
+			}
+			s := open(t, cfg)
+			for i := range 60 {
+				mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+			whole(t, s, cfg)
+			members := s.Status().Members
+			dir := filepath.Join(dirOf(cfg, members[0]), "journal")
+			file := func() (path string) {
+				names, err := fs.List(dir)
+				if err != nil {
+					return ""
+				}
+				for _, n := range names {
+					if strings.HasPrefix(n, c.prefix) && !strings.HasSuffix(n, ".new") {
+						path = filepath.Join(dir, n)
+					}
+				}
+				return path
+			}
+			eventually(t, "the file", func() bool { return file() != "" })
+			damaged := file()
+			at := int64(100)
+			if c.name == "log" {
+				at = 512*3 + 100 // groups follow
+			}
+			before, err := content(fs, damaged)
+			if err := errors.Join(err, fs.FlipBit(damaged, at, 3)); err != nil {
+				t.Fatal(err)
+			}
+			if !c.every {
+				s.Check(t.Context())
+				if st := s.Status(); c.name != "membership" && st.Generation == 2 {
+					t.Fatalf("after a check: %+v", st)
+				}
+			}
+			eventually(t, "the damage to be undone", func() bool {
+				now, err := content(fs, damaged)
+				return c.name == "membership" && err == nil && now == before ||
+					c.name != "membership" && (err != nil || s.Status().Generation > 2 && s.Status().Degraded == "")
+			})
+			whole(t, s, cfg)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range s.Status().Members {
+				if id != members[0] {
+					empty(t, fs, dirOf(cfg, id))
+					break
+				}
+			}
+			s = open(t, cfg)
+			for i := range 60 {
+				wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+		})
+	}
+}
+
+// TestNothingIsFoundBad: checks of files that are written, trimmed and rolled
+// meanwhile find nothing.
+func TestNothingIsFoundBad(t *testing.T) {
+	cfg, _, _ := faulty(t, 3, 1)
+	cfg.CheckEvery, cfg.LogSize, cfg.SnapshotAfter = time.Millisecond, 16<<10, 64<<10
+	s := open(t, cfg)
+	stop := load(t, s, 8)
+	time.Sleep(3 * time.Second)
+	stop()
+	if st := s.Status(); st.Generation != 2 || st.Degraded != "" {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func content(fs vfs.FS, path string) (string, error) {
+	f, err := fs.OpenFile(path, 0)
+	if err != nil {
+		return "", err
+	}
+	st, err := f.Stat()
+	b := make([]byte, st.Size)
+	if err == nil && st.Size > 0 {
+		_, err = f.ReadAt(b, 0)
+	}
+	return string(b), errors.Join(err, f.Close())
+}
