@@ -2,8 +2,10 @@ package segment
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -12,14 +14,39 @@ import (
 
 var errSegmentMissing = errors.New("the segment is missing")
 
-// checkSegments looks whether the segments are still in their directory. A file that
-// was removed can be read for as long as it is open, so nothing else would notice
-// before the next open.
+// lookAfter is how old the last look at the segments may be when a slot is listed.
+const lookAfter = time.Second
+
+// checkSegments gives up segments whose files are gone.
 func (s *Store) checkSegments() {
+	if lost := s.look(); len(lost) > 0 {
+		s.lose(lost)
+	}
+}
+
+// lookLately has what is listed looked for where nobody did lately.
+func (s *Store) lookLately(ctx context.Context) error {
+	if s.cfg.Clock.Now().UnixNano()-s.lookedAt.Load() < int64(lookAfter) {
+		return nil
+	}
+	i, err := s.enterRead(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.gate.leave(i)
+	s.look()
+	return nil
+}
+
+// look finds segments that are not in their directory any more, and marks them. A file
+// that was removed can be read for as long as it is open, so nothing else would notice
+// before the next open.
+func (s *Store) look() (lost []*segFile) {
+	s.lookedAt.Store(s.cfg.Clock.Now().UnixNano())
 	known := *s.segs.Load()
 	names, err := s.cfg.FS.List(s.segDir)
 	if err != nil {
-		return // checkDir says what is wrong
+		return nil // checkDir says what is wrong
 	}
 	found := map[uint64]bool{}
 	for _, name := range names {
@@ -27,7 +54,6 @@ func (s *Store) checkSegments() {
 			found[id] = true
 		}
 	}
-	var lost []*segFile
 	for id, g := range known {
 		if found[id] || (*s.segs.Load())[id] != g {
 			continue // there, or compacted meanwhile
@@ -38,13 +64,12 @@ func (s *Store) checkSegments() {
 		if !sealed || len(found) == 0 {
 			s.noReads.Store(true)
 			s.fail(fmt.Errorf("segment %d was removed from its directory", id))
-			return
+			return nil
 		}
+		g.lost.Store(true)
 		lost = append(lost, g)
 	}
-	if len(lost) > 0 {
-		s.lose(lost)
-	}
+	return lost
 }
 
 // lose gives up segments whose files are gone, and tells which shards were in them.
@@ -87,7 +112,7 @@ func (s *Store) tell(ids []storagenode.ShardID, err error) {
 func (s *Store) present(id storagenode.ShardID, e entry) bool {
 	for range readAttempts {
 		if g := (*s.segs.Load())[e.segment]; g != nil {
-			return g.short == 0 || e.off+e.size() <= g.short
+			return !g.lost.Load() && (g.short == 0 || e.off+e.size() <= g.short)
 		}
 		var err error
 		if e, err = s.find(id); err != nil {

@@ -32,6 +32,21 @@ func TestSegmentLost(t *testing.T) {
 			r.must(r.fs.Remove(path))
 			r.checkSegments()
 		},
+		"removed before a list": func(r *rig, path string) {
+			r.must(r.fs.Remove(path))
+			r.clock.advance(2 * lookAfter)
+			if got := r.listed(n); got[2] {
+				t.Fatal("it is listed")
+			}
+			r.put(2, 40<<10)
+			if got := r.listed(n); !got[2] {
+				t.Fatal("what was put again before is not listed")
+			}
+			r.reopen(nil)
+			path, _ = r.at(2)
+			r.must(r.fs.Remove(path))
+			r.checkSegments()
+		},
 		"removed while closed": func(r *rig, path string) {
 			r.reopen(func() { r.must(r.fs.Remove(path)) })
 		},

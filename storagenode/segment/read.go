@@ -314,6 +314,10 @@ func (s *Store) List(ctx context.Context, pg storagenode.PG, slot int, after sto
 			c.low = appendSlotKey(nil, keyBlob, c.pg, c.slot)
 		}
 		c.high = keyAfter(appendSlotKey(nil, keyBlob, c.pg, c.slot))
+		if err := s.lookLately(ctx); err != nil {
+			yield(storagenode.ShardInfo{}, fmt.Errorf("list: %w", err))
+			return
+		}
 		for c.low != nil {
 			if err := c.fill(ctx); err != nil {
 				yield(storagenode.ShardInfo{}, fmt.Errorf("list: %w", err))

@@ -56,6 +56,8 @@ type segFile struct {
 
 	// short is how long the file was when it was opened, where it had been longer.
 	short int64
+	// lost: the file is not in its directory any more.
+	lost atomic.Bool
 
 	// Guarded by applyMu.
 	pos     int64 // the index covers records below

@@ -61,6 +61,7 @@ type Store struct {
 	readOnly  atomic.Bool
 	staged    atomic.Int64 // bytes of records that the committer is to write
 	deadBytes atomic.Int64 // as of the last look of compaction
+	lookedAt  atomic.Int64 // when the segments were last looked for, in ns since 1970
 
 	segs  atomic.Pointer[segMap]  // replaced as a whole, under mu
 	drops atomic.Pointer[dropMap] // replaced as a whole, under applyMu
