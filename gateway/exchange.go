@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -319,6 +320,15 @@ func (b *patientBody) Read(p []byte) (int, error) {
 // that waits for 100 Continue send it.
 func (x *exchange) openBody() *requestBody {
 	b := &requestBody{}
+	if x.r.ContentLength == 0 && strings.EqualFold(x.header("Expect"), "100-continue") {
+		// net/http asks for no empty body. But botocore, where it got another answer
+		// than it waits for, takes that for the one of its next request, too.
+		h := x.w.Header()
+		kept := maps.Clone(h)
+		clear(h)
+		x.w.WriteHeader(http.StatusContinue)
+		maps.Copy(h, kept)
+	}
 	if d, ok := x.w.(interface{ SetReadDeadline(time.Time) error }); ok && x.r.Body != nil {
 		b.patient = &patientBody{ReadCloser: x.r.Body, set: d.SetReadDeadline, limit: x.g.timeout}
 		x.r.Body = b.patient

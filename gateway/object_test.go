@@ -401,6 +401,31 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
+// TestExpectContinueOfNothing: who waits for 100 Continue gets it before an empty
+// body, too, and the answer after it.
+func TestExpectContinueOfNothing(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	r := bufio.NewReader(conn)
+	for range 2 {
+		_, _ = io.WriteString(conn, call{method: "PUT", target: "/bkt/k", header: headers("Expect", "100-continue", "Content-Length", "0")}.raw(s.address))
+		line, err := r.ReadString('\n')
+		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 100") {
+			t.Fatalf("%q %v", line, err)
+		}
+		_, _ = r.ReadString('\n')
+		if a := readAnswer(t, r, "PUT"); a.status != 200 {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	}
+}
+
 func TestClientLeaves(t *testing.T) {
 	s := newSite(t)
 	s.bucket("bkt")
