@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 // compactSync is how many bytes of copies are made durable at a time.
@@ -340,7 +341,7 @@ func (s *Store) removeSegment(g *segFile) error {
 	s.mu.Lock()
 	s.setSegment(g.id, nil)
 	s.mu.Unlock()
-	if err := s.cfg.FS.Remove(g.path); err != nil {
+	if err := s.cfg.FS.Remove(g.path); err != nil && !errors.Is(err, vfs.ErrNotExist) { // or lost
 		s.fail(fmt.Errorf("remove segment: %w", err))
 		return err
 	}

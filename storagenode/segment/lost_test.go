@@ -38,6 +38,9 @@ func TestSegmentLost(t *testing.T) {
 			if got := r.listed(n); got[2] {
 				t.Fatal("it is listed")
 			}
+			if _, err := r.Stat(r.Context(), rigID(2)); !errors.Is(err, storagenode.ErrCorrupt) {
+				t.Fatalf("stat: %v", err)
+			}
 			r.put(2, 40<<10)
 			if got := r.listed(n); !got[2] {
 				t.Fatal("what was put again before is not listed")
@@ -104,4 +107,21 @@ func TestActiveSegmentLost(t *testing.T) {
 	if _, err := r.ReadAt(context.Background(), rigID(1), 0, make([]byte, 1)); !errors.Is(err, storagenode.ErrBroken) {
 		t.Fatal(err)
 	}
+}
+
+// TestLostSegmentIsCompacted: a segment whose file was removed, and whose shards were
+// all put again, is won back as any other.
+func TestLostSegmentIsCompacted(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 40<<10)
+	r.reopen(nil)
+	path, e := r.at(1)
+	r.must(r.fs.Remove(path))
+	r.put(1, 40<<10)
+	r.must(r.keep(r.Context()))
+	if g := (*r.segs.Load())[e.segment]; g != nil {
+		t.Fatal("the segment is still there")
+	}
+	r.must(r.Health())
+	r.holds(1, 40<<10)
 }

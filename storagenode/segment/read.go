@@ -275,6 +275,10 @@ func (s *Store) Stat(ctx context.Context, id storagenode.ShardID) (storagenode.S
 			return storagenode.ShardInfo{}, fmt.Errorf("stat: %w", err)
 		}
 		if g := s.segment(e.segment); g != nil {
+			if g.lost.Load() { // it can be read for now, but will not be there after a restart
+				g.release()
+				break
+			}
 			return s.statEntry(g, id, &e)
 		}
 	}
