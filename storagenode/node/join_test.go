@@ -253,3 +253,32 @@ func TestAllDisksUnmounted(t *testing.T) {
 	n = r.startWith(cfg)
 	r.refused(n, 1, known[1].Drive)
 }
+
+// TestOneDirectoryUnderTwoNames: formatted twice, what is written before the
+// next start would be of a drive that the directory no longer says it is.
+func TestOneDirectoryUnderTwoNames(t *testing.T) {
+	r, asked := newRig(t, 1), 0
+	link := filepath.Join(r.root, "link")
+	if err := os.MkdirAll(r.dirs[0], 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(r.dirs[0], link); err != nil {
+		t.Fatal(err)
+	}
+	r.dirs = append(r.dirs, link)
+	for _, when := range []string{"empty", "formatted"} {
+		n, err := Open(context.Background(), r.joining(storagenode.UUID{42}, &asked))
+		if err == nil {
+			t.Errorf("%s: it was taken for two drives", when)
+			_ = n.Close()
+		} else if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "name") {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	r.dirs = r.dirs[:1]
+	for _, rep := range r.startWith(r.joining(storagenode.UUID{42}, &asked)).Reports() {
+		if rep.State != storagenode.DriveActive {
+			t.Errorf("named once: %+v", rep)
+		}
+	}
+}

@@ -221,7 +221,7 @@ func (n *Node) join(p *place, id Identity, known map[string]storagenode.KnownDri
 	}
 	for _, q := range n.places {
 		if q != p && q.identity.Drive == id.Drive {
-			return fmt.Errorf("%w: %s and %s are the same drive %s; one is a copy: remove it", ErrRefused, q.dir, p.dir, id.Drive)
+			return fmt.Errorf("%w: %s and %s are the same drive %s: two names of one directory, or one is a copy of the other; name only one", ErrRefused, q.dir, p.dir, id.Drive)
 		}
 	}
 	p.identity = id

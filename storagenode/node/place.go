@@ -119,6 +119,11 @@ func (p *place) mayTake(old storagenode.KnownDrive, known bool) error {
 // format makes a drive of the empty directory, in the place of replaces.
 func (p *place) format(replaces storagenode.DriveID) error {
 	fsys := p.node.cfg.FS
+	// A drive that was not there a moment ago: this directory has another name
+	// (a link, a second mount) and was formatted by that, or by another node.
+	if id, err := readIdentity(fsys, p.dir); err == nil {
+		return fmt.Errorf("%w: %s was empty and now is drive %s: it was named under another name too, or another node took it; name it once", ErrRefused, p.dir, id.Drive)
+	}
 	if err := clearRemains(fsys, p.dir); err != nil {
 		return err
 	}
