@@ -95,7 +95,7 @@ func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord, stor
 		}
 		drives[id] = v
 	}
-	hold := d.holds(drives, groups)
+	hold := d.holds(drives, groups, now)
 	var back []storagenode.DriveID
 	for _, id := range order {
 		v := drives[id]
@@ -292,9 +292,11 @@ func (d *detector) judge(v drive, now time.Time, hold bool) (storagenode.DriveSt
 
 // holds says that so much is away at once that it must be the network: more
 // than max(m, a quarter) of the drives, or a whole zone of several drives
-// where there are several zones. Drives that are broken, replaced, or OUT
-// without a slot left do not count; one whose node nobody knows is in no zone.
-func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata.GroupRecord) bool {
+// where there are several zones. Drives that are broken, replaced, or gone
+// without a slot left do not count: otherwise what was drained and taken away,
+// or announced once and never again, would keep all others from being taken for
+// lost, for ever. One whose node nobody knows is in no zone.
+func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata.GroupRecord, now time.Time) bool {
 	m := 0
 	inUse := map[storagenode.DriveID]bool{}
 	for _, g := range groups {
@@ -303,7 +305,10 @@ func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata
 			inUse[s.Drive] = true
 		}
 	}
-	type zone struct{ all, away int }
+	type zone struct {
+		all, away int
+		used      bool // by a slot of some group
+	}
 	zones := map[string]*zone{}
 	total, away := 0, 0
 	for id, v := range drives {
@@ -323,19 +328,26 @@ func (d *detector) holds(drives map[storagenode.DriveID]drive, groups []metadata
 			z = &zone{}
 			zones[name] = z
 		}
-		total++
 		z.all++
+		z.used = z.used || inUse[id]
 		broken := s == storagenode.DriveBroken || v.reported && v.report.State == storagenode.DriveBroken
-		if !v.away.IsZero() && !broken {
-			away++
+		isAway := !v.away.IsZero() && !broken
+		if isAway {
 			z.away++
+		}
+		if isAway && !inUse[id] && (s == storagenode.DriveDrained || now.Sub(v.away) >= d.cfg.OutAfter) {
+			continue
+		}
+		total++
+		if isAway {
+			away++
 		}
 	}
 	if away > max(m, total/4) {
 		return true
 	}
 	for _, z := range zones {
-		if len(zones) > 1 && z.all > 1 && z.away == z.all {
+		if len(zones) > 1 && z.all > 1 && z.away == z.all && z.used {
 			return true
 		}
 	}

@@ -175,6 +175,7 @@ func TestWholeZoneIsHeldBrokenIsNot(t *testing.T) {
 	for i := range 6 {
 		r.addDrive("n"+string(rune('0'+i)), []string{"z1", "z2", "z3"}[i/2], storagenode.DriveID{})
 	}
+	r.some(6)
 	r.must(r.rep.detectAndPlan(r.ctx))
 	r.state(0, storagenode.DriveDown)
 	r.state(1, storagenode.DriveDown)

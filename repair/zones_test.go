@@ -384,3 +384,40 @@ func TestDoubledSlotsAreSpread(t *testing.T) {
 		}
 	}
 }
+
+// TestGoneWithoutASlotHoldsNothing: drives that hold no slot and are gone for
+// good, a whole zone of them, do not keep the others from being taken for lost.
+func TestGoneWithoutASlotHoldsNothing(t *testing.T) {
+	for _, drained := range []bool{true, false} {
+		r := newZones(t, "4+2", 3, 2, 2)
+		objects := r.some(16)
+		for range 5 {
+			r.addDrive("z3n0", "z3", storagenode.DriveID{})
+		}
+		r.must(r.rep.detectAndPlan(r.ctx))
+		for _, d := range r.drives.disks {
+			if drained && d.report.Zone == "z3" {
+				_, err := r.rep.Drain(r.ctx, d.report.ID)
+				r.must(err)
+			}
+		}
+		for range 3 {
+			r.heal()
+			r.round()
+		}
+		if s := r.counts(); drained && s["DRAINED"] != 5 {
+			t.Fatalf("states %v", s)
+		}
+		r.all(storagenode.DriveDown, inZone("z3"))
+		r.passOut()
+		r.all(storagenode.DriveDown, onNode("z1n0"))
+		r.passOut()
+		for _, d := range r.rep.Status().Drives {
+			if d.Node == "z1n0" && d.State != storagenode.DriveOut {
+				t.Errorf("drained %v: drive that holds shards is %s, held back: %v", drained, d.State, d.Held)
+			}
+		}
+		r.heal()
+		r.whole(objects...)
+	}
+}
