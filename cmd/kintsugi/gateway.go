@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
+	"kintsugi/metadata"
 	"kintsugi/storagenode/clock"
 )
 
@@ -101,6 +103,9 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	if err != nil {
 		return errors.Join(err, peer.close())
 	}
+	if err := awaitFounding(ctx, g.Catalog, peer.logger); err != nil {
+		return errors.Join(err, peer.close())
+	}
 	leader.Leaders = g.Catalog
 	telling, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopTelling()
@@ -121,6 +126,26 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	_ = back.Close()
 	defer drain(front)()
 	return errors.Join(err, peer.close())
+}
+
+// awaitFounding waits until a repairer has founded the cluster. Before that, or
+// under another prefix than that of the other processes, the metadata is empty:
+// a gateway that served it would say of every object that it does not exist.
+func awaitFounding(ctx context.Context, f metadata.Foundation, log *slog.Logger) error {
+	for first := true; ; first = false {
+		id, err := f.Cluster(ctx)
+		if err == nil && !id.IsZero() {
+			return nil
+		}
+		if first {
+			log.Warn("waiting for a repairer to found the cluster; if one runs already, --metadata names another prefix than it does", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return cmp.Or(err, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // adminAPI answers for placement itself, and takes all else to the leading
@@ -150,7 +175,7 @@ func forward(leader *roles.Leader, transport http.RoundTripper, logger *slog.Log
 			r.Out.Header = http.Header{}
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			console.Fail(w, &console.Error{Status: http.StatusBadGateway, Message: "the leading repairer does not answer: " + err.Error()})
+			console.Fail(w, &console.Error{Status: http.StatusBadGateway, Message: "the leading repairer does not answer (another takes over within seconds; try again): " + err.Error()})
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"kintsugi/cmd/internal/roles"
 	"kintsugi/metadata"
@@ -105,5 +106,49 @@ func TestMembersThatDoNotAnswerAreSaid(t *testing.T) {
 	}
 	if st := describeMembers(nil, errors.New("no majority")); st.Degraded != "no majority" {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestGatewayWaitsForTheCluster: where no repairer founded a cluster, as under a
+// prefix that was mistyped, a gateway does not say that there are no buckets.
+func TestGatewayWaitsForTheCluster(t *testing.T) {
+	secret := strings.Repeat("s", auth.MinSecret)
+	for name, value := range map[string]string{envClusterSecret: secret, envAccessKey: "root", envSecretKey: "root-secret"} {
+		t.Setenv(name, value)
+		t.Setenv(name+"_FILE", "")
+	}
+	address, _, _ := startMember(t, secret)
+	s3, metadata := freeAddress(t), "etcd://"+address+"/kintsugi"
+	start := func(args ...string) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		root := newRoot()
+		root.SetArgs(append(args, "--metadata", metadata))
+		root.SetOut(io.Discard)
+		go func() { done <- root.ExecuteContext(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("%s: %v", args[0], err)
+			}
+		})
+	}
+	answers := func(wait time.Duration) bool {
+		for end := time.Now().Add(wait); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			client := http.Client{Timeout: time.Until(end)}
+			if resp, err := client.Get("http://" + s3 + "/bucket/key"); err == nil {
+				_ = resp.Body.Close()
+				return true
+			}
+		}
+		return false
+	}
+	start("gateway", "--address", s3, "--admin-address", freeAddress(t))
+	if answers(3 * time.Second) {
+		t.Error("it serves what no repairer founded")
+	}
+	start("repair", "--address", freeAddress(t), "--admin-address", freeAddress(t))
+	if !answers(30 * time.Second) {
+		t.Error("it does not serve the cluster that was founded")
 	}
 }
