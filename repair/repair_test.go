@@ -2,6 +2,7 @@ package repair
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,15 @@ func TestWipedDriveIsRebuilt(t *testing.T) {
 	}
 	if s := r.rep.Status(); !s.Whole || len(s.Waiting) != 0 || s.States["RETIRED"] != 1 {
 		t.Fatalf("status %+v", s)
+	}
+	// The old disk is put in somewhere: it stays RETIRED, and that is said.
+	back := r.addDrive("n9", "", storagenode.DriveID{})
+	back.report.ID = old
+	r.must(r.rep.detectAndPlan(r.ctx))
+	for _, d := range r.rep.Status().Drives {
+		if d.ID == old && (d.State != storagenode.DriveRetired || !strings.Contains(d.Reason, "not used")) {
+			t.Fatalf("%+v", d)
+		}
 	}
 }
 

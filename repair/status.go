@@ -99,6 +99,9 @@ func (r *Repairer) Status() Status {
 		if d.reported {
 			st.Reason, st.Space, st.Device = d.report.Reason, d.report.Space, d.report.Device
 		}
+		if d.record.State == storagenode.DriveRetired && d.away.IsZero() {
+			st.Reason = "not used: another drive took its place while it was away; empty its directory to have a new drive there"
+		}
 		if st.Reason == "" && r.planner.tenanted(d.record.ID) {
 			st.Reason = "metadata is still on it"
 		}

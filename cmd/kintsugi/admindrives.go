@@ -24,8 +24,8 @@ func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "DRIVE\tSTATE\tUSED\tFREE\tDIRECTORY\tNOTE")
 	for _, d := range drives {
-		if d.State == storagenode.DriveRetired {
-			continue // gone for good; --json has them
+		if goneForGood(d) {
+			continue // --json has them
 		}
 		note := d.Reason
 		if d.Space.ReadOnly {
@@ -39,6 +39,12 @@ func writeDrives(w io.Writer, drives []repair.DriveStatus) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, used, free, place, note)
 	}
 	return t.Flush()
+}
+
+// goneForGood says that a drive's place was taken and that nobody has seen it
+// again. One that came back is there, takes up space, and is not used.
+func goneForGood(d repair.DriveStatus) bool {
+	return d.State == storagenode.DriveRetired && !d.Away.IsZero()
 }
 
 // spaceText writes what is used and free of a drive, which nobody knows of one

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"kintsugi/repair"
 	"kintsugi/storagenode"
@@ -41,5 +42,17 @@ func TestStatusOfSharedDisks(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
+	}
+}
+
+// TestRetiredDrives: one that came back is listed and says why it is not used.
+func TestRetiredDrives(t *testing.T) {
+	var out bytes.Buffer
+	err := writeDrives(&out, []repair.DriveStatus{
+		{ID: storagenode.DriveID{1}, State: storagenode.DriveRetired, Away: time.Unix(1, 0)},
+		{ID: storagenode.DriveID{2}, State: storagenode.DriveRetired, Reason: "not used"},
+	})
+	if text := out.String(); err != nil || strings.Contains(text, "01000000") || !strings.Contains(text, "not used") {
+		t.Errorf("%v\n%s", err, text)
 	}
 }

@@ -82,7 +82,7 @@ func joinNodes(records []metadata.NodeRecord, drives []repair.DriveStatus, heard
 		byName[n.Name] = &nodeStatus{Name: n.Name, Zone: n.Zone, Address: n.Address, Version: n.Version, Drives: []repair.DriveStatus{}}
 	}
 	for _, d := range drives {
-		if d.State == storagenode.DriveRetired {
+		if goneForGood(d) {
 			continue
 		}
 		n := byName[d.Node]

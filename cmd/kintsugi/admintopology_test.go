@@ -20,9 +20,11 @@ func TestTopologyJoinsNodesAndDrives(t *testing.T) {
 	drive := func(n byte, node string, state storagenode.DriveState) repair.DriveStatus {
 		return repair.DriveStatus{ID: storagenode.DriveID{n}, Node: node, Zone: "b", Dir: "/d" + string('0'+n), State: state, Space: storagenode.Space{Used: 1 << 20, Free: 2 << 20}}
 	}
+	gone, back := drive(4, "n2", storagenode.DriveRetired), drive(5, "n2", storagenode.DriveRetired)
+	gone.Away, back.Reason = time.Now(), "not used"
 	nodes := joinNodes(
 		[]metadata.NodeRecord{{Name: "n2", Zone: "b", Address: "http://n2:9100"}, {Name: "n1", Zone: "a"}},
-		[]repair.DriveStatus{drive(2, "n2", storagenode.DriveDown), drive(1, "n2", storagenode.DriveActive), drive(3, "unknown", storagenode.DriveDown), drive(4, "n2", storagenode.DriveRetired)},
+		[]repair.DriveStatus{drive(2, "n2", storagenode.DriveDown), drive(1, "n2", storagenode.DriveActive), drive(3, "unknown", storagenode.DriveDown), gone, back},
 		map[string]time.Time{"n2": time.Now()})
 	var names []string
 	for _, n := range nodes {
@@ -31,14 +33,14 @@ func TestTopologyJoinsNodesAndDrives(t *testing.T) {
 	if got := strings.Join(names, " "); got != "a/n1=DOWN b/n2=ACTIVE b/unknown=DOWN" {
 		t.Fatalf("nodes %s", got)
 	}
-	if n := nodes[1]; len(n.Drives) != 2 || n.Drives[0].Dir != "/d1" || n.space().Used != 2<<20 {
+	if n := nodes[1]; len(n.Drives) != 3 || n.Drives[0].Dir != "/d1" || n.space().Used != 3<<20 {
 		t.Fatalf("%+v", n)
 	}
 	var out bytes.Buffer
 	if err := writeTopology(&out, nodes); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"zone a\n", "zone b\n", "  node n2 ", "heard 0s ago", "heard never", "2 MiB used", "DOWN"} {
+	for _, want := range []string{"zone a\n", "zone b\n", "  node n2 ", "heard 0s ago", "heard never", "3 MiB used", "DOWN", "not used"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
