@@ -19,12 +19,15 @@ import (
 
 // startMember runs a metadata member in this process; stop ends it as SIGTERM
 // does.
-func startMember(t *testing.T, secret string) (address, admin string, stop func()) {
+func startMember(t *testing.T, secret string, change ...func(*member.Config)) (address, admin string, stop func()) {
 	t.Helper()
 	address, admin = freeAddress(t), freeAddress(t)
 	cfg := member.Config{
 		Name: "m1", Dir: filepath.Join(t.TempDir(), "m1"), Secret: secret, Address: address, PeerAddress: freeAddress(t),
 		Logger: slog.New(slog.DiscardHandler),
+	}
+	for _, f := range change {
+		f(&cfg)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -123,5 +126,25 @@ func TestMetadataMember(t *testing.T) {
 	stop()
 	if _, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 		t.Fatal("still listens after it was stopped")
+	}
+}
+
+// TestMetadataMemberOverTLS: a certificate proves where a request comes from, the
+// password that follows from the secret who asks: the name in the certificate,
+// which etcd would take for a user, is none of its users.
+func TestMetadataMemberOverTLS(t *testing.T) {
+	const secret = "a cluster secret for tests, long enough"
+	files := tlsOf(t, t.TempDir(), "m1", "g1")
+	address, _, _ := startMember(t, secret, func(c *member.Config) {
+		c.Files = etcd.Files{CA: files["m1"].ca, Cert: files["m1"].cert, Key: files["m1"].key}
+	})
+	t.Setenv("KINTSUGI_CLUSTER_SECRET", secret)
+	g1 := files["g1"]
+	text, err := run(t, "admin", "metadata", "members", "--metadata=etcd://"+address, "--metadata-ca", g1.ca, "--metadata-cert", g1.cert, "--metadata-key", g1.key)
+	if err != nil || !strings.Contains(text, "leader") {
+		t.Fatalf("%s, %v", text, err)
+	}
+	if text, err = run(t, "admin", "metadata", "members", "--metadata=etcd://"+address, "--metadata-ca", g1.ca); err == nil {
+		t.Fatalf("without a certificate: %s", text)
 	}
 }

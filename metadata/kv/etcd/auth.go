@@ -30,6 +30,13 @@ func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]strin
 	return m, nil
 }
 
+// lacksToken says that there is a user to log in as, but no token of theirs yet:
+// a member then takes the name in the certificate for the user.
+func (l *login) lacksToken() bool {
+	t := l.token.Load()
+	return l.user != "" && (t == nil || *t == "")
+}
+
 // RequireTransportSecurity implements credentials.PerRPCCredentials. Without
 // TLS the token is readable on the wire, as is everything else.
 func (l *login) RequireTransportSecurity() bool { return false }

@@ -102,7 +102,7 @@ func (s *Store) judge(ctx context.Context, err error) (again bool, meaning error
 		return false, errFuture
 	case is == rpctypes.ErrUserEmpty && s.auth.user == "":
 		return false, unavailable(err)
-	case tokenRefused(is):
+	case tokenRefused(is), is == rpctypes.ErrPermissionDenied && s.auth.lacksToken():
 		if aerr := s.auth.renew(ctx, s); aerr != nil {
 			return status.Code(aerr) == codes.Unavailable || status.Code(aerr) == codes.DeadlineExceeded, unavailable(aerr)
 		}
