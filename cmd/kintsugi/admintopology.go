@@ -284,13 +284,20 @@ type readyAnswer struct {
 
 // placement answers whether new objects can be placed; full is the scheme that
 // they get when all is well, zero where that depends on what is there.
-func placement(p metadata.Placement, drives storagenode.Reporter, full erasure.Scheme) func(*http.Request) (any, error) {
+//
+// It reads from the metadata each time: where its members are away, groups that
+// are remembered would have it say yes for as long as that lasts.
+func placement(p metadata.Placement, f metadata.Foundation, drives storagenode.Reporter, full erasure.Scheme) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		var answer readyAnswer
 		for _, d := range drives.Reports() {
 			if d.State.Writable() {
 				answer.Drives++
 			}
+		}
+		if _, err := f.Cluster(r.Context()); err != nil {
+			answer.Why = err.Error()
+			return answer, nil
 		}
 		g, err := p.OpenGroup(r.Context(), 0)
 		if err != nil {

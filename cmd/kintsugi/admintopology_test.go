@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -121,5 +123,37 @@ func TestReadyAsksTheRepairer(t *testing.T) {
 	leads = false
 	if a, err := awaitReady(t.Context(), client, 0, 3); err == nil {
 		t.Errorf("nobody leads: %+v", a)
+	}
+}
+
+// remembered is a catalog that knows a group, and whose engine may be away.
+type remembered struct {
+	metadata.Placement
+	metadata.Foundation
+	storagenode.Reporter
+	away error
+}
+
+func (r *remembered) OpenGroup(context.Context, int64) (erasure.Group, error) {
+	return erasure.Group{Scheme: erasure.Scheme{K: 4, M: 2}}, nil
+}
+
+func (r *remembered) Cluster(context.Context) (storagenode.UUID, error) {
+	return storagenode.UUID{1}, r.away
+}
+
+func (r *remembered) Reports() []storagenode.DriveReport {
+	return []storagenode.DriveReport{{State: storagenode.DriveActive}}
+}
+
+// TestReadyAsksTheMetadata: nothing can be written while its members are away,
+// whatever is remembered of groups and drives.
+func TestReadyAsksTheMetadata(t *testing.T) {
+	for _, away := range []error{nil, errors.New("no majority")} {
+		r := &remembered{away: away}
+		got, err := placement(r, r, r, erasure.Scheme{K: 4, M: 2})(httptest.NewRequest("GET", "/admin/v1/ready", nil))
+		if answer, ok := got.(readyAnswer); err != nil || !ok || answer.Ready != (away == nil) || away != nil && answer.Why != away.Error() {
+			t.Errorf("members %v: %+v, %v", away, got, err)
+		}
 	}
 }

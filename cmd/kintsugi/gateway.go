@@ -157,7 +157,7 @@ func (cfg *gatewayConfig) adminAPI(peer *clusterPeer, g *roles.Gateway, leader *
 		Lookup:   lookup,
 		Live:     func() error { return nil },
 		Metrics:  promhttp.HandlerFor(peer.registry, promhttp.HandlerOpts{}),
-		Routes:   []console.Route{{Method: "GET", Path: "/admin/v1/ready", Answer: placement(g.Catalog, peer.fleet, peer.scheme)}},
+		Routes:   []console.Route{{Method: "GET", Path: "/admin/v1/ready", Answer: placement(g.Catalog, g.Catalog, peer.fleet, peer.scheme)}},
 		Forward:  forward(leader, peer.transport, peer.logger),
 		Logger:   peer.logger,
 	})

@@ -125,7 +125,7 @@ func newAdminAPI(cfg serverConfig, store *embedded.Store, registry *prometheus.R
 		Lookup:   lookup,
 		Live:     func() error { return nil },
 		Metrics:  promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
-		Routes:   append(embeddedAPI(store).routes(), console.Route{Method: "GET", Path: "/admin/v1/ready", Answer: placement(store.Catalog, store.Node, cfg.scheme)}),
+		Routes:   append(embeddedAPI(store).routes(), console.Route{Method: "GET", Path: "/admin/v1/ready", Answer: placement(store.Catalog, store.Catalog, store.Node, cfg.scheme)}),
 		Logger:   cfg.logger,
 	})
 }
