@@ -119,8 +119,13 @@ func (c *adminClient) stream(ctx context.Context, path string, query url.Values,
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return errors.New("the server's answer broke off")
+	if err := lines.Err(); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("the server's answer broke off: %w\n%s", err, brokeOff)
+	}
+	return errors.New("the server's answer broke off\n" + brokeOff)
 }
+
+const brokeOff = "what answered has probably ended; in a cluster another repairer takes over within seconds. What was begun goes on by itself; run this again to see its end"

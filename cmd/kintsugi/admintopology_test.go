@@ -157,3 +157,19 @@ func TestReadyAsksTheMetadata(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswerBreaksOff: a repairer that dies while a command watches it.
+func TestAnswerBreaksOff(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("{}\n"))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer server.Close()
+	base, _ := url.Parse(server.URL)
+	client := &adminClient{base: base, cred: credentials{AccessKey: "access", SecretKey: "secret-of-the-test"}, region: "us-east-1"}
+	err := client.stream(t.Context(), "/admin/v1/repair", nil, func([]byte) (bool, error) { return false, nil })
+	if err == nil || !strings.Contains(err.Error(), "run this again") {
+		t.Errorf("%v", err)
+	}
+}
