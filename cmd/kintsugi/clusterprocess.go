@@ -117,7 +117,7 @@ func (p *clusterPeer) watch(ctx context.Context) error {
 		}
 	}
 	p.fleet, err = rpc.OpenFleet(ctx, rpc.FleetConfig{
-		Transport: p.transport, Logger: p.logger,
+		Transport: p.transport, Logger: p.logger, Founded: nodes.Cluster,
 		Nodes: func(ctx context.Context) ([]string, error) {
 			list, err := nodes.ListNodes(ctx)
 			var addresses []string

@@ -26,6 +26,9 @@ type FleetConfig struct {
 	Transport *auth.Transport
 	// Cluster is the only one whose nodes count; zero: any.
 	Cluster storagenode.UUID
+	// Founded gives it where it is not known when the Fleet is opened; asked
+	// before the first node is polled. Nil: nobody is asked.
+	Founded func(ctx context.Context) (storagenode.UUID, error)
 	Clock   clock.Clock  // the system's
 	Logger  *slog.Logger // discards
 	// Poll is the time between two looks at a node; 2 s. PollTime is how long
@@ -72,6 +75,8 @@ type Fleet struct {
 	run    context.Context // of the polls
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+	// cluster is cfg.Cluster, or what cfg.Founded gave.
+	cluster atomic.Pointer[storagenode.UUID]
 
 	listing sync.Mutex // one look at Nodes at a time
 	found   int64      // by count; when Find's last look ended. listing guards it
@@ -101,6 +106,7 @@ func OpenFleet(ctx context.Context, cfg FleetConfig) (*Fleet, error) {
 	}
 	cfg.setDefaults()
 	f := &Fleet{cfg: cfg, count: clock.NewCount(cfg.Clock), nodes: map[string]*member{}}
+	f.cluster.Store(&cfg.Cluster)
 	f.table.Store(&map[storagenode.DriveID]*remote{})
 	f.run, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	f.refresh(ctx)
@@ -142,8 +148,14 @@ func (f *Fleet) refresh(ctx context.Context) {
 // list is refresh for who holds listing.
 func (f *Fleet) list(ctx context.Context) {
 	timed, cancel := context.WithTimeout(ctx, f.cfg.PollTime)
+	defer cancel()
 	addresses, err := f.cfg.Nodes(timed)
-	cancel()
+	if err == nil && len(addresses) > 0 && f.cluster.Load().IsZero() && f.cfg.Founded != nil {
+		var id storagenode.UUID
+		if id, err = f.cfg.Founded(timed); err == nil {
+			f.cluster.Store(&id)
+		}
+	}
 	if err != nil {
 		if f.run.Err() == nil {
 			f.cfg.Logger.Warn("the list of nodes cannot be had", "err", err)

@@ -149,7 +149,7 @@ func (m *member) poll(ctx context.Context, look bool) error {
 	if err != nil {
 		return err
 	}
-	if !cfg.Cluster.IsZero() && got.Cluster != cfg.Cluster {
+	if ours := *m.fleet.cluster.Load(); !ours.IsZero() && got.Cluster != ours {
 		return fmt.Errorf("node is of cluster %s: %w: %w", got.Cluster, storagenode.ErrOtherCluster, storagenode.ErrUnavailable)
 	}
 	// The drives first: once the breaker is closed they are asked.
