@@ -91,3 +91,34 @@ func TestFirstMembersWaitForAll(t *testing.T) {
 		}
 	}
 }
+
+// TestRemovedMemberStartsAnew: with an empty directory, but still as one of the
+// first members, it is told how to come back.
+func TestRemovedMemberStartsAnew(t *testing.T) {
+	r := newRig(t, 3)
+	s := r.open()
+	retried(t, time.Minute, s, "a", []byte("1"))
+	for _, m := range members(t, s) {
+		if m.Name == "m2" {
+			r.stop(2)
+			if err := s.RemoveMember(t.Context(), m.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r.configs[2].Dir = filepath.Join(t.TempDir(), "anew")
+	m, err := member.Start(t.Context(), r.configs[2])
+	if err == nil {
+		r.members[2] = m
+		select {
+		case err = <-m.Failed():
+		case <-m.Ready():
+			t.Fatal("a removed member takes part")
+		case <-time.After(time.Minute):
+			t.Fatal("neither")
+		}
+	}
+	if !strings.Contains(err.Error(), "--join") {
+		t.Fatal(err)
+	}
+}

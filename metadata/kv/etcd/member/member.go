@@ -159,6 +159,10 @@ func Start(ctx context.Context, cfg Config) (m *Member, err error) {
 	return m, nil
 }
 
+// errNotTaken says that etcd ended before the member took part: the others do
+// not know it, or know that it was removed.
+var errNotTaken = errors.New("the cluster does not take this member: one that was removed, or that takes a removed one's place, is started with an empty data directory and --join instead of --initial-cluster")
+
 // serve waits until the member takes part, turns authentication on, and
 // starts the chores.
 func (m *Member) serve() {
@@ -171,10 +175,10 @@ func (m *Member) serve() {
 	select {
 	case <-m.server.Server.ReadyNotify():
 	case err := <-m.server.Err():
-		fail(fmt.Errorf("etcd: %w", err))
+		fail(fmt.Errorf("%w (etcd: %w)", errNotTaken, err))
 		return
 	case <-m.server.Server.StopNotify():
-		fail(errors.New("etcd stopped"))
+		fail(errNotTaken)
 		return
 	case <-m.ctx.Done():
 		return
