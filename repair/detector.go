@@ -278,7 +278,7 @@ func (d *detector) judge(v drive, now time.Time, hold bool) (storagenode.DriveSt
 		return stored, false
 	}
 	if now.Sub(v.away) >= d.cfg.OutAfter {
-		if !hold {
+		if !hold || byCommand { // who has it drained wants it out, wherever it is
 			return storagenode.DriveOut, false
 		}
 	} else {

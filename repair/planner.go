@@ -156,7 +156,7 @@ func (p *planner) waits(d drive, known bool) string {
 	case !known:
 		return "drive was never seen by this repairer"
 	case d.held:
-		return "so many drives are away at once that it may be the network; not taken for lost"
+		return "so many drives are away at once that it may be the network; not taken for lost unless you drain it"
 	case !d.dead() && !d.away.IsZero():
 		return fmt.Sprintf("drive is unreachable; taken for lost after %s", p.cfg.OutAfter)
 	}

@@ -421,3 +421,28 @@ func TestGoneWithoutASlotHoldsNothing(t *testing.T) {
 		r.whole(objects...)
 	}
 }
+
+// TestLostZoneIsGivenUpByDraining: a zone that burned down is held back like one
+// that is cut off, until an operator who knows better has its drives drained.
+func TestLostZoneIsGivenUpByDraining(t *testing.T) {
+	r := newZones(t, "2+2", 4, 2, 2)
+	objects := r.some(12)
+	r.intact(r.rep)
+	n := r.all(storagenode.DriveDown, inZone("z2"))
+	r.passOut()
+	if s := r.counts(); s["DOWN"] != n {
+		t.Fatalf("states %v", s)
+	}
+	for _, d := range r.drives.disks {
+		if d.report.Zone == "z2" {
+			_, err := r.rep.Drain(r.ctx, d.report.ID)
+			r.must(err)
+		}
+	}
+	r.passOut()
+	if s := r.counts(); s["OUT"] != n {
+		t.Fatalf("drained: states %v", s)
+	}
+	r.heal()
+	r.whole(objects...)
+}
