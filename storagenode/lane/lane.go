@@ -60,7 +60,7 @@ func (l *Lane[T]) Add(one T) {
 func (l *Lane[T]) fly() {
 	var begun time.Time
 	for {
-		l.yield()
+		LetOthersRun(yields, l.Patient)
 		l.mu.Lock()
 		relieved := !begun.IsZero() && !l.begun.Equal(begun) && time.Since(l.begun) <= slowFlight
 		if len(l.waiting) == 0 || relieved {
@@ -80,12 +80,16 @@ func (l *Lane[T]) fly() {
 	}
 }
 
-func (l *Lane[T]) yield() {
-	for range yields {
+// LetOthersRun lets goroutines that are ready to run go first, which may make
+// others ready: times of them. processes lets other processes of the machine go
+// first as well, clients that are about to ask for more, for instance. Where
+// processors are idle, both take no time.
+func LetOthersRun(times int, processes bool) {
+	for range times {
 		runtime.Gosched()
-		if l.Patient {
-			_, _, _ = syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) // cannot fail
-		}
+	}
+	if processes {
+		_, _, _ = syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) // cannot fail
 	}
 }
 

@@ -3,10 +3,13 @@ package segment
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/lane"
 )
+
+// yields is how often goroutines go first before a group is made durable.
+const yields = 4
 
 // group is those who wait for the same fdatasync. err is set before done is
 // closed; calls grows, under the store's mu, until the group runs.
@@ -88,7 +91,10 @@ func (s *Store) commitLoop() {
 		s.mu.Unlock()
 		for {
 			var again bool
-			letOthersJoin()
+			// Where the processors are busy, writes that are about to come join the
+			// group, which costs one fdatasync for all. It is the whole of group
+			// commit where an fdatasync takes less than a request.
+			lane.LetOthersRun(yields, true)
 			if batch, again = s.commit(&b, batch[:0]); !again {
 				break
 			}
@@ -96,16 +102,6 @@ func (s *Store) commitLoop() {
 		if closed {
 			return
 		}
-	}
-}
-
-// letOthersJoin lets goroutines that are ready to run go first: where the
-// processors are busy, writes that are about to come join the group, which
-// costs one fdatasync for all; where they are idle, it takes no time. It is
-// the whole of group commit where an fdatasync takes less than a request.
-func letOthersJoin() {
-	for range 4 {
-		runtime.Gosched()
 	}
 }
 

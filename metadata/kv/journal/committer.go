@@ -3,14 +3,19 @@ package journal
 import (
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"kintsugi/metadata/kv"
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/lane"
 )
+
+// yields is how often goroutines go first before a group is taken: where the
+// processors are busy, those about to commit join it, which costs one sync for
+// all. With 16 writers on two processors it makes 0.8 syncs of a PUT out of 3.4.
+const yields = 4
 
 // committer is the one goroutine that changes the namespace. Everything in it
 // belongs to that goroutine (to Open's, before it starts).
@@ -103,7 +108,7 @@ func (c *committer) fail(work []waiting, err error) {
 // transactions to commit in c.work.
 func (c *committer) next() (controls []func(*committer), closed bool) {
 	for waited := false; ; waited = true {
-		letOthersJoin()
+		lane.LetOthersRun(yields, false)
 		c.s.mu.Lock()
 		c.take()
 		controls, closed = c.s.controls, c.s.closed
@@ -118,16 +123,6 @@ func (c *committer) next() (controls []func(*committer), closed bool) {
 			c.note(r)
 		case <-c.cfg.Clock.After(c.cfg.Tick):
 		}
-	}
-}
-
-// letOthersJoin lets goroutines that are ready to run go first: where the
-// processors are busy, those about to commit join the group, which costs one
-// sync for all; where they are idle, it takes no time. With 16 writers on two
-// processors it makes 0.8 syncs of a PUT out of 3.4.
-func letOthersJoin() {
-	for range 4 {
-		runtime.Gosched()
 	}
 }
 
