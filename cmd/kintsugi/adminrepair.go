@@ -67,7 +67,7 @@ func runRepair(c *cobra.Command, client *adminClient, watch, asJSON bool) error 
 			return err
 		}
 	} else if rep.Whole {
-		fmt.Fprintf(c.OutOrStdout(), "healed: a recount found all %d blobs (%s) with all their shards\n", rep.Blobs, formatSize(rep.Bytes))
+		fmt.Fprintf(c.OutOrStdout(), "healed: a recount found all %d blobs (%s) with all their shards; 'kintsugi admin verify' reads every byte of them\n", rep.Blobs, formatSize(rep.Bytes))
 	} else {
 		fmt.Fprintf(c.OutOrStdout(), "NOT healed: %s\n  %d of %d blobs in full, %d damaged, %d with shards on drives that cannot be asked, %d unreadable now\n", why, rep.Full, rep.Blobs, rep.Damaged, rep.Unreached, rep.Unreadable)
 	}
