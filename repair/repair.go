@@ -373,13 +373,14 @@ func (r *Repairer) lead(ctx context.Context, t *tenure) {
 // loop runs pass at once, then at every interval and whenever it is kicked. A
 // pass that fails is tried again after a wait that doubles from one tick up to
 // the interval or a minute, whichever is less; kicks do not shorten it to less
-// than what the last pass took.
+// than what the last pass took, or than a tick where that failed: whatever is in
+// its way is in the way of the next one, too.
 func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pass func(context.Context) error) {
 	wait := r.cfg.Tick
 	for ctx.Err() == nil {
 		began := r.cfg.Clock.Now()
 		err := pass(ctx)
-		next := interval
+		next, rest := interval, time.Duration(0)
 		if errors.Is(err, errPaused) {
 			err = nil // it goes on when it is kicked, or the next time
 		}
@@ -389,7 +390,7 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 		}
 		if err != nil && ctx.Err() == nil {
 			r.cfg.Logger.Warn("repair pass did not complete", "kind", string(k), "err", err)
-			next = min(wait, interval)
+			next, rest = min(wait, interval), r.cfg.Tick
 			wait = min(2*wait, time.Minute)
 		} else {
 			wait = r.cfg.Tick
@@ -400,7 +401,7 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 			return
 		case <-r.cfg.Clock.After(next + 2*took):
 		case <-r.kicks[k]: // a nil channel, for the loop without a kind, never fires
-			if r.cfg.Clock.Sleep(ctx, min(took, time.Minute)) != nil {
+			if r.cfg.Clock.Sleep(ctx, min(max(took, rest), time.Minute)) != nil {
 				return
 			}
 		}
