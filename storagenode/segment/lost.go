@@ -1,13 +1,10 @@
 package segment
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"kintsugi/storagenode"
 )
@@ -130,28 +127,11 @@ func (s *Store) absent() (ids []storagenode.ShardID, err error) {
 		return nil, errClosed
 	}
 	defer x.release()
-	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyBlob}, UpperBound: []byte{keyBlob + 1}})
-	if err != nil {
-		return nil, s.indexErr(x, err)
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	var buried []byte
-	for ok := it.First(); ok && len(ids) < maxReported; ok = it.Next() {
-		if len(it.Key()) == tombKeySize {
-			buried = append(buried[:0], it.Key()[:blobKeySize]...)
-			continue
-		}
-		id, isShard := parseShardKey(it.Key())
-		if !isShard || len(buried) > 0 && bytes.HasPrefix(it.Key(), buried) {
-			continue
-		}
-		var e entry
-		if err := e.decode(it.Value()); err != nil {
-			return ids, s.indexErr(x, err)
-		}
+	err = s.walkShards(x, []byte{keyBlob}, func(_ []byte, id storagenode.ShardID, e entry) bool {
 		if !s.dropped(uint32(id.PG), id.Slot, e.epoch, e.seq) && !s.present(id, e) {
 			ids = append(ids, id)
 		}
-	}
-	return ids, nil
+		return len(ids) < maxReported
+	})
+	return ids, err
 }

@@ -72,17 +72,31 @@ func (b *scrubber) fill(ctx context.Context) error {
 		return errClosed
 	}
 	defer x.release()
-	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: b.low, UpperBound: []byte{keyBlob + 1}})
+	var next []byte
+	err = b.s.walkShards(x, b.low, func(key []byte, id storagenode.ShardID, e entry) bool {
+		if len(b.found) == listChunk {
+			next = bytes.Clone(key) // a tombstone may be before it: scrubOne would only do too much
+			return false
+		}
+		b.found = append(b.found, scrubItem{id: id, e: e})
+		return true
+	})
+	if err == nil {
+		b.low = next
+	}
+	return err
+}
+
+// walkShards goes through the shards of the index, from a key on, that are not
+// deleted, as long as each says so. The key is valid until each returns.
+func (s *Store) walkShards(x *index, from []byte, each func(key []byte, id storagenode.ShardID, e entry) bool) error {
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: []byte{keyBlob + 1}})
 	if err != nil {
-		return b.s.indexErr(x, err)
+		return s.indexErr(x, err)
 	}
 	defer func() { _ = it.Close() }() // Error was asked
 	var buried []byte
 	for ok := it.First(); ok; ok = it.Next() {
-		if len(b.found) == listChunk {
-			b.low = bytes.Clone(it.Key()) // a tombstone may be behind: scrubOne would only do too much
-			return nil
-		}
 		if len(it.Key()) == tombKeySize {
 			buried = append(buried[:0], it.Key()[:blobKeySize]...)
 			continue
@@ -91,14 +105,15 @@ func (b *scrubber) fill(ctx context.Context) error {
 		if !isShard || len(buried) > 0 && bytes.HasPrefix(it.Key(), buried) {
 			continue
 		}
-		item := scrubItem{id: id}
-		if err := item.e.decode(it.Value()); err != nil {
-			return b.s.indexErr(x, err)
+		var e entry
+		if err := e.decode(it.Value()); err != nil {
+			return s.indexErr(x, err)
 		}
-		b.found = append(b.found, item)
+		if !each(it.Key(), id, e) {
+			return nil
+		}
 	}
-	b.low = nil
-	return b.s.indexErr(x, it.Error())
+	return s.indexErr(x, it.Error())
 }
 
 // scrubOne reads and verifies all of a shard's record.
