@@ -124,6 +124,7 @@ func (n *node) keep(p []byte, off int64) {
 }
 
 func (n *node) readAt(p []byte, off int64) (int, error) {
+	n.f.pace()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.lost {
@@ -234,12 +235,13 @@ func (h *nodeFile) Fd() uintptr                  { return pebblevfs.InvalidFd }
 
 // readFile is a handle on a complete file on the medium.
 type readFile struct {
+	f    *FS
 	file vfs.File
 	off  int64 // of Read
 }
 
 func (h *readFile) Read(p []byte) (int, error) {
-	n, err := h.file.ReadAt(p, h.off)
+	n, err := h.ReadAt(p, h.off)
 	h.off += int64(n)
 	if n > 0 && err == io.EOF {
 		err = nil
@@ -247,8 +249,12 @@ func (h *readFile) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (h *readFile) ReadAt(p []byte, off int64) (int, error) { return h.file.ReadAt(p, off) }
-func (h *readFile) Close() error                            { return h.file.Close() }
+func (h *readFile) ReadAt(p []byte, off int64) (int, error) {
+	h.f.pace()
+	return h.file.ReadAt(p, off)
+}
+
+func (h *readFile) Close() error { return h.file.Close() }
 
 func (h *readFile) Stat() (pebblevfs.FileInfo, error) {
 	st, err := h.file.Stat()

@@ -1,6 +1,7 @@
 package pebblefs_test
 
 import (
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -65,4 +66,36 @@ func TestCompactsAfterOpen(t *testing.T) {
 		}
 	}
 	x.verify(t, 4000)
+}
+
+// TestFailuresArePaced: what Pebble does in the background and begins again at
+// once when it has failed takes hardly any of a processor's time until the owner
+// closes the database, who may be held up by the same drive.
+func TestFailuresArePaced(t *testing.T) {
+	f := vfs.NewFault(vfs.NewMem())
+	needy(t, f)
+	told := make(chan error, 1)
+	o := &pebble.Options{MemTableSize: 64 << 10}
+	pebblefs.New(f, func(err error) { told <- err }).Configure(o, nil)
+	failed := o.EventListener.BackgroundError
+	var failures atomic.Int32
+	o.EventListener.BackgroundError = func(err error) {
+		failures.Add(1)
+		failed(err)
+	}
+	f.Inject(vfs.Rule{Ops: vfs.OpRead, Path: ".sst", Err: syscall.EIO})
+	db, err := pebblefs.Open("/db", o)
+	must(t, err)
+	select {
+	case <-told:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing failed")
+	}
+	from := failures.Load()
+	time.Sleep(100 * time.Millisecond)
+	// Unpaced it was 500 for each of two goroutines.
+	if n := failures.Load() - from; n > 250 {
+		t.Errorf("%d failures in 100 ms", n)
+	}
+	must(t, db.Close())
 }

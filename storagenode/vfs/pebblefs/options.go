@@ -32,6 +32,7 @@ func (f *FS) Configure(o *pebble.Options, log *slog.Logger) {
 			if errors.Is(err, pebble.ErrCancelledCompaction) || errors.Is(err, pebble.ErrClosed) {
 				return
 			}
+			f.failures.Add(1)
 			f.poison(fmt.Errorf("index work in the background: %w", err))
 		},
 		// The default is Fatalf.

@@ -6,7 +6,8 @@
 // write, sync, create, rename or removal poisons it: the owner is told once,
 // and from then on nothing changes on the medium any more; what Pebble writes is
 // kept in memory, so that it reads back what it wrote and comes to a quiet end
-// in Close. Reads of files go on as before, and their errors are returned.
+// in Close. Reads of files go on as before, and their errors are returned; where
+// Pebble's work in the background fails time and again, reads take a moment.
 //
 // The owner of a poisoned FS closes the database soon, removes its directory,
 // and rebuilds with a new FS. Whatever was acknowledged by Pebble since the
@@ -26,6 +27,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
 
@@ -36,15 +38,23 @@ import (
 // dropped, and reading them back fails.
 const maxHeld = 256 << 20
 
+// After fewFailures in the background, each read takes pacedRead at least: enough
+// for failures to cost hardly any of a processor's time, little for who reads.
+const (
+	fewFailures = 16
+	pacedRead   = 2 * time.Millisecond
+)
+
 // ErrDropped is what reading back gives where a poisoned FS held too much.
 var ErrDropped = errors.New("write dropped by a poisoned file system")
 
 // FS adapts a vfs.FS to Pebble. Safe for concurrent use.
 type FS struct {
-	fs      vfs.FS
-	onError func(error)
-	cause   atomic.Pointer[error] // set once: why it is poisoned
-	held    atomic.Int64          // bytes kept in memory
+	fs       vfs.FS
+	onError  func(error)
+	cause    atomic.Pointer[error] // set once: why it is poisoned
+	held     atomic.Int64          // bytes kept in memory
+	failures atomic.Int64          // of Pebble's work in the background
 
 	mu sync.Mutex
 	// nodes are the files that are open for writing, and since the poisoning
@@ -74,6 +84,15 @@ func (f *FS) Poisoned() error {
 }
 
 func (f *FS) poisoned() bool { return f.cause.Load() != nil }
+
+// pace is called without locks before a file is opened or read. What Pebble does
+// in the background and has failed with it begins again at once, for as long as
+// the database is open, and the drive that fails it may hold up its owner, too.
+func (f *FS) pace() {
+	if f.failures.Load() > fewFailures {
+		time.Sleep(pacedRead)
+	}
+}
 
 func (f *FS) poison(err error) {
 	if f.cause.CompareAndSwap(nil, &err) && f.onError != nil {
@@ -139,6 +158,7 @@ func (f *FS) Open(path string, opts ...pebblevfs.OpenOption) (pebblevfs.File, er
 }
 
 func (f *FS) open(path string) (pebblevfs.File, error) {
+	f.pace()
 	f.mu.Lock()
 	n, gone := f.nodes[path], f.gone[path]
 	if n != nil {
@@ -156,7 +176,7 @@ func (f *FS) open(path string) (pebblevfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &readFile{file: file}, nil
+	return &readFile{f: f, file: file}, nil
 }
 
 // OpenReadWrite implements pebble's vfs.FS.
