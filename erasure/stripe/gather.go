@@ -184,7 +184,7 @@ func (a *gather) read(ctx context.Context, slot int) (storagenode.ShardInfo, err
 			return info, nil
 		}
 	}
-	if !a.all && sl.State == storagenode.SlotRebuilding && !sl.From.IsZero() {
+	if (!a.all || errors.Is(err, storagenode.ErrNotFound)) && sl.State == storagenode.SlotRebuilding && !sl.From.IsZero() {
 		if info, ferr := a.set.readWhole(ctx, sl.From, id, a.shards[slot]); ferr == nil {
 			return info, nil
 		}

@@ -321,9 +321,16 @@ func TestFrom(t *testing.T) {
 			}
 		}
 		rep, err := r.set.Verify(t.Context(), r.group, b)
+		if err != nil || rep.Slots[slot].Finding != Good {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		old := r.stores[from]
+		r.setStore(from, storetest.NewMemory())
+		rep, err = r.set.Verify(t.Context(), r.group, b)
 		if err != nil || rep.Slots[slot].Finding != Missing {
 			t.Fatalf("%+v, %v", rep, err)
 		}
+		r.setStore(from, old)
 		if err := r.set.Rebuild(t.Context(), r.group, b, slot, fresh, 2); err != nil {
 			t.Fatal(err)
 		}

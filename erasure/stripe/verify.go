@@ -16,7 +16,8 @@ type Finding uint8
 const (
 	// NotNeeded: the slot should hold nothing of the blob.
 	NotNeeded Finding = iota
-	// Good: every shard is there and right.
+	// Good: every shard is there and right, or still on the drive that the slot
+	// is being moved from.
 	Good
 	// Unreachable: the drive does not answer; nothing is known.
 	Unreachable
@@ -141,12 +142,12 @@ func (s *Set) verifyCopies(ctx context.Context, g *erasure.Group, b *erasure.Blo
 		if !b.Slots.Has(i) {
 			continue
 		}
-		buf, err := s.memory.get(ctx, max(1, int(b.Size)))
-		if err != nil {
-			return err
+		err := s.verifyCopy(ctx, g, b, i, g.Slots[i].Drive)
+		if sl := &g.Slots[i]; errors.Is(err, storagenode.ErrNotFound) && sl.State == storagenode.SlotRebuilding && !sl.From.IsZero() {
+			if s.verifyCopy(ctx, g, b, i, sl.From) == nil {
+				err = nil
+			}
 		}
-		_, err = s.copyOn(ctx, g, b, i, g.Slots[i].Drive, buf)
-		buf.release()
 		if ctxErr := ended(ctx); ctxErr != nil {
 			return ctxErr
 		}
@@ -156,4 +157,15 @@ func (s *Set) verifyCopies(ctx context.Context, g *erasure.Group, b *erasure.Blo
 		}
 	}
 	return nil
+}
+
+// verifyCopy reads a replica from one drive.
+func (s *Set) verifyCopy(ctx context.Context, g *erasure.Group, b *erasure.Blob, slot int, drive storagenode.DriveID) error {
+	buf, err := s.memory.get(ctx, max(1, int(b.Size)))
+	if err != nil {
+		return err
+	}
+	defer buf.release() // a read that hangs holds it, too
+	_, err = s.copyOn(ctx, g, b, slot, drive, buf)
+	return err
 }
