@@ -176,6 +176,15 @@ func describeMembers(members []etcd.Member, err error) metadataStatus {
 	return st
 }
 
+// stopped is nothing where ctx has ended: a process that is told to stop while it
+// waits does so without an error.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
 // listen opens a flag's address.
 func listen(flag, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)

@@ -88,9 +88,24 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 		return err
 	}
 	defer admin.Close()
+	front, back := newDoor(gateway.Closed), newDoor(adminClosed)
+	users := &http.Server{Handler: front}
+	gateway.Configure(users)
+	operators := &http.Server{Handler: back.withHealth(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	failed := make(chan error, 2)
+	go func() { failed <- users.Serve(gateway.Listen(s3)) }()
+	go func() { failed <- operators.Serve(admin) }()
+	defer users.Close()
+	defer operators.Close()
+	waits := func(why string) {
+		front.say(why)
+		back.say(why)
+	}
+
+	waits("it waits for the metadata")
 	peer, err := cfg.cluster.join(ctx)
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	leader := &roles.Leader{Clock: clock.System{}}
 	notices := roles.NewNotices(leader, peer.transport, peer.logger)
@@ -101,30 +116,27 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 		Logger: peer.logger, Registerer: peer.registry, TransferMemory: cfg.memory, KeptMemory: cfg.kept,
 	})
 	if err != nil {
-		return errors.Join(err, peer.close())
+		return errors.Join(stopped(ctx, err), peer.close())
 	}
+	waits("it waits for a repairer to found the cluster")
 	if err := awaitFounding(ctx, g.Catalog, peer.logger); err != nil {
-		return errors.Join(err, peer.close())
+		return errors.Join(stopped(ctx, err), peer.close())
 	}
 	leader.Leaders = g.Catalog
 	telling, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopTelling()
 	go notices.Run(telling)
 
-	front := &http.Server{Handler: g.Handler}
-	gateway.Configure(front)
-	back := &http.Server{Handler: cfg.adminAPI(peer, g, leader), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-	failed := make(chan error, 2)
-	go func() { failed <- front.Serve(gateway.Listen(s3)) }()
-	go func() { failed <- back.Serve(admin) }()
+	front.open(g.Handler)
+	back.open(cfg.adminAPI(peer, g, leader))
 	fmt.Fprintf(out, "Kintsugi %s: gateway serves S3 at http://%s, the admin API at http://%s\n", version(), s3.Addr(), admin.Addr())
 	select {
 	case <-ctx.Done():
 		peer.logger.Info("stopping", "drain", drainTime.String())
 	case err = <-failed:
 	}
-	_ = back.Close()
-	defer drain(front)()
+	_ = operators.Close()
+	defer drain(users)()
 	return errors.Join(err, peer.close())
 }
 
@@ -155,7 +167,6 @@ func (cfg *gatewayConfig) adminAPI(peer *clusterPeer, g *roles.Gateway, leader *
 	return console.New(console.Config{
 		Verifier: sigv4.New(sigv4.Config{Lookup: lookup, Service: console.Service, Region: cfg.region}),
 		Lookup:   lookup,
-		Live:     func() error { return nil },
 		Metrics:  promhttp.HandlerFor(peer.registry, promhttp.HandlerOpts{}),
 		Routes:   []console.Route{{Method: "GET", Path: "/admin/v1/ready", Answer: placement(g.Catalog, g.Catalog, peer.fleet, peer.scheme)}},
 		Forward:  forward(leader, peer.transport, peer.logger),

@@ -133,22 +133,30 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 			}
 		})
 	}
-	answers := func(wait time.Duration) bool {
-		for end := time.Now().Add(wait); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-			client := http.Client{Timeout: time.Until(end)}
-			if resp, err := client.Get("http://" + s3 + "/bucket/key"); err == nil {
-				_ = resp.Body.Close()
-				return true
+	admin := freeAddress(t)
+	want := func(url string, status int, text string) {
+		t.Helper()
+		var last string
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			resp, err := http.Get("http://" + url)
+			if err != nil {
+				last = err.Error()
+				continue
+			}
+			answer, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if last = fmt.Sprint(resp.StatusCode, string(answer), err); resp.StatusCode == status && strings.Contains(last, text) {
+				return
 			}
 		}
-		return false
+		t.Errorf("%s does not answer %d and %q, but: %s", url, status, text, last)
 	}
-	start("gateway", "--address", s3, "--admin-address", freeAddress(t))
-	if answers(3 * time.Second) {
-		t.Error("it serves what no repairer founded")
-	}
+	start("gateway", "--address", s3, "--admin-address", admin)
+	want(admin+"/live", 200, "live")
+	want(admin+"/ready", 503, "waits for a repairer to found the cluster")
+	want(admin+"/admin/v1/status", 503, "waits for a repairer to found the cluster")
+	want(s3+"/bucket/key", 503, "<Code>ServiceUnavailable</Code>")
 	start("repair", "--address", freeAddress(t), "--admin-address", freeAddress(t))
-	if !answers(30 * time.Second) {
-		t.Error("it does not serve the cluster that was founded")
-	}
+	want(admin+"/ready", 200, "ready")
+	want(s3+"/bucket/key", 403, "<Code>AccessDenied</Code>")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,8 +19,9 @@ func newLive() *cobra.Command {
 		Long: `Asks the liveness route of a process of Kintsugi (default
 http://127.0.0.1:9001/live): exit code 0 when it answers that it lives, 1
 otherwise. It is the health check of container images that hold nothing but
-this program.`,
-		Example: "  kintsugi live http://127.0.0.1:9101/live",
+this program. Servers, gateways and repairers have /ready as well, which is yes
+once they serve and not while they wait for drives or metadata.`,
+		Example: "  kintsugi live http://127.0.0.1:9101/live\n  kintsugi live http://127.0.0.1:9001/ready",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			url := "http://127.0.0.1:9001/live"
@@ -47,7 +49,7 @@ func askLive(ctx context.Context, url string) error {
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not live: %s: %s", resp.Status, text)
+		return fmt.Errorf("%s answers %s: %s", url, resp.Status, strings.TrimSpace(string(text)))
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -101,7 +100,7 @@ func (t *tlsFlags) load() (server, client *tls.Config, err error) {
 // password of HTTP basic authentication.
 func newWindow(secret string, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "live\n") })
+	mux.HandleFunc("GET /live", live)
 	for path, h := range map[string]http.HandlerFunc{
 		"/metrics": metrics.ServeHTTP, "/debug/pprof/": pprof.Index, "/debug/pprof/profile": pprof.Profile,
 		"/debug/pprof/trace": pprof.Trace, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/symbol": pprof.Symbol,

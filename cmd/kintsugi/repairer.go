@@ -79,21 +79,26 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 			cfg.advertise = "https://" + inside.Addr().String()
 		}
 	}
+	door := newDoor(adminClosed)
+	door.say("it waits for the metadata")
+	back := &http.Server{Handler: door.withHealth(), ReadHeaderTimeout: 30 * time.Second}
+	failed := make(chan error, 2)
+	go func() { failed <- back.Serve(window) }()
+	defer back.Close()
 	peer, err := cfg.cluster.join(ctx)
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	r, err := roles.OpenRepairer(ctx, roles.RepairerConfig{
 		KV: peer.store, Drives: peer.fleet, Scheme: peer.scheme, Address: cfg.advertise,
 		Logger: peer.logger, Registerer: peer.registry, Repair: cfg.repair,
 	})
 	if err != nil {
-		return errors.Join(err, peer.close())
+		return errors.Join(stopped(ctx, err), peer.close())
 	}
 	front := &http.Server{Handler: auth.NewGuard(auth.GuardConfig{Key: peer.key}).Wrap(repairerRoutes(r, peer)), TLSConfig: peer.serverTLS}
 	rpc.Configure(front)
-	back := &http.Server{Handler: newWindow(peer.secret, promhttp.HandlerFor(peer.registry, promhttp.HandlerOpts{})), ReadHeaderTimeout: 30 * time.Second}
-	failed := make(chan error, 2)
+	door.open(newWindow(peer.secret, promhttp.HandlerFor(peer.registry, promhttp.HandlerOpts{})))
 	go func() {
 		if peer.serverTLS != nil {
 			failed <- front.ServeTLS(inside, "", "")
@@ -101,7 +106,6 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 		}
 		failed <- front.Serve(inside)
 	}()
-	go func() { failed <- back.Serve(window) }()
 	fmt.Fprintf(out, "Kintsugi %s: repairer at %s\n", version(), cfg.advertise)
 	select {
 	case <-ctx.Done():

@@ -47,6 +47,18 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	}
 	defer admin.Close()
 
+	front, back := newDoor(gateway.Closed), newDoor(adminClosed)
+	front.say("the drives are being opened")
+	back.say("the drives are being opened")
+	users := &http.Server{Handler: front}
+	gateway.Configure(users)
+	operators := &http.Server{Handler: back.withHealth(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	failed := make(chan error, 2)
+	go func() { failed <- users.Serve(gateway.Listen(s3)) }()
+	go func() { failed <- operators.Serve(admin) }()
+	defer users.Close()
+	defer operators.Close()
+
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	host, _ := os.Hostname() // a name for reports; none is fine
@@ -65,12 +77,8 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 		}
 	}
 	registry.MustRegister(rpc.DriveGauges(store.Node))
-	front := &http.Server{Handler: store.Handler}
-	gateway.Configure(front)
-	back := &http.Server{Handler: newAdminAPI(cfg, store, registry), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-	failed := make(chan error, 2)
-	go func() { failed <- front.Serve(gateway.Listen(s3)) }()
-	go func() { failed <- back.Serve(admin) }()
+	front.open(store.Handler)
+	back.open(newAdminAPI(cfg, store, registry))
 	_, _ = io.WriteString(out, cfg.greeting(s3.Addr(), admin.Addr(), store.Node.Unusable()))
 
 	select {
@@ -78,7 +86,7 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 		cfg.logger.Info("stopping", "drain", drainTime.String())
 	case err = <-failed:
 	}
-	return errors.Join(err, shutdown(front, back, store))
+	return errors.Join(err, shutdown(users, operators, store))
 }
 
 // shutdown lets requests in flight end, then closes the store.
@@ -123,7 +131,6 @@ func newAdminAPI(cfg serverConfig, store *embedded.Store, registry *prometheus.R
 	return console.New(console.Config{
 		Verifier: sigv4.New(sigv4.Config{Lookup: lookup, Service: console.Service, Region: cfg.region}),
 		Lookup:   lookup,
-		Live:     func() error { return nil },
 		Metrics:  promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 		Routes:   append(embeddedAPI(store).routes(), console.Route{Method: "GET", Path: "/admin/v1/ready", Answer: placement(store.Catalog, store.Catalog, store.Node, cfg.scheme)}),
 		Logger:   cfg.logger,

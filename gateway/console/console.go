@@ -1,5 +1,5 @@
 // Package console serves the admin API: JSON over HTTP on an address of its
-// own, another origin than users' objects. Every route but liveness asks for a
+// own, another origin than users' objects. Every route asks for a
 // request signed with the root credentials (Signature V4, service "admin");
 // metrics and profiles also take them as HTTP basic authentication.
 package console
@@ -47,8 +47,6 @@ type Config struct {
 	Verifier *sigv4.Verifier
 	// Lookup gives the secret of an access key, for basic authentication.
 	Lookup func(accessKey string) (secret string, ok bool)
-	// Live returns nil while the process can serve.
-	Live func() error
 	// Metrics answers GET /metrics.
 	Metrics http.Handler
 	Routes  []Route
@@ -64,13 +62,6 @@ func New(cfg Config) http.Handler {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) {
-		if err := cfg.Live(); err != nil {
-			http.Error(w, "not live", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = io.WriteString(w, "live\n")
-	})
 	mux.HandleFunc("GET /metrics", cfg.guard(cfg.Metrics.ServeHTTP))
 	mux.HandleFunc("GET /debug/pprof/", cfg.guard(pprof.Index))
 	mux.HandleFunc("GET /debug/pprof/profile", cfg.guard(pprof.Profile))

@@ -57,7 +57,7 @@ func (p *process) tail(n int) string {
 // address is the one that its --address names.
 func (p *process) address() string { return p.args[slices.Index(p.args, "--address")+1] }
 
-// launch starts the process and waits until it lives.
+// launch starts the process and waits until it is ready.
 func (p *process) launch() {
 	p.t.Helper()
 	err := p.begin()
@@ -90,14 +90,21 @@ func (p *process) begin() error {
 	return nil
 }
 
-// lives waits until the process says that it lives.
+// lives waits until the process says that it is ready, or that it lives where
+// there is nothing else that it could say.
 func (p *process) lives() error {
 	for range 600 {
-		resp, err := http.Get("http://" + p.admin + "/live")
-		if err == nil {
+		for _, path := range []string{"/ready", "/live"} {
+			resp, err := http.Get("http://" + p.admin + path)
+			if err != nil {
+				break
+			}
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return nil
+			}
+			if resp.StatusCode != http.StatusNotFound {
+				break
 			}
 		}
 		if !p.alive() {
@@ -105,7 +112,7 @@ func (p *process) lives() error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return fmt.Errorf("%s does not live after 30 s", p.name)
+	return fmt.Errorf("%s is not ready after 30 s", p.name)
 }
 
 // signal sends sig and waits for the end, which is due within limit.

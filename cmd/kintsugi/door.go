@@ -1,0 +1,96 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"kintsugi/gateway/console"
+)
+
+// doorPatience is how long a request waits at a closed door: most processes are
+// ready sooner.
+const doorPatience = 3 * time.Second
+
+// door is the handler of a process that serves from its first moment, before it
+// has what it needs to answer. Requests wait for it to be opened; those that
+// would wait for too long are told why it is closed. Make it with newDoor.
+type door struct {
+	opened chan struct{}
+
+	inside http.Handler // set before it is opened
+	closed func(why string) http.Handler
+
+	mu  sync.Mutex
+	why string // that it is closed; guarded by mu
+}
+
+// newDoor is closed; closed makes the answer for those who do not get in.
+func newDoor(closed func(why string) http.Handler) *door {
+	return &door{opened: make(chan struct{}), why: "it is starting", closed: closed}
+}
+
+// say gives the reason that it is closed, for people.
+func (d *door) say(why string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.why = why
+}
+
+func (d *door) reason() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.why
+}
+
+// open lets everybody in, to h. It is called once.
+func (d *door) open(h http.Handler) {
+	d.inside = h
+	close(d.opened)
+}
+
+// ServeHTTP implements http.Handler.
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-d.opened:
+	default:
+		late := time.NewTimer(doorPatience)
+		defer late.Stop()
+		select {
+		case <-d.opened:
+		case <-r.Context().Done():
+			return
+		case <-late.C:
+			d.closed(d.reason()).ServeHTTP(w, r)
+			return
+		}
+	}
+	d.inside.ServeHTTP(w, r)
+}
+
+// adminClosed answers for an admin API that cannot be had yet.
+func adminClosed(why string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		console.Fail(w, &console.Error{Status: http.StatusServiceUnavailable, Message: "not ready yet: " + why})
+	})
+}
+
+// withHealth answers for the door's process at once, to anybody: /live that it
+// lives, /ready whether the door is open; all else goes through the door.
+func (d *door) withHealth() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /live", live)
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-d.opened:
+			_, _ = io.WriteString(w, "ready\n")
+		default:
+			http.Error(w, "not ready yet: "+d.reason(), http.StatusServiceUnavailable)
+		}
+	})
+	mux.Handle("/", d)
+	return mux
+}
+
+func live(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "live\n") }
