@@ -18,6 +18,7 @@ type drive struct {
 	away     time.Time // since when it cannot be asked; zero: it can
 	replaced bool      // another drive took its place, and nobody reports it
 	held     bool      // it would be OUT, but too much is away at once
+	lost     bool      // it is drained, or to be, and was away for so long that it would be OUT
 	met      bool      // it could be asked at the last look
 	since    time.Time // report.Since when it was last met
 }
@@ -25,7 +26,7 @@ type drive struct {
 // dead says that the drive's slots must be mapped elsewhere.
 func (d drive) dead() bool {
 	s := d.record.State
-	return s == storagenode.DriveBroken || s == storagenode.DriveOut || s == storagenode.DriveRetired
+	return d.lost || s == storagenode.DriveBroken || s == storagenode.DriveOut || s == storagenode.DriveRetired
 }
 
 // fleet is the detector's knowledge, for everyone else to read.
@@ -101,6 +102,7 @@ func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord, stor
 		v := drives[id]
 		was := v.record
 		v.record.State, v.held = d.judge(v, now, hold)
+		v.lost = byCommand(v.record.State) && !v.away.IsZero() && now.Sub(v.away) >= d.cfg.OutAfter
 		if v.reported {
 			v.record.Node, v.record.Zone, v.record.Address = v.report.Node, v.report.Zone, v.report.Dir
 		}
@@ -258,6 +260,13 @@ func (d *detector) store(ctx context.Context, v *drive, was metadata.DriveRecord
 	return nil
 }
 
+// byCommand says that an operator put a drive into the state, and that only he,
+// or its end, takes it out again: one that was away meanwhile is not used again
+// because it is back.
+func byCommand(s storagenode.DriveState) bool {
+	return s == storagenode.DriveDraining || s == storagenode.DriveDrained
+}
+
 // judge gives the state that follows, and whether OUT is held back.
 func (d *detector) judge(v drive, now time.Time, hold bool) (storagenode.DriveState, bool) {
 	stored := v.record.State
@@ -267,24 +276,23 @@ func (d *detector) judge(v drive, now time.Time, hold bool) (storagenode.DriveSt
 	if v.reported && v.report.State == storagenode.DriveBroken {
 		return storagenode.DriveBroken, false
 	}
-	byCommand := stored == storagenode.DriveDraining || stored == storagenode.DriveDrained
+	if byCommand(stored) { // away for long it is lost, see look, however much else is away
+		return stored, false
+	}
 	if v.away.IsZero() {
-		if byCommand {
-			return stored, false
-		}
 		return v.report.State, false
 	}
 	if stored == storagenode.DriveOut {
 		return stored, false
 	}
 	if now.Sub(v.away) >= d.cfg.OutAfter {
-		if !hold || byCommand { // who has it drained wants it out, wherever it is
+		if !hold {
 			return storagenode.DriveOut, false
 		}
 	} else {
 		hold = false
 	}
-	if byCommand || stored == storagenode.DriveBroken {
+	if stored == storagenode.DriveBroken {
 		return stored, hold
 	}
 	return storagenode.DriveDown, hold

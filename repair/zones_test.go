@@ -440,8 +440,20 @@ func TestLostZoneIsGivenUpByDraining(t *testing.T) {
 		}
 	}
 	r.passOut()
-	if s := r.counts(); s["OUT"] != n {
-		t.Fatalf("drained: states %v", s)
+	r.heal()
+	r.whole(objects...)
+	for range 3 {
+		r.round()
+	}
+	if s := r.counts(); s["DRAINED"] != n {
+		t.Fatalf("given up: states %v", s)
+	}
+	r.all(storagenode.DriveActive, inZone("z2"))
+	for range 3 {
+		r.round()
+	}
+	if s := r.counts(); s["DRAINED"] != n {
+		t.Fatalf("back from the dead, the command is forgotten: states %v", s)
 	}
 	r.heal()
 	r.whole(objects...)
