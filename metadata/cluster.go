@@ -24,6 +24,8 @@ type Nodes interface {
 	ListNodes(ctx context.Context) ([]NodeRecord, error)
 	// PutNode stores one in the place of what its name had.
 	PutNode(ctx context.Context, n NodeRecord) error
+	// DeleteNode forgets one; there need not be one.
+	DeleteNode(ctx context.Context, name string) error
 }
 
 // Term is one holder's time as the leader of a role. Terms of a role are

@@ -364,6 +364,9 @@ type DriveRecords interface {
 	// (only ID set where there is none) and says whether to store what it made
 	// of it. It may run several times.
 	EditDrive(ctx context.Context, id storagenode.DriveID, edit func(d *DriveRecord) bool) error
+	// DeleteDrives forgets drives; there need not be such. No slot may be mapped
+	// to one.
+	DeleteDrives(ctx context.Context, ids []storagenode.DriveID) error
 }
 
 // Horizon guards the orphan pass.

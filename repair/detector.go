@@ -3,6 +3,8 @@ package repair
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +67,18 @@ func (f *fleet) set(drives map[storagenode.DriveID]drive, order []storagenode.Dr
 	f.mu.Lock()
 	f.drives, f.order = drives, order
 	f.mu.Unlock()
+}
+
+// drop leaves drives out, until a look finds them again.
+func (f *fleet) drop(ids []storagenode.DriveID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	drives := maps.Clone(f.drives)
+	for _, id := range ids {
+		delete(drives, id)
+	}
+	f.drives = drives
+	f.order = slices.DeleteFunc(slices.Clone(f.order), func(id storagenode.DriveID) bool { return slices.Contains(ids, id) })
 }
 
 // detector turns what nodes report and what metadata remembers into states,

@@ -82,6 +82,7 @@ func (a *adminAPI) routes() []console.Route {
 		{Method: "GET", Path: "/admin/v1/status", Answer: a.status},
 		{Method: "GET", Path: "/admin/v1/drives", Answer: a.listDrives},
 		{Method: "GET", Path: "/admin/v1/nodes", Answer: a.listNodes},
+		{Method: "POST", Path: "/admin/v1/nodes/forget", Answer: a.forget},
 		{Method: "GET", Path: "/admin/v1/pgs", Answer: a.listGroups},
 		{Method: "POST", Path: "/admin/v1/drives/replace", Answer: a.replaceDrive},
 		{Method: "POST", Path: "/admin/v1/drives/drain", Answer: a.drain},

@@ -143,25 +143,6 @@ func describeGroup(g metadata.GroupRecord, drives map[storagenode.DriveID]repair
 	return st
 }
 
-func newAdminNodes(f *adminFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "nodes",
-		Short: "List the nodes: zone, state, space, last heartbeat",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return withNodes(c, f, func(w io.Writer, nodes []nodeStatus) error {
-				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "NODE\tZONE\tSTATE\tDRIVES\tUSED\tFREE\tHEARD\tADDRESS\tVERSION")
-				for _, n := range nodes {
-					s := n.space()
-					fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Zone, n.State, len(n.Drives), formatSize(s.Used), formatSize(s.Free), ago(n.Heard), n.Address, n.Version)
-				}
-				return t.Flush()
-			})
-		},
-	}
-}
-
 func newAdminTopology(f *adminFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "topology",

@@ -54,6 +54,16 @@ func (s *DriveRecords) EditDrive(ctx context.Context, id storagenode.DriveID, ed
 	})
 }
 
+// DeleteDrives implements metadata.DriveRecords.
+func (s *DriveRecords) DeleteDrives(ctx context.Context, ids []storagenode.DriveID) error {
+	return s.e.update(ctx, "delete drives", func(t *txn) error {
+		for _, id := range ids {
+			t.Delete(t.driveKey(id))
+		}
+		return nil
+	})
+}
+
 // HorizonMark is the least blob id that may still be committed (fmtHorizon).
 type HorizonMark struct{ e *engine }
 

@@ -32,6 +32,12 @@ func TestNodes(t *testing.T) {
 	if got, err = f.ListNodes(t.Context()); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v %v", got, err)
 	}
+	for range 2 {
+		wantErr(t, f.DeleteNode(t.Context(), "a"), nil)
+	}
+	if got, err = f.ListNodes(t.Context()); err != nil || !slices.Equal(got, want[1:]) {
+		t.Errorf("%+v %v", got, err)
+	}
 }
 
 func TestFound(t *testing.T) {
@@ -162,7 +168,11 @@ func mutations(f *fixture) map[string]func(context.Context) error {
 		"EditDrive": func(ctx context.Context) error {
 			return f.EditDrive(ctx, storagenode.DriveID{1}, func(d *metadata.DriveRecord) bool { d.Node = "x"; return true })
 		},
-		"PutNode":      func(ctx context.Context) error { return f.PutNode(ctx, metadata.NodeRecord{Name: "n"}) },
+		"PutNode":    func(ctx context.Context) error { return f.PutNode(ctx, metadata.NodeRecord{Name: "n"}) },
+		"DeleteNode": func(ctx context.Context) error { return f.DeleteNode(ctx, "n") },
+		"DeleteDrives": func(ctx context.Context) error {
+			return f.DeleteDrives(ctx, []storagenode.DriveID{{1}})
+		},
 		"RaiseHorizon": func(ctx context.Context) error { return f.RaiseHorizon(ctx, storagenode.BlobID{1}) },
 		"Found": func(ctx context.Context) error {
 			_, err := f.Found(ctx, storagenode.UUID{1})

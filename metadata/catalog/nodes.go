@@ -33,3 +33,11 @@ func (s *NodeRecords) PutNode(ctx context.Context, n metadata.NodeRecord) error 
 		return nil
 	})
 }
+
+// DeleteNode implements metadata.Nodes.
+func (s *NodeRecords) DeleteNode(ctx context.Context, name string) error {
+	return s.e.update(ctx, "delete node", func(t *txn) error {
+		t.Delete(t.nodeKey(name))
+		return nil
+	})
+}
