@@ -164,8 +164,9 @@ func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, []storagenode
 	if len(s.cfg.Repairers) == 0 {
 		return storagenode.UUID{}, nil, ErrNoRepairers
 	}
-	for first := true; ; first = false {
-		for _, r := range s.cfg.Repairers {
+	told := make([]string, len(s.cfg.Repairers))
+	for {
+		for i, r := range s.cfg.Repairers {
 			w, err := s.tell(ctx, r, storagenode.UUID{}, nil, nil)
 			if err == nil && !w.Cluster.IsZero() {
 				s.cfg.Logger.Info("joining", "cluster", w.Cluster.String(), "known", len(w.Drives))
@@ -174,8 +175,9 @@ func (s *StorageNode) join(ctx context.Context) (storagenode.UUID, []storagenode
 			if err == nil {
 				err = errors.New("the cluster is not founded yet")
 			}
-			if first && ctx.Err() == nil {
-				s.cfg.Logger.Info("waiting for a repairer to say which cluster to join", "err", err)
+			if err.Error() != told[i] && ctx.Err() == nil {
+				told[i] = err.Error()
+				s.cfg.Logger.Warn("waiting for a repairer to say which cluster to join", "err", err)
 			}
 		}
 		if err := s.cfg.Clock.Sleep(ctx, s.cfg.Announce); err != nil {

@@ -136,7 +136,7 @@ func unavailable(err error) error {
 	case rpctypes.ErrNoSpace:
 		return fmt.Errorf("%w: %s", kv.ErrUnavailable, noSpaceText)
 	case rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrPermissionDenied:
-		return fmt.Errorf("%w: the etcd members refuse this user: %w", kv.ErrUnavailable, err)
+		return fmt.Errorf("%w: the etcd members refuse this user; is the cluster secret theirs, or KINTSUGI_METADATA_USER and its password right? %w", kv.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 }

@@ -236,7 +236,7 @@ func TestFlush(t *testing.T) {
 func TestAnotherSecretIsRefused(t *testing.T) {
 	r := newRig(t)
 	r.client = NewTransport(key(t, "x"), &r.tap, nil)
-	if _, _, err := r.send("POST", "head", ""); !errors.Is(err, ErrRefused) || r.echo.calls != 0 {
+	if _, _, err := r.send("POST", "head", ""); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "cluster secret") || r.echo.calls != 0 {
 		t.Fatalf("%v after %d calls", err, r.echo.calls)
 	}
 	if _, err := NewKey(make([]byte, MinSecret-1)); err == nil {

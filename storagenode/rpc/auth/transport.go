@@ -205,6 +205,9 @@ func (t *Transport) begin(ctx context.Context, a *Answer, resp *http.Response) (
 	if !ok && resp.StatusCode == http.StatusServiceUnavailable {
 		return nil, ErrBusy
 	}
+	if !ok && resp.StatusCode == http.StatusUnauthorized {
+		return nil, fmt.Errorf("%w: the other side does not know the cluster secret of this process", ErrRefused)
+	}
 	if !ok {
 		text, _ := io.ReadAll(io.LimitReader(a.body, 512)) // only for the message
 		return nil, fmt.Errorf("%w: answer %d without a signature: %q", ErrRefused, resp.StatusCode, text)
