@@ -143,7 +143,7 @@ type trial struct{ binary string }
 
 // run lets seeds run until one fails.
 func (tr trial) run(t *testing.T, promise, nemeses string, seeds int) (out string, err error) {
-	run := exec.CommandContext(t.Context(), tr.binary, "-test.run", "^TestNemeses$", "-test.timeout", "30m")
+	run := exec.CommandContext(t.Context(), tr.binary, "-test.run", "^TestNemeses$", "-test.timeout", "10m")
 	run.Env = append(os.Environ(), "GOMAXPROCS=1", "KINTSUGI_BROKEN="+promise, "KINTSUGI_ONLY="+nemeses, "KINTSUGI_SEEDS="+strconv.Itoa(seeds),
 		"KINTSUGI_FAILURES=1", "KINTSUGI_SEED=", "KINTSUGI_FIRST=", "KINTSUGI_PART=", "KINTSUGI_LOG=")
 	text, err := run.CombinedOutput()
@@ -166,6 +166,9 @@ func (tr trial) catches(t *testing.T, m mutant) {
 	case !errors.As(err, &failed) || t.Context().Err() != nil:
 		t.Fatalf("did not run to its end: %v, %v", err, t.Context().Err())
 	case !strings.Contains(text, "--- FAIL: TestNemeses") || strings.Contains(text, "panic: "):
+		if at := strings.Index(text, "panic: "); at >= 0 { // what ran comes first
+			end = text[at:min(len(text), at+8000)]
+		}
 		t.Fatalf("failed, but not by a proof:\n%s", end)
 	case line == "":
 		t.Fatalf("failed, and names no seed:\n%s", end)
