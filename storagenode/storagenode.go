@@ -135,12 +135,14 @@ type Stager interface {
 
 // Space is a drive's capacity in bytes. Free already excludes the reserve.
 type Space struct {
-	Total, Used, Free int64
+	Total int64 `json:"total"`
+	Used  int64 `json:"used"`
+	Free  int64 `json:"free"`
 	// Dead counts bytes of records that compaction can win back.
-	Dead int64
+	Dead int64 `json:"dead"`
 	// ReadOnly says that the reserve is reached: writes get ErrReadOnly,
 	// deletes and compaction go on.
-	ReadOnly bool
+	ReadOnly bool `json:"readOnly"`
 }
 
 // ScrubReport is what one pass over a drive's records found.

@@ -38,13 +38,13 @@ KINTSUGI_METADATA_USER and KINTSUGI_METADATA_PASSWORD.`,
 	}
 	where.add(c.PersistentFlags())
 	c.PersistentFlags().StringVar(&where.secretFile, "cluster-secret-file", "", "file with the cluster's secret (or KINTSUGI_CLUSTER_SECRET)")
-	c.AddCommand(newMemberAdd(where),
-		newMemberChange(where, "remove ID", "Take a member out for good", "removed", (*etcd.Store).RemoveMember),
-		newMemberChange(where, "promote ID", "Make a learner that has caught up a full member", "promoted", (*etcd.Store).PromoteMember))
+	c.AddCommand(newMemberAdd(f, where),
+		newMemberChange(f, where, "remove ID", "Take a member out for good", "removed", (*etcd.Store).RemoveMember),
+		newMemberChange(f, where, "promote ID", "Make a learner that has caught up a full member", "promoted", (*etcd.Store).PromoteMember))
 	return c
 }
 
-func newMemberAdd(where *metadataFlags) *cobra.Command {
+func newMemberAdd(f *adminFlags, where *metadataFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "add PEER-HOST:PORT",
 		Short: "Let a new member in, as a learner",
@@ -59,16 +59,16 @@ it once it has caught up.`,
 					peer = "https://" + peer
 				}
 				id, _, err := s.AddMember(c.Context(), peer)
-				if err == nil {
-					fmt.Fprintf(c.OutOrStdout(), "added %s as a learner\n", id)
+				if err != nil {
+					return err
 				}
-				return err
+				return f.tellMember(c.OutOrStdout(), "added", id, " as a learner")
 			})
 		},
 	}
 }
 
-func newMemberChange(where *metadataFlags, use, short, done string, act func(*etcd.Store, context.Context, etcd.MemberID) error) *cobra.Command {
+func newMemberChange(f *adminFlags, where *metadataFlags, use, short, done string, act func(*etcd.Store, context.Context, etcd.MemberID) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -77,14 +77,22 @@ func newMemberChange(where *metadataFlags, use, short, done string, act func(*et
 				return fmt.Errorf("member %q: want an id as `kintsugi admin metadata members` lists them", args[0])
 			}
 			return withMembers(c, where, func(s *etcd.Store) error {
-				err := act(s, c.Context(), id)
-				if err == nil {
-					fmt.Fprintf(c.OutOrStdout(), "%s %s\n", done, id)
+				if err := act(s, c.Context(), id); err != nil {
+					return err
 				}
-				return err
+				return f.tellMember(c.OutOrStdout(), done, id, "")
 			})
 		},
 	}
+}
+
+// tellMember says what was done to a member.
+func (f *adminFlags) tellMember(w io.Writer, done string, id etcd.MemberID, how string) error {
+	if f.asJSON {
+		return printJSON(w, map[string]etcd.MemberID{done: id})
+	}
+	_, err := fmt.Fprintf(w, "%s %s%s\n", done, id, how)
+	return err
 }
 
 func withMembers(c *cobra.Command, where *metadataFlags, f func(*etcd.Store) error) error {

@@ -120,7 +120,11 @@ func TestMetadataMember(t *testing.T) {
 	if _, err = run(t, "admin", "metadata", "members", "remove", "nonsense", where); err == nil {
 		t.Fatal("removed nonsense")
 	}
-	if text, err = run(t, "admin", "metadata", "members", "remove", id, where); err != nil {
+	if text, err = run(t, "admin", "metadata", "members", "remove", "--json", id, where); err != nil {
+		t.Fatalf("%s, %v", text, err)
+	}
+	var told map[string]string
+	if err := json.Unmarshal([]byte(text), &told); err != nil || told["removed"] != id {
 		t.Fatalf("%s, %v", text, err)
 	}
 	stop()

@@ -82,6 +82,16 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestSpaceOfEarlierVersions: once the keys of a drive's space began with
+// capitals, and nodes of both kinds are in one cluster while it is upgraded.
+func TestSpaceOfEarlierVersions(t *testing.T) {
+	var back storagenode.Space
+	err := json.Unmarshal([]byte(`{"Total":4,"Used":1,"Free":2,"Dead":1,"ReadOnly":true}`), &back)
+	if want := (storagenode.Space{Total: 4, Used: 1, Free: 2, Dead: 1, ReadOnly: true}); err != nil || back != want {
+		t.Errorf("%+v, %v", back, err)
+	}
+}
+
 // TestSentinelsOnTheWire holds every sentinel to its bit.
 func TestSentinelsOnTheWire(t *testing.T) {
 	for i, s := range sentinels {

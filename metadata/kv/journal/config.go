@@ -102,15 +102,15 @@ func (c Config) withDefaults() Config {
 
 // Status describes the engine to operators.
 type Status struct {
-	Generation uint64
-	Members    []storagenode.DriveID
-	Joining    []storagenode.DriveID // being copied to
-	Commit     uint64                // the newest
-	Lag        uint64                // commits a joining drive is behind
-	LogBytes   int64                 // of log since the last snapshot
-	StateDrive storagenode.DriveID   // zero while the state is rebuilt
+	Generation uint64                `json:"generation"`
+	Members    []storagenode.DriveID `json:"members"`
+	Joining    []storagenode.DriveID `json:"joining,omitempty"` // being copied to
+	Commit     uint64                `json:"commit"`            // the newest
+	Lag        uint64                `json:"lag"`               // commits a joining drive is behind
+	LogBytes   int64                 `json:"logBytes"`          // of log since the last snapshot
+	StateDrive storagenode.DriveID   `json:"stateDrive"`        // zero while the state is rebuilt
 	// Left are drives that were to be taken out, and may be now.
-	Left []storagenode.DriveID
+	Left []storagenode.DriveID `json:"left,omitempty"`
 	// Degraded says what is wrong; empty: Tolerance+1 members, all well.
-	Degraded string
+	Degraded string `json:"degraded,omitempty"`
 }
