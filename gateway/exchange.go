@@ -292,6 +292,15 @@ func (x *exchange) setWriteDeadline() {
 	}
 }
 
+// forsakeBody bounds how long the client may take for a body that nobody read.
+// net/http takes up to 256 KiB of it before it sends the answer, and would wait
+// for them for good, whoever sent the request.
+func (x *exchange) forsakeBody() {
+	if d, ok := x.w.(interface{ SetReadDeadline(time.Time) error }); ok && x.r.Body != nil && x.r.Body != http.NoBody {
+		_ = d.SetReadDeadline(time.Now().Add(x.g.timeout / 2)) // less than what setWriteDeadline gives
+	}
+}
+
 // requestBody is the verified body of a request. A client that sends nothing
 // for the gateway's timeout is cut off; there is no bound on the whole.
 type requestBody struct {

@@ -213,5 +213,8 @@ func (g *gateway) finish(x *exchange) {
 	if cause != nil {
 		panic(cause) // http.ErrAbortHandler: the server cuts the connection
 	}
+	if x.body == nil {
+		x.forsakeBody()
+	}
 	g.giveExchange(x)
 }

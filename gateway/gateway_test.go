@@ -207,6 +207,12 @@ func TestSlowClients(t *testing.T) {
 	if err != nil || !bytes.Contains(text, []byte("<Code>RequestTimeout</Code>")) {
 		t.Errorf("%v: %s", err, text)
 	}
+	// Nobody signed it, so nobody reads its body.
+	conn = dial("PUT /bkt/k HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\npart")
+	text, err = io.ReadAll(conn)
+	if err != nil || !bytes.Contains(text, []byte("<Code>AccessDenied</Code>")) {
+		t.Errorf("%v: %s", err, text)
+	}
 	for _, crowded := range []bool{true, false} {
 		blobs.crowded.Store(crowded)
 		conn = dial(strings.Replace(call{method: "GET", target: "/bkt/large"}.raw(s.address), "\r\n", "\r\nConnection: close\r\n", 1))

@@ -2,11 +2,14 @@ package main
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"kintsugi/gateway"
 	"kintsugi/gateway/console"
+	"kintsugi/storagenode/tcp"
 )
 
 // doorPatience is how long a request waits at a closed door: most processes are
@@ -67,6 +70,23 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	d.inside.ServeHTTP(w, r)
+}
+
+// serveS3 serves S3 on l from now on; what comes of it goes to failed.
+func serveS3(l net.Listener, failed chan<- error) (*door, *http.Server) {
+	d := newDoor(func(why string) http.Handler { return tcp.Forsaking(gateway.Closed(why)) })
+	s := &http.Server{Handler: d}
+	gateway.Configure(s)
+	go func() { failed <- s.Serve(tcp.Bound(s, gateway.Listen(l), tcp.MaxConns())) }()
+	return d, s
+}
+
+// serveAdmin serves an admin address on l from now on, its health at once.
+func serveAdmin(l net.Listener, failed chan<- error) (*door, *http.Server) {
+	d := newDoor(adminClosed)
+	s := &http.Server{Handler: tcp.Forsaking(d.withHealth()), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	go func() { failed <- s.Serve(tcp.Bound(s, l, tcp.MaxConns()/8)) }()
+	return d, s
 }
 
 // adminClosed answers for an admin API that cannot be had yet.

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"kintsugi/cmd/internal/roles"
-	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
 	"kintsugi/metadata"
@@ -88,14 +87,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 		return err
 	}
 	defer admin.Close()
-	front, back := newDoor(gateway.Closed), newDoor(adminClosed)
-	users := &http.Server{Handler: front}
-	gateway.Configure(users)
-	operators := &http.Server{Handler: back.withHealth(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error, 2)
-	go func() { failed <- users.Serve(gateway.Listen(s3)) }()
-	go func() { failed <- operators.Serve(admin) }()
+	front, users := serveS3(s3, failed)
 	defer users.Close()
+	back, operators := serveAdmin(admin, failed)
 	defer operators.Close()
 	waits := func(why string) {
 		front.say(why)

@@ -18,6 +18,7 @@ import (
 
 	"kintsugi/metadata/kv/etcd"
 	"kintsugi/metadata/kv/etcd/member"
+	"kintsugi/storagenode/tcp"
 )
 
 func newMetadata() *cobra.Command {
@@ -109,8 +110,8 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 		return err
 	}
 	if admin != nil {
-		back := &http.Server{Handler: memberAdmin(m, cfg.Secret), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-		go func() { _ = back.Serve(admin) }() // ends with Close
+		back := &http.Server{Handler: tcp.Forsaking(memberAdmin(m, cfg.Secret)), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+		go func() { _ = back.Serve(tcp.Bound(back, admin, tcp.MaxConns()/8)) }() // ends with Close
 		defer back.Close()
 	}
 	select {

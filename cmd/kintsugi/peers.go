@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"kintsugi/storagenode/rpc/auth"
+	"kintsugi/storagenode/tcp"
 )
 
 const envClusterSecret = "KINTSUGI_CLUSTER_SECRET"
@@ -115,5 +116,5 @@ func newWindow(secret string, metrics http.Handler) http.Handler {
 			h(w, r)
 		})
 	}
-	return mux
+	return tcp.Forsaking(mux)
 }

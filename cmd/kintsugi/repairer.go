@@ -16,6 +16,7 @@ import (
 	"kintsugi/repair"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
+	"kintsugi/storagenode/tcp"
 )
 
 // repairerConfig is what the command line says.
@@ -79,12 +80,10 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 			cfg.advertise = "https://" + inside.Addr().String()
 		}
 	}
-	door := newDoor(adminClosed)
-	door.say("it waits for the metadata")
-	back := &http.Server{Handler: door.withHealth(), ReadHeaderTimeout: 30 * time.Second}
 	failed := make(chan error, 2)
-	go func() { failed <- back.Serve(window) }()
+	door, back := serveAdmin(window, failed)
 	defer back.Close()
+	door.say("it waits for the metadata")
 	peer, err := cfg.cluster.join(ctx)
 	if err != nil {
 		return stopped(ctx, err)
@@ -96,9 +95,10 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 	if err != nil {
 		return errors.Join(stopped(ctx, err), peer.close())
 	}
-	front := &http.Server{Handler: auth.NewGuard(auth.GuardConfig{Key: peer.key}).Wrap(repairerRoutes(r, peer)), TLSConfig: peer.serverTLS}
+	front := &http.Server{Handler: tcp.Forsaking(auth.NewGuard(auth.GuardConfig{Key: peer.key}).Wrap(repairerRoutes(r, peer))), TLSConfig: peer.serverTLS}
 	rpc.Configure(front)
 	door.open(newWindow(peer.secret, promhttp.HandlerFor(peer.registry, promhttp.HandlerOpts{})))
+	inside = tcp.Bound(front, inside, tcp.MaxConns())
 	go func() {
 		if peer.serverTLS != nil {
 			failed <- front.ServeTLS(inside, "", "")

@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"kintsugi/cmd/internal/embedded"
-	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
 	"kintsugi/storagenode/rpc"
@@ -47,17 +46,13 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	}
 	defer admin.Close()
 
-	front, back := newDoor(gateway.Closed), newDoor(adminClosed)
+	failed := make(chan error, 2)
+	front, users := serveS3(s3, failed)
+	defer users.Close()
+	back, operators := serveAdmin(admin, failed)
+	defer operators.Close()
 	front.say("the drives are being opened")
 	back.say("the drives are being opened")
-	users := &http.Server{Handler: front}
-	gateway.Configure(users)
-	operators := &http.Server{Handler: back.withHealth(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-	failed := make(chan error, 2)
-	go func() { failed <- users.Serve(gateway.Listen(s3)) }()
-	go func() { failed <- operators.Serve(admin) }()
-	defer users.Close()
-	defer operators.Close()
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

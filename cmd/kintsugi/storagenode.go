@@ -134,7 +134,7 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 		Handler:           newWindow(secret, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})),
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 	}
-	go func() { _ = window.Serve(back) }() // ends with Close
+	go func() { _ = window.Serve(tcp.Bound(window, back, tcp.MaxConns()/8)) }() // ends with Close
 	defer window.Close()
 
 	n, err := roles.OpenStorageNode(ctx, roles.StorageNodeConfig{
@@ -149,13 +149,13 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 	case err != nil:
 		return err
 	}
-	server := &http.Server{Handler: n.Handler(), ErrorLog: slog.NewLogLogger(cfg.logger.Handler(), slog.LevelDebug)}
+	server := &http.Server{Handler: tcp.Forsaking(n.Handler()), ErrorLog: slog.NewLogLogger(cfg.logger.Handler(), slog.LevelDebug)}
 	rpc.Configure(server)
 	if serving != nil {
 		front = tcp.Listen(front, serving)
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(front) }()
+	go func() { failed <- server.Serve(tcp.Bound(server, front, tcp.MaxConns())) }()
 	fmt.Fprintf(out, "Kintsugi %s: node %s serves %d drives of cluster %s at %s\n", version(), cfg.name, len(cfg.dirs), n.Node.Cluster(), cfg.advertise)
 	select {
 	case <-ctx.Done():

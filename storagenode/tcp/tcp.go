@@ -1,5 +1,6 @@
-// Package tcp keeps connections within one machine from being paced, and has TLS
-// connections send what is long in few system calls.
+// Package tcp keeps connections within one machine from being paced, has TLS
+// connections send what is long in few system calls, and bounds how many a server
+// has and how long a client may keep one busy that nobody knows.
 //
 // Where the system's administrator chose congestion control by pacing, which is
 // what BBR does, a timer goes off for each 64 KiB: over the loopback interface,
