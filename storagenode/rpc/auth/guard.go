@@ -80,17 +80,17 @@ func (in *Incoming) Close() error { return nil }
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		patient(w)
-		if !g.enter(r) {
-			http.Error(w, "busy", http.StatusServiceUnavailable)
-			return
-		}
-		defer func() { <-g.places }()
 		t, head, ok := g.authentic(w, r)
 		if !ok {
 			// It says nothing of what was wrong: whoever asks has no key.
 			http.Error(w, "not authenticated", http.StatusUnauthorized)
 			return
 		}
+		if !g.enter(r) { // not before: who has no key could hold all places
+			http.Error(w, "busy", http.StatusServiceUnavailable)
+			return
+		}
+		defer func() { <-g.places }()
 		out := &Writer{w: w, key: g.cfg.Key, request: t.mac, server: g.life}
 		if text, flags := g.verdict(&t, r.Method); text != "" {
 			out.WriteHeader(http.StatusForbidden)
@@ -126,18 +126,32 @@ func (g *Guard) authentic(w http.ResponseWriter, r *http.Request) (ticket, []byt
 	if !ok || r.ContentLength < 0 || t.head > MaxHead || int64(t.head) > r.ContentLength {
 		return t, nil, false
 	}
-	head := make([]byte, t.head)
-	if len(head) > 0 {
+	var head []byte
+	if t.head > 0 {
 		// A deadline left in place would end the request's context later on.
 		ctl := http.NewResponseController(w)
 		_ = ctl.SetReadDeadline(time.Now().Add(g.cfg.HeadTime)) // a test's recorder has none
-		_, err := io.ReadFull(r.Body, head)
+		var err error
+		head, err = readHead(r.Body, int(t.head))
 		_ = ctl.SetReadDeadline(time.Time{})
 		if err != nil {
 			return t, nil, false
 		}
 	}
 	return t, head, t.sign(g.cfg.Key, r, r.ContentLength, head).equal(t.mac)
+}
+
+// readHead reads n bytes. It takes memory for what has come, not for what was
+// announced: nobody knows yet who sends it.
+func readHead(body io.Reader, n int) ([]byte, error) {
+	head := make([]byte, min(n, 4<<10))
+	for got := 0; ; {
+		m, err := io.ReadFull(body, head[got:])
+		if got += m; err != nil || got == n {
+			return head, err
+		}
+		head = append(head, make([]byte, min(n-got, got))...)
+	}
 }
 
 // verdict says why a signed request is not let in; "" lets it in.

@@ -1,0 +1,52 @@
+package auth
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// TestStrangersHoldNoPlaces: who announces a head and does not send it keeps
+// nobody out who has the key.
+func TestStrangersHoldNoPlaces(t *testing.T) {
+	guard := NewGuard(GuardConfig{Key: key(t, "s"), Requests: 1, Wait: time.Millisecond})
+	reached := make(chan struct{}, 1)
+	guarded := guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reached <- struct{}{}
+		guarded.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	stranger := ticket{head: 100}
+	c, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /x HTTP/1.1\r\nHost: h\r\nAuthorization: %s\r\nContent-Length: 100\r\n\r\n", stranger.header())
+	<-reached
+	time.Sleep(50 * time.Millisecond)
+	q, _ := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
+	resp, err := NewTransport(key(t, "s"), http.DefaultTransport, nil).RoundTrip(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+}
+
+// TestReadHead: heads of any length, and such as break off.
+func TestReadHead(t *testing.T) {
+	text := bytes.Repeat([]byte("kintsugi "), MaxHead/9+1)
+	for _, n := range []int{1, 4095, 4096, 4097, 8192, 20_000, MaxHead} {
+		if got, err := readHead(bytes.NewReader(text), n); err != nil || !bytes.Equal(got, text[:n]) {
+			t.Errorf("%d bytes: %d, %v", n, len(got), err)
+		}
+		if _, err := readHead(bytes.NewReader(text[:n-1]), n); err == nil {
+			t.Errorf("%d bytes of %d are taken", n-1, n)
+		}
+	}
+}
