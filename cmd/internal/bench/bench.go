@@ -289,6 +289,9 @@ func (r *run) work(ctx context.Context, w int, start, end time.Time) []time.Dura
 		if errors.Is(err, io.EOF) {
 			break // nothing left to delete
 		}
+		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+			break // by who measures: no error of what is measured
+		}
 		if err != nil {
 			r.failed.Add(1)
 			text := err.Error()
