@@ -9,7 +9,9 @@ import (
 // TestWrongArguments: whoever mistypes a command hears of it, and what to type.
 func TestWrongArguments(t *testing.T) {
 	for line, want := range map[string]string{
-		"admin repare":                      `unknown command "repare" for "kintsugi admin"; see kintsugi admin --help`,
+		"admin frobnicate":                  `unknown command "frobnicate" for "kintsugi admin"; see kintsugi admin --help`,
+		"admin repare":                      `unknown command "repare" for "kintsugi admin": did you mean repair; see kintsugi admin --help`,
+		"admin stat":                        "did you mean start or status",
 		"admin metadata dmup":               `see kintsugi admin metadata --help`,
 		"admin drives darin d1":             `see kintsugi admin drives --help`,
 		"admin what-if":                     "usage: kintsugi admin what-if DRIVE...",

@@ -26,7 +26,7 @@ once they serve and not while they wait for drives or metadata.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			url := "http://127.0.0.1:9001/live"
 			if len(args) == 1 {
-				url = args[0]
+				url = liveURL(args[0])
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), patience)
 			defer cancel()
@@ -35,6 +35,17 @@ once they serve and not while they wait for drives or metadata.`,
 	}
 	c.Flags().DurationVar(&patience, "timeout", 3*time.Second, "how long to wait for the answer")
 	return c
+}
+
+// liveURL completes an address without a scheme or a path.
+func liveURL(address string) string {
+	if !strings.Contains(address, "://") {
+		address = "http://" + address
+	}
+	if _, rest, _ := strings.Cut(address, "://"); !strings.Contains(strings.TrimSuffix(rest, "/"), "/") {
+		address = strings.TrimSuffix(address, "/") + "/live"
+	}
+	return address
 }
 
 func askLive(ctx context.Context, url string) error {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -79,7 +80,12 @@ func explainArgs(c *cobra.Command) {
 			if len(args) == 0 {
 				return c.Help()
 			}
-			return fmt.Errorf("unknown command %q for %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
+			c.SuggestionsMinimumDistance = 2 // letters, as cobra has it for the root
+			meant := ""
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				meant = ": did you mean " + strings.Join(near, " or ")
+			}
+			return fmt.Errorf("unknown command %q for %q%s; see %s --help", args[0], c.CommandPath(), meant, c.CommandPath())
 		}
 		return
 	}

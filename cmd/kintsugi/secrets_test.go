@@ -83,3 +83,14 @@ func TestAskLive(t *testing.T) {
 		t.Error("nobody is there")
 	}
 }
+
+func TestLiveURL(t *testing.T) {
+	for given, want := range map[string]string{
+		"127.0.0.1:9101": "http://127.0.0.1:9101/live", "http://h:1": "http://h:1/live", "https://h:1/": "https://h:1/live",
+		"http://h:1/live": "http://h:1/live", "http://h:1/proxied/live": "http://h:1/proxied/live",
+	} {
+		if got := liveURL(given); got != want {
+			t.Errorf("%s: %s, want %s", given, got, want)
+		}
+	}
+}
