@@ -271,6 +271,9 @@ func (c *compaction) emptied() (bool, error) {
 	sc := scanner{f: c.g.f, bind: c.g.bind, off: superSize, size: c.g.tail, depth: scanHeaders}
 	for {
 		r, err := sc.next()
+		if err == io.EOF && c.g.short > 0 {
+			return c.unreferenced() // more was there
+		}
 		if err == io.EOF {
 			return true, nil
 		}

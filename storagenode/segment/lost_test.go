@@ -3,6 +3,7 @@ package segment
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"testing"
 
@@ -124,4 +125,57 @@ func TestLostSegmentIsCompacted(t *testing.T) {
 	}
 	r.must(r.Health())
 	r.holds(1, 40<<10)
+}
+
+// cut shortens a file so that no record is left in it.
+func (r *rig) cut(path string) {
+	r.Helper()
+	f, err := r.fs.OpenFile(path, os.O_RDWR)
+	r.must(err)
+	r.must(errors.Join(f.Truncate(superSize+8), f.Close()))
+}
+
+// TestCutSegmentIsCompacted: a segment that was cut while the store was closed, and
+// whose shards were all put again, is won back; before that it is kept.
+func TestCutSegmentIsCompacted(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 4<<10)
+	r.put(2, 20<<10)
+	path, e := r.at(1)
+	r.reopen(func() { r.cut(path) })
+	for n, size := range []int{1: 4 << 10, 2: 20 << 10} {
+		if n == 0 {
+			continue
+		}
+		r.must(r.keep(r.Context()))
+		if (*r.segs.Load())[e.segment] == nil {
+			t.Fatalf("it is gone before shard %d was put again", n)
+		}
+		r.put(n, size)
+	}
+	r.must(r.keep(r.Context()))
+	if (*r.segs.Load())[e.segment] != nil {
+		t.Fatal("the segment is still there")
+	}
+	r.must(r.Health())
+	r.holds(1, 4<<10)
+	r.holds(2, 20<<10)
+}
+
+// TestCutTail: what a segment that had not ended lost is not listed after any later
+// open either: its file is not made as long again as it was.
+func TestCutTail(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 4<<10)
+	r.put(2, 4<<10)
+	r.must(r.checkpoint(true))
+	path, _ := r.at(1)
+	r.reopen(func() { r.cut(path) })
+	for range 2 {
+		if got := r.listed(2); got[1] || got[2] {
+			t.Fatalf("listed: %v", got)
+		}
+		r.fails(1, storagenode.ErrCorrupt)
+		r.reopen(nil)
+	}
 }

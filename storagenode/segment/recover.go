@@ -40,7 +40,7 @@ func (s *Store) recover(ctx context.Context) error {
 		}
 	} else {
 		for _, g := range s.segments() {
-			if g.trimmed {
+			if g.trimmed || g.short > 0 { // of what was cut off nothing is left to read
 				continue
 			}
 			if err := s.replay(ctx, g, false); err != nil {
@@ -290,9 +290,6 @@ func (s *Store) loadMetas(x *index) error {
 		}
 		g.pos, g.dead, g.trimmed = m.pos, m.dead, m.sealed // held is found anew
 		g.minSeq.Store(m.minSeq)
-		if m.sealed {
-			g.tail = max(g.tail, m.pos)
-		}
 	}
 	return it.Error()
 }
