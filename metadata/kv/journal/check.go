@@ -135,7 +135,7 @@ func (c *committer) memberBad(m *member, err error) {
 	c.cfg.Logger.Error("journal member found bad", "drive", m.d.id.String(), "err", err)
 	for _, o := range c.members {
 		if o != m && o.err == nil && o.alive {
-			m.err = err
+			m.err = fmt.Errorf("%w: %w", errRotten, err) // the drive may be taken in again
 			return
 		}
 	}

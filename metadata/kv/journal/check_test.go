@@ -87,6 +87,31 @@ func TestDamageWhileServing(t *testing.T) {
 	}
 }
 
+// TestDamageWithoutASpare: a member that is found bad is taken in anew on its own
+// drive where there is no other.
+func TestDamageWithoutASpare(t *testing.T) {
+	cfg, fs, _ := faulty(t, 2, 1)
+	cfg.CheckEvery = 20 * time.Millisecond
+	s := open(t, cfg)
+	for i := range 60 {
+		mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+	}
+	whole(t, s, cfg)
+	dir := filepath.Join(dirOf(cfg, s.Status().Members[0]), "journal")
+	names, err := fs.List(dir)
+	for _, n := range names {
+		if strings.HasPrefix(n, "log-") {
+			err = errors.Join(err, fs.FlipBit(filepath.Join(dir, n), 512*3+100, 3))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the damage to be found", func() bool { return s.Status().Generation > 2 })
+	eventually(t, "both drives to be members", func() bool { return s.Status().Degraded == "" })
+	whole(t, s, cfg)
+}
+
 // TestNothingIsFoundBad: checks of files that are written, trimmed and rolled
 // meanwhile find nothing.
 func TestNothingIsFoundBad(t *testing.T) {
