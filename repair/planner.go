@@ -69,6 +69,10 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 			if !d.dead() && !draining {
 				continue
 			}
+			if !d.dead() && p.filling(s) {
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is " + d.record.State.String() + "; what the slot should hold is being copied to it first"})
+				continue
+			}
 			to, why := p.target(drives, domains, load, slots, i, g.Scheme.M)
 			if why != "" {
 				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is " + d.record.State.String() + "; " + why})
@@ -120,7 +124,7 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 		if doubled {
 			at = metadata.Doubled(on)
 		}
-		if at < 0 || !p.fleet.readable(on[at].Drive) {
+		if at < 0 || !p.fleet.readable(on[at].Drive) || p.filling(g.Slots[slots[at]]) {
 			continue
 		}
 		to, why := p.target(drives, domains, load, g.Slots, slots[at], g.Scheme.M)
@@ -136,6 +140,15 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 		moves = append(moves, move{g.PG, slots[at], g.Slots[slots[at]], to})
 	}
 	return moves
+}
+
+// filling says that a slot is being rebuilt where it is. It stays there until that is
+// done: what was written to it meanwhile is on no other drive, and whoever takes the
+// slot next copies from the drive that had it before.
+func (p *planner) filling(s storagenode.Slot) bool {
+	d, _ := p.fleet.drive(s.Drive)
+	_, state := p.cfg.Drives.Drive(s.Drive)
+	return s.State == storagenode.SlotRebuilding && state.Writable() && !d.report.Space.ReadOnly
 }
 
 // places gives the drives that a group's slots are on, as far as they are known,

@@ -2,6 +2,7 @@ package repair
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -713,4 +714,45 @@ func TestNotWholeOnceDamageIsKnown(t *testing.T) {
 	if !r.rep.Status().Whole {
 		t.Fatal("not whole after the repair")
 	}
+}
+
+// TestDrainOfADriveThatIsBeingFilled: a slot does not leave a drive that is being
+// drained before it was rebuilt there. What was written to it meanwhile is nowhere
+// else, and who takes the slot next fills it from the drive that had it before.
+func TestDrainOfADriveThatIsBeingFilled(t *testing.T) {
+	r := newRig(t, "2+1", 5)
+	r.put("before", 300_000)
+	r.round()
+	o := r.put("a", 300_000)
+	first := r.group(o.pg).Slots[0].Drive
+	_, err := r.rep.Drain(r.ctx, first)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	second := r.group(o.pg).Slots[0].Drive
+	if second == first {
+		t.Fatal("the slot was not mapped elsewhere")
+	}
+	var late object
+	for i := 0; late.pg != o.pg; i++ {
+		r.clock.advance(time.Second)
+		late = r.put("late"+strconv.Itoa(i), 300_000)
+	}
+	_, err = r.rep.Drain(r.ctx, second)
+	r.must(err)
+	for range 3 {
+		r.must(r.rep.detectAndPlan(r.ctx))
+		report, err := r.set.Verify(r.ctx, r.group(o.pg), r.record(late).Blob)
+		if err != nil || report.Slots[0].Finding != stripe.Good {
+			t.Fatalf("%v, %+v", err, report)
+		}
+	}
+	for range 8 {
+		r.round()
+	}
+	for _, id := range []storagenode.DriveID{first, second} {
+		if d, _ := r.rep.fleet.drive(id); d.record.State != storagenode.DriveDrained {
+			t.Fatalf("drive is %s in the end", d.record.State)
+		}
+	}
+	r.whole(o, late)
 }
