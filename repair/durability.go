@@ -42,6 +42,7 @@ type groupCount struct {
 type census struct {
 	cfg    *Config
 	fleet  *fleet
+	moving *moving
 	marked func() int64 // how often something was marked missing
 
 	fresh   atomic.Bool   // the next pass counts even where the last is young
@@ -143,8 +144,9 @@ type Durability struct {
 func (c *census) durability(groups []groupCount, at time.Time, lost map[storagenode.DriveID]bool) Durability {
 	d := Durability{At: at, Margins: []MarginCount{}}
 	margins := map[int]tally{}
+	there := func(id storagenode.DriveID) bool { return !lost[id] && c.fleet.readable(id) }
 	for _, g := range groups {
-		live := liveSlots(c.fleet, g.group)
+		live := liveSlots(c.fleet, g.group) | c.moving.held(g.group, there)
 		for i, s := range g.group.Slots {
 			if lost[s.Drive] {
 				live = live.Without(i)

@@ -27,8 +27,9 @@ type WaitingSlot struct {
 
 // planner maps the slots of dead and draining drives to others.
 type planner struct {
-	cfg   *Config
-	fleet *fleet
+	cfg    *Config
+	fleet  *fleet
+	moving *moving
 
 	mu      sync.Mutex
 	waiting []WaitingSlot                // as of the last plan; guarded by mu
@@ -264,6 +265,7 @@ func (p *planner) remap(ctx context.Context, m move) error {
 	if _, err := p.cfg.Groups.Remap(ctx, m.pg, m.slot, m.from.Epoch, m.to); err != nil {
 		return fmt.Errorf("map slot %d of pg %d to drive %s: %w", m.slot, m.pg, m.to, err)
 	}
+	p.moving.began(m.pg, m.slot, m.from)
 	p.cfg.Logger.Info("slot mapped to another drive", "pg", uint32(m.pg), "slot", m.slot,
 		"from", m.from.Drive.String(), "drive", m.to.String(), "epoch", m.from.Epoch+1)
 	return nil
