@@ -36,9 +36,12 @@ type fleet struct {
 	mu     sync.RWMutex
 	drives map[storagenode.DriveID]drive
 	order  []storagenode.DriveID // oldest first
+	looked chan struct{}         // closed by the first look: before it no drive is known
 }
 
-func newFleet() *fleet { return &fleet{drives: map[storagenode.DriveID]drive{}} }
+func newFleet() *fleet {
+	return &fleet{drives: map[storagenode.DriveID]drive{}, looked: make(chan struct{})}
+}
 
 func (f *fleet) drive(id storagenode.DriveID) (drive, bool) {
 	f.mu.RLock()
@@ -65,8 +68,13 @@ func (f *fleet) readable(id storagenode.DriveID) bool {
 
 func (f *fleet) set(drives map[storagenode.DriveID]drive, order []storagenode.DriveID) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.drives, f.order = drives, order
-	f.mu.Unlock()
+	select {
+	case <-f.looked:
+	default:
+		close(f.looked)
+	}
 }
 
 // drop leaves drives out, until a look finds them again.

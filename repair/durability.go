@@ -61,7 +61,13 @@ func (c *census) current() bool {
 	return c.knows == c.marked()
 }
 
+// pass counts, once the drives have been looked at.
 func (c *census) pass(ctx context.Context) error {
+	select {
+	case <-c.fleet.looked:
+	case <-ctx.Done():
+		return fmt.Errorf("no look at the drives yet: %w", ctx.Err())
+	}
 	select {
 	case c.running <- struct{}{}:
 	case <-ctx.Done():
