@@ -23,6 +23,9 @@ const Service = "admin"
 // maxBody bounds what an admin request may send, in bytes.
 const maxBody = 1 << 20
 
+// notHere is for who looks at the address with a browser.
+const notHere = "This is Kintsugi's admin API; 'kintsugi admin --help' says how to ask it. There is no page to look at, and no route of this name."
+
 // Route is one call of the API. Exactly one of Answer and Stream is set.
 type Route struct {
 	Method, Path string
@@ -62,6 +65,9 @@ func New(cfg Config) http.Handler {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, notHere, http.StatusNotFound)
+	})
 	mux.HandleFunc("GET /metrics", cfg.guard(cfg.Metrics.ServeHTTP))
 	mux.HandleFunc("GET /debug/pprof/", cfg.guard(pprof.Index))
 	mux.HandleFunc("GET /debug/pprof/profile", cfg.guard(pprof.Profile))
