@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,6 +70,9 @@ func (c *adminClient) send(ctx context.Context, method, path string, query url.V
 	}
 	sigv4.Sign(r, c.cred.AccessKey, c.cred.SecretKey, c.region, console.Service, time.Now(), sigv4.EmptyPayload)
 	resp, err := http.DefaultClient.Do(r)
+	if errors.As(err, new(x509.UnknownAuthorityError)) {
+		return nil, fmt.Errorf("%w\nwhere the authority is your own, name its certificate with the variable SSL_CERT_FILE", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w\nis the server running, and is this its --admin-address? Set KINTSUGI_ADMIN_URL or --admin-url", err)
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/tls"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"sync"
@@ -72,19 +74,31 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.inside.ServeHTTP(w, r)
 }
 
-// serveS3 serves S3 on l from now on; what comes of it goes to failed.
-func serveS3(l net.Listener, failed chan<- error) (*door, *http.Server) {
+// quiet drops what net/http says of clients: handshakes that fail, and the like.
+var quiet = log.New(io.Discard, "", 0)
+
+// serveS3 serves S3 on l from now on, over TLS where secure is not nil; what comes
+// of it goes to failed.
+func serveS3(l net.Listener, secure *tls.Config, failed chan<- error) (*door, *http.Server) {
 	d := newDoor(func(why string) http.Handler { return tcp.Forsaking(gateway.Closed(why)) })
-	s := &http.Server{Handler: d}
+	s := &http.Server{Handler: d, ErrorLog: quiet}
 	gateway.Configure(s)
-	go func() { failed <- s.Serve(tcp.Bound(s, gateway.Listen(l), tcp.MaxConns())) }()
+	if secure == nil {
+		l = gateway.Listen(l)
+	} else {
+		l = tls.NewListener(tcp.Unpaced(l), secure)
+	}
+	go func() { failed <- s.Serve(tcp.Bound(s, l, tcp.MaxConns())) }()
 	return d, s
 }
 
 // serveAdmin serves an admin address on l from now on, its health at once.
-func serveAdmin(l net.Listener, failed chan<- error) (*door, *http.Server) {
+func serveAdmin(l net.Listener, secure *tls.Config, failed chan<- error) (*door, *http.Server) {
+	if secure != nil {
+		l = tls.NewListener(l, secure)
+	}
 	d := newDoor(adminClosed)
-	s := &http.Server{Handler: tcp.Forsaking(d.withHealth()), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	s := &http.Server{Handler: tcp.Forsaking(d.withHealth()), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet}
 	go func() { failed <- s.Serve(tcp.Bound(s, l, tcp.MaxConns()/8)) }()
 	return d, s
 }

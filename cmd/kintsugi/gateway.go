@@ -30,6 +30,7 @@ type gatewayConfig struct {
 	domains               []string
 	credentials           credentials
 	memory, kept          int64 // bytes
+	https                 httpsFlags
 }
 
 func newGateway() *cobra.Command {
@@ -69,6 +70,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringSliceVar(&cfg.domains, "domain", nil, "domain whose subdomains are buckets (virtual-host style); may be given several times")
 	f.StringVar(&cfg.region, "region", "us-east-1", "region that clients sign for")
 	memory.add(f)
+	cfg.https.add(f)
 	cfg.cluster.add(f)
 	fromEnvironment(c)
 	return c
@@ -77,6 +79,14 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 // runGateway serves until ctx ends.
 func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	tuneGarbageCollector(cfg.memory)
+	log, err := newLogger(cfg.cluster.logLevel)
+	if err != nil {
+		return err
+	}
+	secure, err := cfg.https.load(log)
+	if err != nil {
+		return err
+	}
 	s3, err := listen("--address", cfg.address)
 	if err != nil {
 		return err
@@ -88,9 +98,9 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	}
 	defer admin.Close()
 	failed := make(chan error, 2)
-	front, users := serveS3(s3, failed)
+	front, users := serveS3(s3, secure, failed)
 	defer users.Close()
-	back, operators := serveAdmin(admin, failed)
+	back, operators := serveAdmin(admin, secure, failed)
 	defer operators.Close()
 	waits := func(why string) {
 		front.say(why)
@@ -124,7 +134,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 
 	front.open(g.Handler)
 	back.open(cfg.adminAPI(peer, g, leader))
-	fmt.Fprintf(out, "Kintsugi %s: gateway serves S3 at http://%s, the admin API at http://%s\n", version(), s3.Addr(), admin.Addr())
+	fmt.Fprintf(out, "Kintsugi %s: gateway serves S3 at %[2]s://%[3]s, the admin API at %[2]s://%[4]s\n", version(), cfg.https.scheme(), s3.Addr(), admin.Addr())
 	select {
 	case <-ctx.Done():
 		peer.logger.Info("stopping", "drain", drainTime.String())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -53,7 +54,10 @@ func askLive(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(r)
+	// Whose certificate it is does not matter: nothing is told, and a certificate
+	// for users need not name the address that is asked here.
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	resp, err := client.Do(r)
 	if err != nil {
 		return fmt.Errorf("not live: %w", err)
 	}

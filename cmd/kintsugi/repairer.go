@@ -81,7 +81,7 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 		}
 	}
 	failed := make(chan error, 2)
-	door, back := serveAdmin(window, failed)
+	door, back := serveAdmin(window, nil, failed)
 	defer back.Close()
 	door.say("it waits for the metadata")
 	peer, err := cfg.cluster.join(ctx)

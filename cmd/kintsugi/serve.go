@@ -35,6 +35,10 @@ const (
 func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	tuneGarbageCollector(cfg.memory)
 	tuneScheduler(len(cfg.dirs))
+	secure, err := cfg.https.load(cfg.logger)
+	if err != nil {
+		return err
+	}
 	s3, err := net.Listen("tcp", cfg.address)
 	if err != nil {
 		return fmt.Errorf("--address: %w", err)
@@ -47,9 +51,9 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	defer admin.Close()
 
 	failed := make(chan error, 2)
-	front, users := serveS3(s3, failed)
+	front, users := serveS3(s3, secure, failed)
 	defer users.Close()
-	back, operators := serveAdmin(admin, failed)
+	back, operators := serveAdmin(admin, secure, failed)
 	defer operators.Close()
 	front.say("the drives are being opened")
 	back.say("the drives are being opened")

@@ -29,6 +29,7 @@ type serverConfig struct {
 	logger                *slog.Logger
 	memory, kept          int64 // bytes for transfers, and what of them may hold what was read or written
 	warnings              []string
+	https                 httpsFlags
 }
 
 func newServer() *cobra.Command {
@@ -83,6 +84,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringVar(&cfg.credentialsFile, "credentials-file", "", "where the first start keeps random credentials (default: kintsugi-credentials.json beside the first directory)")
 	f.BoolVar(&cfg.anew, "new", false, "make a new store of empty directories although there are credentials of an earlier one")
 	memory.add(f)
+	cfg.https.add(f)
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	fromEnvironment(c)
 	return c
@@ -163,11 +165,11 @@ func local(a net.Addr) string {
 // greeting tells the user where everything is, which directories have no usable
 // drive, and a line to paste.
 func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) string {
-	s3, admin := local(s3At), local(adminAt)
+	s3, admin := cfg.https.scheme()+"://"+local(s3At), cfg.https.scheme()+"://"+local(adminAt)
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nKintsugi %s\n\n", version())
-	fmt.Fprintf(&b, "  S3 endpoint   http://%s\n", s3)
-	fmt.Fprintf(&b, "  admin API     http://%s\n", admin)
+	fmt.Fprintf(&b, "  S3 endpoint   %s\n", s3)
+	fmt.Fprintf(&b, "  admin API     %s\n", admin)
 	fmt.Fprintf(&b, "  drives        %d, scheme %s: any %d of %d may be lost\n", len(cfg.dirs), cfg.scheme, cfg.scheme.M, len(cfg.dirs))
 	for _, u := range unusable {
 		fmt.Fprintf(&b, "  WARNING       cannot be used now: %s\n", u)
@@ -186,10 +188,10 @@ func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) str
 	fmt.Fprintf(&b, "  credentials   %s (readable by you alone%s)\n", cfg.credentialsFile, made)
 	fmt.Fprintf(&b, "    access key  %s\n    secret key  %s\n\n", cfg.credentials.AccessKey, cfg.credentials.SecretKey)
 	fmt.Fprintf(&b, "Paste this into another terminal to store and list a first object:\n\n")
-	fmt.Fprintf(&b, "  export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_DEFAULT_REGION=%s AWS_ENDPOINT_URL=http://%s; aws s3 mb s3://first; aws s3 cp %s s3://first/ && aws s3 ls s3://first\n\n",
+	fmt.Fprintf(&b, "  export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_DEFAULT_REGION=%s AWS_ENDPOINT_URL=%s; aws s3 mb s3://first; aws s3 cp %s s3://first/ && aws s3 ls s3://first\n\n",
 		cfg.credentials.AccessKey, cfg.credentials.SecretKey, cfg.region, s3, "README.md")
-	fmt.Fprintf(&b, "(An aws CLI older than 1.29 or 2.13 does not know AWS_ENDPOINT_URL: give it --endpoint-url http://%s.)\n\n", s3)
-	fmt.Fprintf(&b, "For kintsugi admin and kintsugi bench:\n\n  export %s=%s %s=%s KINTSUGI_ADMIN_URL=http://%s\n\n",
+	fmt.Fprintf(&b, "(An aws CLI older than 1.29 or 2.13 does not know AWS_ENDPOINT_URL: give it --endpoint-url %s.)\n\n", s3)
+	fmt.Fprintf(&b, "For kintsugi admin and kintsugi bench:\n\n  export %s=%s %s=%s KINTSUGI_ADMIN_URL=%s\n\n",
 		envAccessKey, cfg.credentials.AccessKey, envSecretKey, cfg.credentials.SecretKey, admin)
 	return b.String()
 }
