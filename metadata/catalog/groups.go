@@ -47,6 +47,7 @@ type Groups struct {
 	born    time.Time
 	opening sync.Mutex // one at a time looks for groups and makes them
 	scanned time.Time  // guarded by opening
+	made    time.Time  // when groups were made last, guarded by opening
 	saved   time.Time  // guarded by opening
 }
 

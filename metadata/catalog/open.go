@@ -28,6 +28,10 @@ const (
 	// refreshTime is how long those that want a group wait for what is known to be
 	// read anew, or saved; being late with either does no harm.
 	refreshTime = time.Second
+	// makeTTL is how long those that were made have to do, but for drives that are
+	// in none: where drives are full but for moments, each at another time, every
+	// set of those that are not would get groups of its own, which stay for ever.
+	makeTTL = time.Minute
 )
 
 // openSet is the groups that take new blobs, as of a moment. It is never
@@ -163,12 +167,15 @@ func (s *Groups) tryChoose(ctx context.Context, retry bool) (*openSet, error) {
 		return s.leftOver(cands)
 	}
 	usable := s.usable(cands, placed)
-	if n := lacking(usable, cands, want); n > 0 {
+	if n := s.paced(lacking(usable, cands, want), usable, cands); n > 0 {
 		if placed.Relaxed {
 			s.e.log.Warn("groups are not spread over failure domains", "scheme", placed.Scheme, "drives", len(cands))
 		}
 		made, err := s.fillUp(ctx, cands, n, last)
 		usable = append(usable, made...)
+		if len(made) > 0 {
+			s.made = s.e.clock.Now()
+		}
 		if errors.Is(err, errRaced) && retry {
 			return nil, err
 		}
@@ -221,6 +228,23 @@ func lacking(usable []erasure.Group, cands []metadata.Candidate, want int) int {
 		}
 	}
 	return 0
+}
+
+// paced is how many groups of n that are lacking are made: so shortly after
+// others only one, and that where there is none to write to, unless a drive is in
+// no group at all.
+func (s *Groups) paced(n int, usable []erasure.Group, cands []metadata.Candidate) int {
+	since := s.e.clock.Now().Sub(s.made)
+	if s.made.IsZero() || since < 0 || since >= makeTTL {
+		return n
+	}
+	if slices.ContainsFunc(cands, func(c metadata.Candidate) bool { return c.Load == 0 }) {
+		return n
+	}
+	if len(usable) > 0 {
+		return 0
+	}
+	return min(n, 1)
 }
 
 // members counts in how many groups a drive is.
