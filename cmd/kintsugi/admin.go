@@ -84,6 +84,20 @@ after an independent recount has found every shard in its place.`,
 	}
 }
 
+// writeStopped says that orphans stay, and their space with them, until an
+// operator agrees.
+func writeStopped(w io.Writer, stopped []repair.StoppedSlot) {
+	if len(stopped) == 0 {
+		return
+	}
+	n := 0
+	for _, s := range stopped {
+		n += s.Orphans
+	}
+	fmt.Fprintf(w, "  stopped    %d shards that no object needs are not removed, for they are more than 1%% of what is in %s: if metadata is not older than the drives, `kintsugi admin agree-orphans`\n",
+		n, plural(len(stopped), "slot"))
+}
+
 func writeStatus(w io.Writer, st adminStatus) error {
 	verdict := "not yet counted"
 	d := st.Durability
@@ -121,6 +135,7 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	}
 	writeWaiting(w, st.Waiting)
 	fmt.Fprintf(w, "deletes    %d owed\norphans    %d in quarantine\n", st.Deletes.Owed, st.Orphans.Quarantined)
+	writeStopped(w, st.Orphans.Stopped)
 	meta := st.Metadata.Engine + ": " + st.Metadata.Summary
 	if st.Metadata.Degraded != "" {
 		meta += "; " + st.Metadata.Degraded
