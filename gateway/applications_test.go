@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -134,5 +137,44 @@ func TestNoTags(t *testing.T) {
 	s.beginUpload("/bkt/up", headers("x-amz-tagging", ""))
 	if a := s.do(call{method: "PUT", target: "/bkt/k", body: "y", header: headers("x-amz-tagging", "a=b")}); a.status != http.StatusNotImplemented {
 		t.Errorf("a tag: %d %s", a.status, a.body)
+	}
+}
+
+// TestSpellingOfETag: names of headers have no case, but clients that compare
+// bytes look for ETag, as S3 writes it: Java's SDK 1.7, with which Hadoop 2.7
+// and the Sparks built on it store, finds no ETag of what it sent otherwise.
+func TestSpellingOfETag(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.put("/bkt/k", "x")
+	upload := s.beginUpload("/bkt/up", nil)
+	part := "/bkt/up?partNumber=1&uploadId=" + upload
+	large := random(100<<10, 5)
+	for _, c := range []call{
+		{method: "PUT", target: "/bkt/k", body: large},
+		{method: "GET", target: "/bkt/k"},
+		{method: "GET", target: "/bkt/k", header: headers("Range", "bytes=0-1")},
+		{method: "HEAD", target: "/bkt/k"},
+		{method: "GET", target: "/bkt/k", header: headers("If-None-Match", "*")},
+		{method: "GET", target: "/bkt/k", header: headers("If-Match", "other")},
+		{method: "PUT", target: part, body: "x"},
+	} {
+		conn, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(conn, c.raw(s.address))
+		var head strings.Builder
+		for r := bufio.NewReader(conn); ; {
+			line, err := r.ReadString('\n')
+			if head.WriteString(line); err != nil || line == "\r\n" {
+				break
+			}
+		}
+		_ = conn.Close()
+		if strings.Count(head.String(), "\r\nETag: \"") != 1 || strings.Contains(head.String(), "Etag") {
+			t.Errorf("%s %s %v: %s", c.method, c.target, c.header, head.String())
+		}
 	}
 }

@@ -56,7 +56,8 @@ var (
 	xmlType     = []string{"application/xml"}
 	acceptBytes = []string{"bytes"}
 
-	validatorNames = [2]string{"Etag", "Last-Modified"}
+	// ETag is spelled as S3 does, for clients that compare bytes.
+	validatorNames = [2]string{"ETag", "Last-Modified"}
 )
 
 func (g *gateway) takeExchange(w http.ResponseWriter, r *http.Request) *exchange {

@@ -221,5 +221,5 @@ func (x *exchange) showValidators(o *metadata.Object) {
 
 // showETag sets the ETag alone.
 func (x *exchange) showETag(etag string) {
-	x.w.Header()["Etag"] = []string{`"` + etag + `"`}
+	x.w.Header()[validatorNames[0]] = []string{`"` + etag + `"`}
 }
