@@ -112,6 +112,23 @@ func TestDamageWithoutASpare(t *testing.T) {
 	whole(t, s, cfg)
 }
 
+// TestUnusableForAMoment: a drive that was declared unusable and usable again before
+// the committer looked is a member again, where there is no other, too.
+func TestUnusableForAMoment(t *testing.T) {
+	cfg, _, _ := faulty(t, 2, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "k", "x")
+	whole(t, s, cfg)
+	id := s.Status().Members[0]
+	for range 20 {
+		s.SetUsable(id, false)
+		s.SetUsable(id, true)
+	}
+	eventually(t, "the drive to be left out", func() bool { return s.Status().Generation > 2 })
+	eventually(t, "it to be a member again", func() bool { return s.Status().Degraded == "" })
+	whole(t, s, cfg)
+}
+
 // TestNothingIsFoundBad: checks of files that are written, trimmed and rolled
 // meanwhile find nothing.
 func TestNothingIsFoundBad(t *testing.T) {

@@ -29,6 +29,9 @@ func (c *committer) reconfigure() error {
 	return c.writeGeneration()
 }
 
+// errUnusable: somebody said so, and may have said otherwise since.
+var errUnusable = errors.New("declared unusable")
+
 // exclude notes a drive's failure. After a hang, with a full disk, when its
 // directory went away or what it had was found damaged, it may try again; anything
 // else, a failed sync above all, needs somebody to say that it is usable.
@@ -37,7 +40,7 @@ func (c *committer) exclude(d *drive, err error) {
 	d.retry = time.Time{}
 	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
 		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||
-		errors.Is(err, errRotten) {
+		errors.Is(err, errRotten) || errors.Is(err, errUnusable) {
 		d.retry = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
 	}
 }
@@ -223,7 +226,7 @@ func (c *committer) setUsable(id storagenode.DriveID, usable bool) {
 	d.usable = usable
 	d.failure = nil
 	if !usable {
-		c.driveLost(d, errors.New("declared unusable"))
+		c.driveLost(d, errUnusable)
 	}
 }
 
