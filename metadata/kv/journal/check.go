@@ -11,9 +11,12 @@ import (
 // What lies in a member's files is read once, at an open. What goes bad in them
 // meanwhile would be found by the next one, perhaps when the other members are
 // gone, so they are read again now and then: every CheckEvery, but for no more
-// than one part in checkShare of the time.
+// than one part in checkShare of the time, unless that would make one wait for
+// longer than checkRest times CheckEvery: a drive that hung for a moment, or a busy
+// machine, must not end the looking for hours.
 const (
 	checkShare = 1000
+	checkRest  = 60
 	checkTries = 3
 	checkPause = 200 * time.Millisecond
 )
@@ -39,7 +42,7 @@ func (c *committer) startCheck(now time.Time) {
 	c.checkFiles(c.members[c.check.next:c.check.next+1], func(c *committer) {
 		c.check.running = false
 		now, took := c.cfg.Clock.Now(), c.cfg.Clock.Now().Sub(now)
-		c.check.due = now.Add(max(every, checkShare*took))
+		c.check.due = now.Add(max(every, min(checkShare*took, checkRest*c.cfg.CheckEvery)))
 	})
 }
 
