@@ -76,8 +76,39 @@ type stored struct {
 const announceSize = 128 << 10
 
 // store writes size bytes of src as blobs, each of them durable when store
-// returns. Nothing is committed: the caller judges the digests first.
+// returns. Nothing is committed: the caller judges the digests first, and abandons
+// what was stored where they are wrong. After an error store has done so itself.
 func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
+	err := g.write(ctx, src, size, a, attrs, out)
+	if f, known := faultOf(err); err != nil && (ctx.Err() != nil || known && f.status < http.StatusInternalServerError) {
+		g.abandon(out.blobs)
+	}
+	return err
+}
+
+// abandon has blobs deleted that were written for a client who left, or who sent
+// something else than was announced. As orphans they would be found only after
+// days, and stay where they are many beside what is there. What the store itself
+// could not write is left to that: clients who try again and again would have as
+// many deletes owed to drives that are away. It does not keep the client waiting.
+func (g *gateway) abandon(blobs []metadata.Written) {
+	if len(blobs) == 0 {
+		return
+	}
+	select {
+	case g.leaving <- struct{}{}:
+	default:
+		return
+	}
+	blobs = slices.Clone(blobs)
+	go func() {
+		defer func() { <-g.leaving }()
+		g.objects.Abandon(context.Background(), blobs)
+		g.deleted()
+	}()
+}
+
+func (g *gateway) write(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	h := g.hashers.New(a)
 	defer h.Close()
 	if size >= announceSize {
@@ -93,7 +124,8 @@ func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checks
 			return err
 		}
 		attrs.Offset = out.size
-		res, err := g.blobs.Put(ctx, group, g.ids.Next(), &in, n, stripe.PutOptions{
+		id := g.ids.Next()
+		res, err := g.blobs.Put(ctx, group, id, &in, n, stripe.PutOptions{
 			Observer: h,
 			Attrs: func(blobSize int64) []byte {
 				attrs.Size = blobSize
@@ -110,12 +142,16 @@ func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checks
 				// Slots may have moved: what comes next is to know where to.
 				_, _ = g.placement.Group(ctx, group.PG)
 			}
+			if n > erasure.StripeSize { // else nothing is written before the body has ended
+				out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: erasure.Blob{
+					ID: id, Size: n, Mode: erasure.Encoded, Slots: erasure.AllSlots(len(group.Slots))}})
+			}
 			return err
 		}
+		out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
 		if res.Blob.Size != n {
 			return errIncompleteBody
 		}
-		out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
 		out.size += n
 		attrs.Fields = nil
 	}

@@ -151,6 +151,9 @@ type Objects interface {
 	// error the blobs are owed a delete or will be found as orphans; the
 	// caller does nothing.
 	PutObject(ctx context.Context, b Bucket, o *Object, blobs []Written, c Condition) error
+	// Abandon owes blobs a delete that were written, in part perhaps, and that no
+	// commit was or will be tried of. Where it fails they will be found as orphans.
+	Abandon(ctx context.Context, blobs []Written)
 	// DeleteObject removes the current version; deleting nothing is no error
 	// and gives false, but ErrNoSuchKey under IfMatch. ErrPreconditionFailed.
 	DeleteObject(ctx context.Context, b Bucket, key string, c Condition) (bool, error)

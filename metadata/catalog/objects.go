@@ -106,6 +106,9 @@ func (s *Objects) PutObject(ctx context.Context, b metadata.Bucket, o *metadata.
 	return err
 }
 
+// Abandon implements metadata.Objects.
+func (s *Objects) Abandon(ctx context.Context, blobs []metadata.Written) { s.blobs.abandon(ctx, blobs) }
+
 // put repeats the transaction while there are conflicts: the first attempts at
 // once, the others in the turn of the key. The very first may do without reading,
 // guessing that the key is new; what becomes of a wrong guess another finds out.
