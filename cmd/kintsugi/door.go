@@ -64,7 +64,8 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer late.Stop()
 		select {
 		case <-d.opened:
-		case <-r.Context().Done():
+		case <-r.Context().Done(): // it may be that it only sends no more
+			d.closed(d.reason()).ServeHTTP(w, r)
 			return
 		case <-late.C:
 			d.closed(d.reason()).ServeHTTP(w, r)

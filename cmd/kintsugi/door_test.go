@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +32,15 @@ func TestDoor(t *testing.T) {
 		}
 		if w := ask("HEAD"); w.Code != 503 || w.Body.Len() != 0 {
 			t.Errorf("HEAD: %d %s", w.Code, w.Body)
+		}
+		// Who closes its side after the request reads the answer all the same: 200,
+		// which is what net/http says where a handler says nothing, would be a lie.
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		gone := httptest.NewRecorder()
+		d.ServeHTTP(gone, httptest.NewRequest("PUT", "/bucket/key", nil).WithContext(ctx))
+		if gone.Code != 503 {
+			t.Errorf("a client that sends no more gets %d", gone.Code)
 		}
 		time.AfterFunc(doorPatience/2, func() {
 			d.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "inside") }))
