@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"time"
 
 	"kintsugi/erasure"
 	"kintsugi/erasure/stripe"
@@ -168,9 +167,8 @@ func (g *gateway) write(ctx context.Context, src io.Reader, size int64, a checks
 type lazyBody struct {
 	x      *exchange
 	status int
-	size   int64     // of the body
-	due    time.Time // when the write deadline is to be renewed
-	err    error     // of the client's connection
+	size   int64 // of the body
+	err    error // of the client's connection
 }
 
 // smallAnswer fits into the connection's buffers: it needs no deadline.
@@ -197,18 +195,11 @@ func (b *lazyBody) WritePieces(pieces [][]byte) error {
 		b.x.WriteHeader(b.status)
 	}
 	if c := b.x.packets(pieces); c != nil {
-		if !b.due.IsZero() { // an earlier piece's time is not this one's
-			_ = c.SetWriteDeadline(time.Time{}) // fails where the write does
-			b.due = time.Time{}
-		}
 		b.err = b.x.writePacket(c, pieces)
 		return b.err
 	}
 	if b.size > smallAnswer {
-		if now := time.Now(); now.After(b.due) {
-			b.x.setWriteDeadline()
-			b.due = now.Add(b.x.g.timeout / 4)
-		}
+		defer b.x.keepTaking()()
 	}
 	b.err = b.x.writeEach(pieces)
 	return b.err

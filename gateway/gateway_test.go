@@ -3,11 +3,13 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -232,6 +234,38 @@ func TestSlowClients(t *testing.T) {
 	head := make([]byte, 15)
 	if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 200 OK" {
 		t.Errorf("%v: %s", err, head)
+	}
+}
+
+// TestStalledOverTLS: a client that takes nothing for a while gets the same time
+// where the connection is encrypted.
+func TestStalledOverTLS(t *testing.T) {
+	var blobs *crowdedBlobs
+	s := newSite(t, func(c *Config) {
+		blobs = &crowdedBlobs{Blobs: c.Blobs}
+		c.Blobs, c.BodyTimeout = blobs, 400*time.Millisecond
+	})
+	s.bucket("bkt")
+	s.put("/bkt/large", random(24<<20, 1))
+	secure := httptest.NewUnstartedServer(s.server.Handler)
+	Configure(secure.Config)
+	secure.StartTLS()
+	defer secure.Close()
+	address := secure.Listener.Addr().String()
+	for _, crowded := range []bool{true, false} {
+		blobs.crowded.Store(crowded)
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(conn, strings.Replace(call{method: "GET", target: "/bkt/large"}.raw(address), "\r\n", "\r\nConnection: close\r\n", 1))
+		time.Sleep(1200 * time.Millisecond)
+		got, err := io.ReadAll(conn)
+		if whole := err == nil && len(got) >= 24<<20; whole == crowded {
+			t.Errorf("took nothing for long, others wait for memory: %v, and got %d bytes, %v", crowded, len(got), err)
+		}
+		_ = conn.Close()
 	}
 }
 

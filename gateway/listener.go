@@ -229,6 +229,38 @@ func (x *exchange) stalled() func() bool {
 	}
 }
 
+// keepTaking gives the client its time for what is written before end is called,
+// on a connection where a write that ran into its deadline cannot go on, as with
+// TLS: the deadline is put off in good time instead.
+func (x *exchange) keepTaking() (end func()) {
+	d, ok := x.w.(interface{ SetWriteDeadline(time.Time) error })
+	if !ok {
+		return func() {}
+	}
+	step := x.g.timeout / stallSteps
+	_ = d.SetWriteDeadline(time.Now().Add(x.g.timeout)) // fails where the write does
+	var mu sync.Mutex
+	ended, may := false, x.stalled()
+	mu.Lock()
+	defer mu.Unlock()
+	var late *time.Timer
+	late = time.AfterFunc(x.g.timeout-step, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended && may() {
+			_ = d.SetWriteDeadline(time.Now().Add(2 * step))
+			late.Reset(step)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		late.Stop()
+		_ = d.SetWriteDeadline(time.Time{}) // what is read next may take longer
+	}
+}
+
 func (x *exchange) writeEach(pieces [][]byte) error {
 	for _, p := range pieces {
 		if _, err := x.Write(p); err != nil {
