@@ -26,7 +26,7 @@ type driveScrubber interface {
 // ScrubState is a drive's last full scrub and its next.
 type ScrubState struct {
 	Ended   time.Time `json:"ended,omitzero"`
-	Next    time.Time `json:"next"`
+	Next    time.Time `json:"next,omitzero"`
 	Records int64     `json:"records"`
 	Bytes   int64     `json:"bytes"`
 	Corrupt int       `json:"corrupt"`

@@ -170,7 +170,11 @@ func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) str
 	fmt.Fprintf(&b, "\nKintsugi %s\n\n", version())
 	fmt.Fprintf(&b, "  S3 endpoint   %s\n", s3)
 	fmt.Fprintf(&b, "  admin API     %s\n", admin)
-	fmt.Fprintf(&b, "  drives        %d, scheme %s: any %d of %d may be lost\n", len(cfg.dirs), cfg.scheme, cfg.scheme.M, len(cfg.dirs))
+	lost := fmt.Sprintf("any %d of %d may be lost", cfg.scheme.M, len(cfg.dirs))
+	if cfg.scheme.M == 0 {
+		lost = "none may be lost"
+	}
+	fmt.Fprintf(&b, "  drives        %d, scheme %s: %s\n", len(cfg.dirs), cfg.scheme, lost)
 	for _, u := range unusable {
 		fmt.Fprintf(&b, "  WARNING       cannot be used now: %s\n", u)
 	}
