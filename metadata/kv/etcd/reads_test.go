@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,7 +173,7 @@ func TestLogin(t *testing.T) {
 	for _, wrong := range []etcd.Config{{}, {User: "root", Password: "another secret"}, {User: "nobody", Password: "a secret word"}} {
 		wrong.Endpoints = s.clients
 		_, err := etcd.Open(ctx, wrong)
-		if !errors.Is(err, kv.ErrUnavailable) || bytes.Contains([]byte(err.Error()), []byte("secret")) {
+		if !errors.Is(err, kv.ErrUnavailable) || wrong.Password != "" && strings.Contains(err.Error(), wrong.Password) {
 			t.Fatalf("open as %q: %v", wrong.User, err)
 		}
 	}
