@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"strings"
 )
 
 // answer is an http.ResponseWriter that keeps what it gets.
@@ -28,6 +29,17 @@ func (a *answer) serve(h http.Handler, req *http.Request) (err error) {
 }
 
 func (a *answer) Header() http.Header { return a.header }
+
+// field gives a header by its name, which has no case on the wire.
+func (a *answer) field(name string) string {
+	for k, v := range a.header {
+		if strings.EqualFold(k, name) && len(v) > 0 {
+			return v[0]
+		}
+	}
+	return ""
+}
+
 func (a *answer) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status

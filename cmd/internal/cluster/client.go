@@ -213,7 +213,7 @@ func (c *client) upload(ctx context.Context, key string, p []byte) error {
 	if !a.good() {
 		return c.refused("part of "+key, a)
 	}
-	list := fmt.Sprintf(`<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>%s</ETag></Part></CompleteMultipartUpload>`, a.header.Get("ETag"))
+	list := fmt.Sprintf(`<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>%s</ETag></Part></CompleteMultipartUpload>`, a.field("ETag"))
 	for range 3 {
 		a, err = c.do(ctx, http.MethodPost, path, url.Values{"uploadId": {id}}, []byte(list))
 		if err == nil && a.good() {
