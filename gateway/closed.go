@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // Closed answers every request with 503, as S3 does, for a gateway that has
@@ -11,6 +12,7 @@ import (
 func Closed(why string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answers(r)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(5 * time.Second)) // of a body that nobody reads
 		id := rand.Text()[:16]
 		o := &output{b: []byte(xmlHead)}
 		o.open("Error").text("Code", errServiceUnavailable.code).text("Message", errServiceUnavailable.message+" It is not ready yet: "+why+".").

@@ -215,6 +215,7 @@ func (x *exchange) send(o *metadata.Object, off, n int64, status int) error {
 	out := lazyBody{x: x, status: status, size: n}
 	err := x.g.copyOut(x.r.Context(), o, off, n, &out)
 	if err == nil {
+		x.setWriteDeadline() // of what net/http holds back until the handler returns
 		return nil
 	}
 	if out.err != nil {

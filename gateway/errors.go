@@ -203,6 +203,9 @@ func (x *exchange) fail(err error) {
 	if x.begun || !known && clientGone {
 		panic(http.ErrAbortHandler)
 	}
+	if x.body == nil { // what is long net/http sends at once, and waits for the body before
+		x.forsakeBody()
+	}
 	h := x.w.Header()
 	clear(h)
 	x.identify(h)

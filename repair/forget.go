@@ -38,10 +38,9 @@ func (r *Repairer) ForgetNode(ctx context.Context, name string) (drives int, err
 	if err := r.unreported(ctx, ids); err != nil { // the next look would store it again
 		return 0, err
 	}
-	if err := r.cfg.Records.DeleteDrives(ctx, ids); err != nil {
-		return 0, fmt.Errorf("forget the drives of node %q: %w", name, err)
+	if err := r.forgetDrives(ctx, name, ids); err != nil {
+		return 0, err
 	}
-	r.fleet.drop(ids)
 	r.cfg.Logger.Info("node forgotten", "node", name, "drives", len(ids))
 	return len(ids), nil
 }
@@ -63,6 +62,22 @@ func (r *Repairer) forgetNode(ctx context.Context, name string) ([]storagenode.D
 	}
 	m.forget(name, ids)
 	return ids, nil
+}
+
+// forgetDrives takes the drives of a forgotten node out, unless it has announced
+// itself meanwhile.
+func (r *Repairer) forgetDrives(ctx context.Context, name string, ids []storagenode.DriveID) error {
+	m := r.members
+	m.storing.Lock()
+	defer m.storing.Unlock()
+	if known, _ := m.heardOf(name); known {
+		return fmt.Errorf("node %q has come back: %w", name, ErrNotForgettable)
+	}
+	if err := r.cfg.Records.DeleteDrives(ctx, ids); err != nil {
+		return fmt.Errorf("forget the drives of node %q: %w", name, err)
+	}
+	r.fleet.drop(ids)
+	return nil
 }
 
 // forgettable gives the drives of a node, if nothing needs it any more.
@@ -88,7 +103,7 @@ func (r *Repairer) forgettable(ctx context.Context, name string) ([]storagenode.
 			return nil, fmt.Errorf("drive %s of node %q answers: %w", d.ID, name, ErrNotForgettable)
 		}
 		if inUse(groups, d.ID) {
-			return nil, fmt.Errorf("node %q: drive %s still has slots. Wait until kintsugi admin status says Healed; if it never does, drain the drive first: %w", name, d.ID, ErrNotForgettable)
+			return nil, fmt.Errorf("node %q: drive %s still has slots, which wait to be rebuilt elsewhere: kintsugi admin status says how long, or why: %w", name, d.ID, ErrNotForgettable)
 		}
 		ids = append(ids, d.ID)
 	}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"path"
 	"sync"
 	"time"
 
@@ -75,14 +78,24 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.inside.ServeHTTP(w, r)
 }
 
-// quiet drops what net/http says of clients: handshakes that fail, and the like.
-var quiet = log.New(io.Discard, "", 0)
+// serverLog is what net/http says, but for handshakes that clients fail.
+var serverLog = log.New(noHandshakes{os.Stderr}, "", log.LstdFlags)
+
+type noHandshakes struct{ io.Writer }
+
+// Write implements io.Writer.
+func (w noHandshakes) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("TLS handshake error")) {
+		return len(p), nil
+	}
+	return w.Writer.Write(p)
+}
 
 // serveS3 serves S3 on l from now on, over TLS where secure is not nil; what comes
 // of it goes to failed.
 func serveS3(l net.Listener, secure *tls.Config, failed chan<- error) (*door, *http.Server) {
 	d := newDoor(func(why string) http.Handler { return tcp.Forsaking(gateway.Closed(why)) })
-	s := &http.Server{Handler: d, ErrorLog: quiet}
+	s := &http.Server{Handler: d, ErrorLog: serverLog}
 	gateway.Configure(s)
 	if secure == nil {
 		l = gateway.Listen(l)
@@ -99,7 +112,7 @@ func serveAdmin(l net.Listener, secure *tls.Config, failed chan<- error) (*door,
 		l = tls.NewListener(l, secure)
 	}
 	d := newDoor(adminClosed)
-	s := &http.Server{Handler: tcp.Forsaking(d.withHealth()), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet}
+	s := &http.Server{Handler: tcp.Forsaking(d.withHealth()), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: serverLog}
 	go func() { failed <- s.Serve(tcp.Bound(s, l, tcp.MaxConns()/8)) }()
 	return d, s
 }
@@ -125,7 +138,19 @@ func (d *door) withHealth() http.Handler {
 		}
 	})
 	mux.Handle("/", d)
-	return mux
+	return cleanly(mux)
+}
+
+// cleanly answers for paths that a mux would redirect. What is long net/http sends
+// at once, and waits for the request's body before, for as long as it takes.
+func cleanly(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.Path; p != path.Clean(p) && p != path.Clean(p)+"/" {
+			http.NotFound(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func live(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "live\n") }

@@ -53,3 +53,18 @@ func TestDoor(t *testing.T) {
 		}
 	})
 }
+
+// TestHealthRedirectsNobody: an answer to a path that a mux would clean is short.
+func TestHealthRedirectsNobody(t *testing.T) {
+	d := newDoor(adminClosed)
+	d.open(http.NotFoundHandler())
+	for path, want := range map[string]int{"/live": 200, "/ready": 200, "//live": 404, "/a/../live": 404, "/live/": 404} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "http://h/", nil)
+		r.URL.Path = path
+		d.withHealth().ServeHTTP(w, r)
+		if w.Code != want || w.Body.Len() > 100 {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -41,7 +42,7 @@ func (h *httpsFlags) load(log *slog.Logger) (*tls.Config, error) {
 		return nil, errors.New("--https-cert and --https-key: name both, or none")
 	}
 	c := &certFiles{httpsFlags: *h, log: log}
-	if _, err := c.current(nil); err != nil {
+	if err := c.look(); err != nil {
 		return nil, fmt.Errorf("--https-cert, --https-key: %w", err)
 	}
 	return &tls.Config{GetCertificate: c.current, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}, nil
@@ -50,41 +51,49 @@ func (h *httpsFlags) load(log *slog.Logger) (*tls.Config, error) {
 // certFiles is a certificate whose files may be replaced while it is used.
 type certFiles struct {
 	httpsFlags
-	log *slog.Logger
+	log    *slog.Logger
+	cert   atomic.Pointer[tls.Certificate]
+	looked atomic.Int64 // when the files were looked at last, ns since 1970
 
-	mu     sync.Mutex
-	cert   *tls.Certificate
-	looked time.Time    // when the files were looked at last
-	seen   [2]time.Time // when they had been changed
+	looking sync.Mutex
+	seen    [2]time.Time // when they had been changed, guarded by looking
 }
 
-// current is what tls.Config.GetCertificate wants. Where new files are no
-// certificate, perhaps since only one is there so far, the old one stays.
+// current is what tls.Config.GetCertificate wants. It does not wait for the files:
+// their file system may hang, and new ones are used a moment later.
 func (c *certFiles) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cert != nil && time.Since(c.looked) < certLook {
-		return c.cert, nil
+	now, last := time.Now().UnixNano(), c.looked.Load()
+	if now-last >= int64(certLook) && c.looked.CompareAndSwap(last, now) && c.looking.TryLock() {
+		c.looking.Unlock()
+		go func() {
+			if err := c.look(); err != nil {
+				c.log.Warn("the new certificate cannot be used; the old one stays", "err", err)
+			}
+		}()
 	}
-	c.looked = time.Now()
+	return c.cert.Load(), nil
+}
+
+// look reads the files if they were changed. Where they are no certificate, perhaps
+// since only one of them is new so far, the old one stays.
+func (c *certFiles) look() error {
+	c.looking.Lock()
+	defer c.looking.Unlock()
 	var seen [2]time.Time
 	for i, path := range []string{c.httpsFlags.cert, c.key} {
 		if st, err := os.Stat(path); err == nil {
 			seen[i] = st.ModTime()
 		}
 	}
-	if c.cert != nil && seen == c.seen {
-		return c.cert, nil
+	if c.cert.Load() != nil && seen == c.seen {
+		return nil
 	}
+	c.seen = seen
 	cert, err := tls.LoadX509KeyPair(c.httpsFlags.cert, c.key)
 	if err != nil {
-		if c.cert == nil {
-			return nil, err
-		}
-		c.log.Warn("the new certificate cannot be used; the old one stays", "err", err)
-		c.seen = seen
-		return c.cert, nil
+		return err
 	}
-	c.cert, c.seen = &cert, seen
-	return c.cert, nil
+	c.cert.Store(&cert)
+	c.looked.Store(time.Now().UnixNano())
+	return nil
 }

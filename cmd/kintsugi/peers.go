@@ -116,5 +116,5 @@ func newWindow(secret string, metrics http.Handler) http.Handler {
 			h(w, r)
 		})
 	}
-	return tcp.Forsaking(mux)
+	return tcp.Forsaking(cleanly(mux))
 }

@@ -28,6 +28,7 @@ type Guard struct {
 	life    life
 	replays replays
 	places  chan struct{}
+	long    chan struct{} // heads above shortHead that are being read
 }
 
 // NewGuard makes the guard of a server; its life begins.
@@ -46,7 +47,7 @@ func NewGuard(cfg GuardConfig) *Guard {
 	}
 	return &Guard{
 		cfg: cfg, life: newLife(), replays: replays{senders: map[life]*window{}},
-		places: make(chan struct{}, cfg.Requests),
+		places: make(chan struct{}, cfg.Requests), long: make(chan struct{}, longHeads),
 	}
 }
 
@@ -82,7 +83,9 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 		patient(w)
 		t, head, ok := g.authentic(w, r)
 		if !ok {
-			// It says nothing of what was wrong: whoever asks has no key.
+			// It says nothing of what was wrong: whoever asks has no key, and no
+			// connection that stays.
+			w.Header().Set("Connection", "close")
 			http.Error(w, "not authenticated", http.StatusUnauthorized)
 			return
 		}
@@ -132,7 +135,7 @@ func (g *Guard) authentic(w http.ResponseWriter, r *http.Request) (ticket, []byt
 		ctl := http.NewResponseController(w)
 		_ = ctl.SetReadDeadline(time.Now().Add(g.cfg.HeadTime)) // a test's recorder has none
 		var err error
-		head, err = readHead(r.Body, int(t.head))
+		head, err = g.readHead(r, int(t.head))
 		_ = ctl.SetReadDeadline(time.Time{})
 		if err != nil {
 			return t, nil, false
@@ -141,10 +144,28 @@ func (g *Guard) authentic(w http.ResponseWriter, r *http.Request) (ticket, []byt
 	return t, head, t.sign(g.cfg.Key, r, r.ContentLength, head).equal(t.mac)
 }
 
+// Heads whose sender is not known yet: those above shortHead bytes are read in
+// longHeads places, so that strangers cannot fill the memory with them.
+const (
+	shortHead = 4 << 10
+	longHeads = 256
+)
+
 // readHead reads n bytes. It takes memory for what has come, not for what was
 // announced: nobody knows yet who sends it.
-func readHead(body io.Reader, n int) ([]byte, error) {
-	head := make([]byte, min(n, 4<<10))
+func (g *Guard) readHead(r *http.Request, n int) ([]byte, error) {
+	if n > shortHead {
+		select {
+		case g.long <- struct{}{}:
+			defer func() { <-g.long }()
+		case <-g.cfg.Clock.After(g.cfg.Wait):
+			return nil, ErrBusy
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	body := r.Body
+	head := make([]byte, min(n, shortHead))
 	for got := 0; ; {
 		m, err := io.ReadFull(body, head[got:])
 		if got += m; err != nil || got == n {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,12 +42,23 @@ func TestStrangersHoldNoPlaces(t *testing.T) {
 // TestReadHead: heads of any length, and such as break off.
 func TestReadHead(t *testing.T) {
 	text := bytes.Repeat([]byte("kintsugi "), MaxHead/9+1)
+	g := NewGuard(GuardConfig{Key: key(t, "s"), Wait: time.Millisecond})
+	from := func(body []byte) *http.Request { return httptest.NewRequest("POST", "/x", bytes.NewReader(body)) }
 	for _, n := range []int{1, 4095, 4096, 4097, 8192, 20_000, MaxHead} {
-		if got, err := readHead(bytes.NewReader(text), n); err != nil || !bytes.Equal(got, text[:n]) {
+		if got, err := g.readHead(from(text), n); err != nil || !bytes.Equal(got, text[:n]) {
 			t.Errorf("%d bytes: %d, %v", n, len(got), err)
 		}
-		if _, err := readHead(bytes.NewReader(text[:n-1]), n); err == nil {
+		if _, err := g.readHead(from(text[:n-1]), n); err == nil {
 			t.Errorf("%d bytes of %d are taken", n-1, n)
 		}
+	}
+	for range longHeads { // strangers, who do not send theirs
+		g.long <- struct{}{}
+	}
+	if _, err := g.readHead(from(text), shortHead+1); !errors.Is(err, ErrBusy) {
+		t.Errorf("a long head more than there is room for: %v", err)
+	}
+	if _, err := g.readHead(from(text), shortHead); err != nil {
+		t.Errorf("a short head waits for long ones: %v", err)
 	}
 }
