@@ -80,7 +80,7 @@ const announceSize = 128 << 10
 func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	err := g.write(ctx, src, size, a, attrs, out)
 	if f, known := faultOf(err); err != nil && (ctx.Err() != nil || known && f.status < http.StatusInternalServerError) {
-		g.abandon(out.blobs)
+		g.abandon(ctx, out.blobs)
 	}
 	return err
 }
@@ -90,7 +90,7 @@ func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checks
 // days, and stay where they are many beside what is there. What the store itself
 // could not write is left to that: clients who try again and again would have as
 // many deletes owed to drives that are away. It does not keep the client waiting.
-func (g *gateway) abandon(blobs []metadata.Written) {
+func (g *gateway) abandon(ctx context.Context, blobs []metadata.Written) {
 	if len(blobs) == 0 {
 		return
 	}
@@ -102,11 +102,12 @@ func (g *gateway) abandon(blobs []metadata.Written) {
 	blobs = slices.Clone(blobs)
 	go func() {
 		defer func() { <-g.leaving }()
-		g.objects.Abandon(context.Background(), blobs)
+		g.objects.Abandon(ctx, blobs)
 		g.deleted()
 	}()
 }
 
+// write is store, but leaves what it has written where it fails.
 func (g *gateway) write(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	h := g.hashers.New(a)
 	defer h.Close()
@@ -215,7 +216,9 @@ func (x *exchange) send(o *metadata.Object, off, n int64, status int) error {
 	out := lazyBody{x: x, status: status, size: n}
 	err := x.g.copyOut(x.r.Context(), o, off, n, &out)
 	if err == nil {
-		x.setWriteDeadline() // of what net/http holds back until the handler returns
+		if n > smallAnswer {
+			x.setWriteDeadline() // of what net/http holds back until the handler returns
+		}
 		return nil
 	}
 	if out.err != nil {

@@ -70,7 +70,7 @@ func (x *exchange) putObject() error {
 	}
 	_, trailer := body.Trailer()
 	if err := want.check(s.md5, s.sum, trailer); err != nil {
-		x.g.abandon(s.blobs)
+		x.g.abandon(ctx, s.blobs)
 		return err
 	}
 	o, err := x.commit(ctx, x.bucket, x.key, fields, &s, cond)

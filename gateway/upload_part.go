@@ -63,7 +63,7 @@ func (x *exchange) putPart(u *metadata.Upload, number int) error {
 	}
 	_, trailer := body.Trailer()
 	if err := want.check(s.md5, s.sum, trailer); err != nil {
-		x.g.abandon(s.blobs)
+		x.g.abandon(x.r.Context(), s.blobs)
 		return err
 	}
 	p, err := x.commitPart(u, number, &s)

@@ -152,7 +152,8 @@ type Objects interface {
 	// caller does nothing.
 	PutObject(ctx context.Context, b Bucket, o *Object, blobs []Written, c Condition) error
 	// Abandon owes blobs a delete that were written, in part perhaps, and that no
-	// commit was or will be tried of. Where it fails they will be found as orphans.
+	// commit was or will be tried of, also where ctx is over. Where it fails they will
+	// be found as orphans.
 	Abandon(ctx context.Context, blobs []Written)
 	// DeleteObject removes the current version; deleting nothing is no error
 	// and gives false, but ErrNoSuchKey under IfMatch. ErrPreconditionFailed.
