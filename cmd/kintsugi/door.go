@@ -58,22 +58,29 @@ func (d *door) open(h http.Handler) {
 	close(d.opened)
 }
 
-// ServeHTTP implements http.Handler.
-func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (d *door) isOpen() bool {
 	select {
 	case <-d.opened:
+		return true
 	default:
+		return false
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !d.isOpen() {
 		late := time.NewTimer(doorPatience)
 		defer late.Stop()
 		select {
 		case <-d.opened:
-		case <-r.Context().Done(): // it may be that it only sends no more
-			d.closed(d.reason()).ServeHTTP(w, r)
-			return
+		case <-r.Context().Done(): // it may be that the client only sends no more
 		case <-late.C:
-			d.closed(d.reason()).ServeHTTP(w, r)
-			return
 		}
+	}
+	if !d.isOpen() {
+		d.closed(d.reason()).ServeHTTP(w, r)
+		return
 	}
 	d.inside.ServeHTTP(w, r)
 }
@@ -94,7 +101,7 @@ func (w noHandshakes) Write(p []byte) (int, error) {
 // serveS3 serves S3 on l from now on, over TLS where secure is not nil; what comes
 // of it goes to failed.
 func serveS3(l net.Listener, secure *tls.Config, failed chan<- error) (*door, *http.Server) {
-	d := newDoor(func(why string) http.Handler { return tcp.Forsaking(gateway.Closed(why)) })
+	d := newDoor(gateway.Closed)
 	s := &http.Server{Handler: d, ErrorLog: serverLog}
 	gateway.Configure(s)
 	if secure == nil {
@@ -112,9 +119,17 @@ func serveAdmin(l net.Listener, secure *tls.Config, failed chan<- error) (*door,
 		l = tls.NewListener(l, secure)
 	}
 	d := newDoor(adminClosed)
-	s := &http.Server{Handler: tcp.Forsaking(d.withHealth()), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: serverLog}
-	go func() { failed <- s.Serve(tcp.Bound(s, l, tcp.MaxConns()/8)) }()
+	s, serve := adminServer(l, d.withHealth())
+	go func() { failed <- serve() }()
 	return d, s
+}
+
+// adminServer is the server of an admin address, with its bounds; serve lets it
+// serve on l.
+func adminServer(l net.Listener, h http.Handler) (s *http.Server, serve func() error) {
+	s = &http.Server{Handler: tcp.Forsaking(cleanly(h)), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: serverLog}
+	l = tcp.Bound(s, l, tcp.MaxConns()/8)
+	return s, func() error { return s.Serve(l) }
 }
 
 // adminClosed answers for an admin API that cannot be had yet.
@@ -130,26 +145,25 @@ func (d *door) withHealth() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", live)
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
-		select {
-		case <-d.opened:
+		if d.isOpen() {
 			_, _ = io.WriteString(w, "ready\n")
-		default:
-			http.Error(w, "not ready yet: "+d.reason(), http.StatusServiceUnavailable)
+			return
 		}
+		http.Error(w, "not ready yet: "+d.reason(), http.StatusServiceUnavailable)
 	})
 	mux.Handle("/", d)
-	return cleanly(mux)
+	return mux
 }
 
 // cleanly answers for paths that a mux would redirect. What is long net/http sends
 // at once, and waits for the request's body before, for as long as it takes.
-func cleanly(mux *http.ServeMux) http.Handler {
+func cleanly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := r.URL.Path; p != path.Clean(p) && p != path.Clean(p)+"/" {
 			http.NotFound(w, r)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		h.ServeHTTP(w, r)
 	})
 }
 

@@ -58,11 +58,12 @@ func TestDoor(t *testing.T) {
 func TestHealthRedirectsNobody(t *testing.T) {
 	d := newDoor(adminClosed)
 	d.open(http.NotFoundHandler())
+	s, _ := adminServer(nil, d.withHealth())
 	for path, want := range map[string]int{"/live": 200, "/ready": 200, "//live": 404, "/a/../live": 404, "/live/": 404} {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "http://h/", nil)
 		r.URL.Path = path
-		d.withHealth().ServeHTTP(w, r)
+		s.Handler.ServeHTTP(w, r)
 		if w.Code != want || w.Body.Len() > 100 {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}

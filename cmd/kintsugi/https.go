@@ -56,16 +56,19 @@ type certFiles struct {
 	looked atomic.Int64 // when the files were looked at last, ns since 1970
 
 	looking sync.Mutex
-	seen    [2]time.Time // when they had been changed, guarded by looking
+	seen    [2]time.Time // when they had been changed; of who looks
 }
 
 // current is what tls.Config.GetCertificate wants. It does not wait for the files:
 // their file system may hang, and new ones are used a moment later.
 func (c *certFiles) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	now, last := time.Now().UnixNano(), c.looked.Load()
-	if now-last >= int64(certLook) && c.looked.CompareAndSwap(last, now) && c.looking.TryLock() {
-		c.looking.Unlock()
+	if now-last >= int64(certLook) && c.looked.CompareAndSwap(last, now) {
 		go func() {
+			if !c.looking.TryLock() {
+				return // another hangs
+			}
+			defer c.looking.Unlock()
 			if err := c.look(); err != nil {
 				c.log.Warn("the new certificate cannot be used; the old one stays", "err", err)
 			}
@@ -75,10 +78,8 @@ func (c *certFiles) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // look reads the files if they were changed. Where they are no certificate, perhaps
-// since only one of them is new so far, the old one stays.
+// since only one of them is new so far, the old one stays. One at a time does it.
 func (c *certFiles) look() error {
-	c.looking.Lock()
-	defer c.looking.Unlock()
 	var seen [2]time.Time
 	for i, path := range []string{c.httpsFlags.cert, c.key} {
 		if st, err := os.Stat(path); err == nil {

@@ -18,7 +18,6 @@ import (
 
 	"kintsugi/metadata/kv/etcd"
 	"kintsugi/metadata/kv/etcd/member"
-	"kintsugi/storagenode/tcp"
 )
 
 func newMetadata() *cobra.Command {
@@ -110,8 +109,8 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 		return err
 	}
 	if admin != nil {
-		back := &http.Server{Handler: tcp.Forsaking(memberAdmin(m, cfg.Secret)), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-		go func() { _ = back.Serve(tcp.Bound(back, admin, tcp.MaxConns()/8)) }() // ends with Close
+		back, serve := adminServer(admin, memberAdmin(m, cfg.Secret))
+		go func() { _ = serve() }() // ends with Close
 		defer back.Close()
 	}
 	select {

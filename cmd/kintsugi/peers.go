@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"kintsugi/storagenode/rpc/auth"
-	"kintsugi/storagenode/tcp"
 )
 
 const envClusterSecret = "KINTSUGI_CLUSTER_SECRET"
@@ -116,5 +115,5 @@ func newWindow(secret string, metrics http.Handler) http.Handler {
 			h(w, r)
 		})
 	}
-	return tcp.Forsaking(cleanly(mux))
+	return mux
 }

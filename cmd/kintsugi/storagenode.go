@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -130,11 +129,8 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 	defer back.Close()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	window := &http.Server{
-		Handler:           newWindow(secret, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})),
-		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-	}
-	go func() { _ = window.Serve(tcp.Bound(window, back, tcp.MaxConns()/8)) }() // ends with Close
+	window, serve := adminServer(back, newWindow(secret, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	go func() { _ = serve() }() // ends with Close
 	defer window.Close()
 
 	n, err := roles.OpenStorageNode(ctx, roles.StorageNodeConfig{
