@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -68,11 +69,35 @@ type site struct {
 func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{t: t, root: t.TempDir(), access: accessKey, secret: secretKey}
+	s.bound()
 	// Version 1 of the CLI presigns by Signature V2 if it is not told otherwise.
 	if err := os.WriteFile(filepath.Join(s.root, "aws-config"), []byte("[default]\ns3 =\n  signature_version = s3v4\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// longestTest is more than any test takes, on a slow machine as well.
+const longestTest = 20 * time.Minute
+
+// bound ends the run where a test hangs, with what the test and the store say.
+func (s *site) bound() {
+	limit := longestTest
+	if os.Getenv("KINTSUGI_LONG") != "" {
+		limit *= 3
+	}
+	timer := time.AfterFunc(limit, func() {
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stdout, 2)
+		logs, _ := filepath.Glob(filepath.Join(s.root, "*.log"))
+		for _, path := range logs {
+			text, _ := os.ReadFile(path)
+			fmt.Printf("\nlog of %s, the end:\n%s", filepath.Base(path), tail(string(text)))
+		}
+		out, err := s.try(20*time.Second, binary, "admin", "status")
+		fmt.Printf("\nadmin status: %v\n%s\n--- FAIL: %s hangs: %s\n", err, tail(out), s.t.Name(), limit)
+		os.Exit(1)
+	})
+	s.t.Cleanup(func() { timer.Stop() })
 }
 
 // keepingSite is newSite for servers that keep what they do by themselves.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,6 +60,7 @@ func (s *site) mount(bucket, dir string) (unmount func()) {
 	}
 	c := exec.Command("s3fs", bucket, dir, "-f", "-o", fmt.Sprintf("passwd_file=%s,url=%s,use_path_request_style,endpoint=us-east-1,sigv4", keys, s.url()))
 	c.Env = s.env()
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.CreateTemp(s.root, "s3fs-log-")
 	if err != nil {
 		s.t.Fatal(err)

@@ -93,9 +93,10 @@ func (p *process) begin() error {
 // lives waits until the process says that it is ready, or that it lives where
 // there is nothing else that it could say.
 func (p *process) lives() error {
-	for range 600 {
+	client := &http.Client{Timeout: 5 * time.Second}
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		for _, path := range []string{"/ready", "/live"} {
-			resp, err := http.Get("http://" + p.admin + path)
+			resp, err := client.Get("http://" + p.admin + path)
 			if err != nil {
 				break
 			}
@@ -110,7 +111,6 @@ func (p *process) lives() error {
 		if !p.alive() {
 			return fmt.Errorf("%s ended at once:\n%s", p.name, p.tail(2000))
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("%s is not ready after 30 s", p.name)
 }

@@ -47,6 +47,7 @@ type Load struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	nextID atomic.Uint64
+	nextOp atomic.Uint64
 	begin  time.Time
 
 	mu    sync.Mutex
@@ -75,6 +76,8 @@ type input struct {
 	key  string
 	kind string // "put", "get", "delete"
 	id   uint64 // of a put
+	op   uint64 // the operation that this is a try of
+	try  int    // how many tries before it failed
 }
 type output struct {
 	id      uint64 // 0: none
@@ -154,6 +157,7 @@ type wrongBytes struct{ error }
 
 // persist makes an operation, and makes it again while patience lasts.
 func (l *Load) persist(ctx context.Context, client int, in input, try func(context.Context) (output, error)) {
+	in.op = l.nextOp.Add(1)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		call := time.Since(l.begin)
 		limited, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
@@ -167,6 +171,7 @@ func (l *Load) persist(ctx context.Context, client int, in input, try func(conte
 			}
 			return
 		}
+		in.try++
 	}
 }
 
@@ -255,11 +260,7 @@ func (l *Load) Check(ctx context.Context) error {
 	if l.oks["put"] == 0 || l.oks["get"] == 0 {
 		return fmt.Errorf("the load did nothing: %v succeeded, %v failed", l.oks, l.errs)
 	}
-	res, info := porcupine.CheckOperationsVerbose(model(), l.ops, 2*time.Minute)
-	if res != porcupine.Ok {
-		return fmt.Errorf("history of %d operations is not linearizable (%v): %s", len(l.ops), res, explain(info, l.ops))
-	}
-	return nil
+	return judge(l.ops, 2*time.Minute)
 }
 
 func (l *Load) finalGet(ctx context.Context, key string) error {
@@ -281,52 +282,4 @@ func (l *Load) finalGet(ctx context.Context, key string) error {
 		time.Sleep(500 * time.Millisecond)
 	}
 	return fmt.Errorf("%s cannot be read after the faults are over", key)
-}
-
-// model is a register per key; writes of unknown outcome return at infinity.
-func model() porcupine.Model {
-	return porcupine.Model{
-		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-			byKey := map[string][]porcupine.Operation{}
-			for _, op := range history {
-				key := op.Input.(input).key
-				byKey[key] = append(byKey[key], op)
-			}
-			var parts [][]porcupine.Operation
-			for _, ops := range byKey {
-				parts = append(parts, ops)
-			}
-			return parts
-		},
-		Init: func() any { return uint64(0) },
-		Step: func(state, in, out any) (bool, any) {
-			switch i := in.(input); i.kind {
-			case "put":
-				return true, i.id
-			case "delete":
-				return true, uint64(0)
-			default:
-				return out.(output).id == state.(uint64), state
-			}
-		},
-	}
-}
-
-// explain names a key whose history is at fault and its last operations.
-func explain(_ porcupine.LinearizationInfo, ops []porcupine.Operation) string {
-	m := model()
-	for _, part := range m.Partition(ops) {
-		one := m
-		one.Partition = nil
-		if porcupine.CheckOperations(one, part) {
-			continue
-		}
-		text := "key " + part[0].Input.(input).key + ":"
-		for _, op := range part[max(0, len(part)-12):] {
-			in, out := op.Input.(input), op.Output.(output)
-			text += fmt.Sprintf("\n  client %d %s write %d → %d unknown %v, %v to %v", op.ClientId, in.kind, in.id, out.id, out.unknown, time.Duration(op.Call), time.Duration(op.Return))
-		}
-		return text
-	}
-	return "no key alone is at fault"
 }
