@@ -1,8 +1,10 @@
 package load
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +15,7 @@ import (
 func judge(ops []porcupine.Operation, limit time.Duration) error {
 	for _, part := range byKey(ops) {
 		began := time.Now()
-		if res := porcupine.CheckOperationsTimeout(model, part, limit); res != porcupine.Ok {
+		if res := porcupine.CheckOperationsTimeout(model, attempts(part), limit); res != porcupine.Ok {
 			return fmt.Errorf("history of %d operations is not linearizable (%v): %s", len(ops), res, explain(part))
 		}
 		if limit -= time.Since(began); limit <= 0 {
@@ -32,46 +34,73 @@ func byKey(ops []porcupine.Operation) map[string][]porcupine.Operation {
 	return parts
 }
 
+// attempt is a write of unknown outcome, as model sees it.
+type attempt struct {
+	input
+	nth uint32 // of those that write the same to this key, in the order of their calls, from 0
+}
+
+// attempts gives a key's history for model. Writes of unknown outcome are what makes
+// a judgement long: each may take effect at any time after its call. Those that
+// nobody read change nothing, and those that write the same need only be tried in
+// their order.
+func attempts(part []porcupine.Operation) (ops []porcupine.Operation) {
+	read, nth := map[uint64]bool{}, map[uint64]uint32{}
+	for _, op := range part {
+		if in := op.Input.(input); in.kind == "get" {
+			read[op.Output.(output).id] = true
+		}
+	}
+	slices.SortStableFunc(part, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	for _, op := range part {
+		if in := op.Input.(input); op.Output.(output).unknown {
+			if !read[in.id] {
+				continue
+			}
+			op.Input = attempt{in, nth[in.id]}
+			nth[in.id]++
+		}
+		ops = append(ops, op)
+	}
+	return ops
+}
+
 // register is the state of one key.
 type register struct {
 	id   uint64 // of the put that is there, 0: none
-	late string // how many failed tries of each operation took effect, see after
+	late string // how many attempts took effect of each id, see after
 }
 
-// model is of one key; writes of unknown outcome return at infinity. Those of one
-// operation write the same: which of them takes effect when is only tried in their
-// order, or a judgement would take twice as long with each.
+// model is of one key; attempts return at infinity.
 var model = porcupine.Model{
 	Init: func() any { return register{} },
-	Step: func(state, in, out any) (bool, any) {
-		now, i, o := state.(register), in.(input), out.(output)
-		if i.kind == "get" {
-			return o.id == now.id, state
+	Step: func(state, in, out any) (ok bool, _ any) {
+		now := state.(register)
+		switch i := in.(type) {
+		case attempt:
+			late, ok := after(now.late, i.id, i.nth)
+			return ok, register{i.id, late}
+		case input:
+			if i.kind == "get" {
+				return out.(output).id == now.id, state
+			}
+			return true, register{i.id, now.late}
 		}
-		next := register{late: now.late}
-		if i.kind == "put" {
-			next.id = i.id
-		}
-		if !o.unknown {
-			return true, next
-		}
-		ok := false
-		next.late, ok = after(now.late, i.op, i.try)
-		return ok, next
+		return false, state
 	},
 }
 
-// after notes that a try of an operation has taken effect; ok is false unless all
-// before it have. Operations stand in their order: 8 bytes and, in 4, how many.
-func after(late string, op uint64, try int) (_ string, ok bool) {
+// after notes that the nth attempt to write id took effect; ok is false unless all
+// before it did. Ids stand in their order: 8 bytes and, in 4, how many.
+func after(late string, id uint64, nth uint32) (_ string, ok bool) {
 	const entry = 12
-	at, n := 0, 0
+	at, n := 0, uint32(0)
 	for ; at < len(late); at += entry {
 		o := binary.BigEndian.Uint64([]byte(late[at:]))
-		if o == op {
-			n = int(binary.BigEndian.Uint32([]byte(late[at+8:])))
+		if o == id {
+			n = binary.BigEndian.Uint32([]byte(late[at+8:]))
 		}
-		if o >= op {
+		if o >= id {
 			break
 		}
 	}
@@ -79,8 +108,8 @@ func after(late string, op uint64, try int) (_ string, ok bool) {
 	if n > 0 {
 		rest = rest[entry:]
 	}
-	now := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, op), uint32(n+1))
-	return late[:at] + string(now) + rest, n == try
+	now := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, id), n+1)
+	return late[:at] + string(now) + rest, n == nth
 }
 
 // explain names the key whose history is at fault and its last operations.

@@ -25,13 +25,13 @@ func (h *history) add(in input, out output) {
 	h.now += 2
 }
 
-func (h *history) put(op uint64, try int, failed bool) {
-	h.add(input{kind: "put", id: op, op: op, try: try}, output{unknown: failed})
+func (h *history) put(id uint64, failed bool) {
+	h.add(input{kind: "put", id: id}, output{unknown: failed})
 }
 func (h *history) get(id uint64) { h.add(input{kind: "get"}, output{id: id}) }
 
-// TestManyTriesAreJudged: a put that failed a hundred times while others read what
-// was there before takes a moment to judge, and each try may still take effect.
+// TestManyTriesAreJudged: puts that failed a hundred times while others read what was
+// there before take a moment to judge, and each try may still take effect.
 func TestManyTriesAreJudged(t *testing.T) {
 	for name, c := range map[string]struct {
 		then []uint64 // what is read after another put, 200, has succeeded
@@ -43,14 +43,15 @@ func TestManyTriesAreJudged(t *testing.T) {
 		"one is lost":           {then: []uint64{200, 1}, bad: true},
 	} {
 		h := &history{}
-		h.put(1, 0, false)
-		for try := range 100 {
-			h.put(7, try, true)
+		h.put(1, false)
+		for i := range uint64(100) {
+			h.put(7, true)
+			h.put(1000+i, true) // nobody ever reads these
 			h.get(1)
 		}
-		h.put(7, 100, false)
+		h.put(7, false)
 		h.get(7)
-		h.put(200, 0, false)
+		h.put(200, false)
 		for _, id := range c.then {
 			h.get(id)
 		}
@@ -63,10 +64,13 @@ func TestManyTriesAreJudged(t *testing.T) {
 // TestTooMuchToJudgeIsAnError: who cannot tell says so, and is not at it for ever.
 func TestTooMuchToJudgeIsAnError(t *testing.T) {
 	h := &history{}
-	h.put(1, 0, false)
-	for op := range uint64(50) {
-		h.put(100+op, 0, true)
+	h.put(1, false)
+	for i := range uint64(50) {
+		h.put(100+i, true)
 		h.get(1)
+	}
+	for i := range uint64(50) {
+		h.get(100 + i)
 	}
 	h.get(2) // nobody wrote it
 	if err := judge(h.ops, 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), "not linearizable") {
@@ -74,14 +78,33 @@ func TestTooMuchToJudgeIsAnError(t *testing.T) {
 	}
 }
 
+// TestDeletesOfUnknownOutcome: one that may have been done explains what is absent
+// once, not twice.
+func TestDeletesOfUnknownOutcome(t *testing.T) {
+	for tries, bad := range []bool{true, true, false} {
+		h := &history{}
+		for range tries {
+			h.add(input{kind: "delete"}, output{unknown: true})
+		}
+		for id := range uint64(2) {
+			h.put(1+id, false)
+			h.get(1 + id)
+			h.get(0)
+		}
+		if err := judge(h.ops, time.Second); (err != nil) != bad {
+			t.Errorf("%d tries: %v", tries, err)
+		}
+	}
+}
+
 func TestAfter(t *testing.T) {
 	late, ok := "", false
 	for _, step := range []struct {
-		op  uint64
-		try int
+		id  uint64
+		nth uint32
 		ok  bool
 	}{{5, 0, true}, {5, 0, false}, {9, 1, false}, {9, 0, true}, {2, 0, true}, {5, 1, true}, {2, 1, true}, {5, 2, true}, {9, 2, false}, {9, 1, true}, {7, 1, false}} {
-		next, is := after(late, step.op, step.try)
+		next, is := after(late, step.id, step.nth)
 		if ok = is; ok != step.ok {
 			t.Fatalf("%+v: %v", step, ok)
 		}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,6 @@ type Load struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	nextID atomic.Uint64
-	nextOp atomic.Uint64
 	begin  time.Time
 
 	mu    sync.Mutex
@@ -76,8 +76,6 @@ type input struct {
 	key  string
 	kind string // "put", "get", "delete"
 	id   uint64 // of a put
-	op   uint64 // the operation that this is a try of
-	try  int    // how many tries before it failed
 }
 type output struct {
 	id      uint64 // 0: none
@@ -157,7 +155,6 @@ type wrongBytes struct{ error }
 
 // persist makes an operation, and makes it again while patience lasts.
 func (l *Load) persist(ctx context.Context, client int, in input, try func(context.Context) (output, error)) {
-	in.op = l.nextOp.Add(1)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		call := time.Since(l.begin)
 		limited, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
@@ -171,7 +168,6 @@ func (l *Load) persist(ctx context.Context, client int, in input, try func(conte
 			}
 			return
 		}
-		in.try++
 	}
 }
 
@@ -193,7 +189,8 @@ func (l *Load) Slow() []Slow {
 }
 
 // record writes the operation down. A read that failed says nothing; a write
-// that failed may take effect at any later time, or never.
+// that failed may take effect at any later time, or never, unless no connection
+// for it was made.
 func (l *Load) record(client int, in input, out output, call time.Duration, err error, again bool) {
 	ret := time.Since(l.begin)
 	l.mu.Lock()
@@ -210,7 +207,7 @@ func (l *Load) record(client int, in input, out output, call time.Duration, err 
 			l.errs[in.kind]++
 			l.last = fmt.Errorf("%s %s: %w", in.kind, in.key, err)
 		}
-		if in.kind == "get" {
+		if dial := (*net.OpError)(nil); in.kind == "get" || errors.As(err, &dial) && dial.Op == "dial" {
 			return
 		}
 		ret = math.MaxInt64
