@@ -178,3 +178,42 @@ func TestSpellingOfETag(t *testing.T) {
 		}
 	}
 }
+
+// TestHeadersOnSeveralLines: a proxy may split a list over several lines of the
+// same name. None of them may be lost.
+func TestHeadersOnSeveralLines(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.must(call{method: "PUT", target: "/bkt/k", body: "x", mangle: func(r string) string {
+		return strings.Replace(r, "\r\n\r\n", "\r\nCache-Control: no-cache\r\nCache-Control: no-store\r\nContent-Language: de\r\nContent-Language: en\r\nContent-Type: a/b\r\nContent-Type: c/d\r\n\r\n", 1)
+	}})
+	a := s.must(call{method: "GET", target: "/bkt/k"})
+	for name, want := range map[string]string{"Cache-Control": "no-cache,no-store", "Content-Language": "de,en", "Content-Type": "a/b"} {
+		if got := strings.Join(a.header.Values(name), "|"); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+}
+
+// TestOverridesThatSayNothing: an override without a value leaves the object's
+// own, and of two with values the first counts, as of every other parameter.
+func TestOverridesThatSayNothing(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	s.must(call{method: "PUT", target: "/bkt/k", body: "x", header: headers("Content-Type", "text/plain", "Cache-Control", "no-store")})
+	for query, want := range map[string]string{
+		"response-content-type=":                                   "text/plain",
+		"response-content-type":                                    "text/plain",
+		"response-content-type=a%2Fb&response-content-type=c%2Fd":  "a/b",
+		"response-content-type=&response-content-type=c%2Fd":       "c/d",
+		"response-content-type=a%2Fb&response-cache-control=":      "a/b",
+		"response-cache-control=&response-content-type=text%2Fcsv": "text/csv",
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			a := s.must(call{method: method, target: "/bkt/k?" + query})
+			if got := strings.Join(a.header.Values("Content-Type"), "|"); got != want || a.header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%s %s: %q, want %q; %v", method, query, got, want, a.header)
+			}
+		}
+	}
+}

@@ -19,13 +19,13 @@ type completionList struct {
 }
 
 type completedPart struct {
-	Number    int    `xml:"PartNumber"`
-	ETag      string `xml:"ETag"`
-	CRC32     string `xml:"ChecksumCRC32"`
-	CRC32C    string `xml:"ChecksumCRC32C"`
-	CRC64NVME string `xml:"ChecksumCRC64NVME"`
-	SHA1      string `xml:"ChecksumSHA1"`
-	SHA256    string `xml:"ChecksumSHA256"`
+	Number    *int    `xml:"PartNumber"`
+	ETag      *string `xml:"ETag"`
+	CRC32     string  `xml:"ChecksumCRC32"`
+	CRC32C    string  `xml:"ChecksumCRC32C"`
+	CRC64NVME string  `xml:"ChecksumCRC64NVME"`
+	SHA1      string  `xml:"ChecksumSHA1"`
+	SHA256    string  `xml:"ChecksumSHA256"`
 }
 
 type completedSet []completedPart
@@ -46,13 +46,16 @@ func (l *completionList) parts() ([]metadata.CompletedPart, error) {
 	parts := make([]metadata.CompletedPart, len(l.Parts))
 	for i := range l.Parts {
 		p := &l.Parts[i]
-		if p.Number < 1 || p.Number > maxPart {
+		if p.Number == nil || p.ETag == nil {
+			return nil, errMalformedXML
+		}
+		if *p.Number < 1 || *p.Number > maxPart {
 			return nil, errInvalidArgument.saying("PartNumber must be >= 1 and <= 10000")
 		}
-		if i > 0 && p.Number <= l.Parts[i-1].Number {
+		if i > 0 && *p.Number <= parts[i-1].Number {
 			return nil, errInvalidPartOrder
 		}
-		parts[i] = metadata.CompletedPart{Number: p.Number, ETag: bareETag(p.ETag)}
+		parts[i] = metadata.CompletedPart{Number: *p.Number, ETag: bareETag(*p.ETag)}
 		for _, c := range [...]metadata.Checksum{
 			{Algorithm: "CRC32", Value: p.CRC32}, {Algorithm: "CRC32C", Value: p.CRC32C},
 			{Algorithm: "CRC64NVME", Value: p.CRC64NVME}, {Algorithm: "SHA1", Value: p.SHA1},

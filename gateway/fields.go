@@ -3,6 +3,7 @@ package gateway
 import (
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -73,8 +74,11 @@ func (x *exchange) fields() ([]metadata.Field, error) {
 			continue
 		}
 		value := values[0]
-		if field == "content-encoding" {
+		switch field { // lists, which may be split over several lines
+		case "content-encoding":
 			value = sigv4.ContentEncoding(strings.Join(values, ","))
+		case "cache-control", "content-language":
+			value = strings.Join(values, ",")
 		}
 		if value != "" {
 			fields = append(fields, metadata.Field{Name: field, Value: value})
@@ -161,9 +165,9 @@ func (x *exchange) showObject(o *metadata.Object) {
 		}
 		h[shownHeader(name)] = []string{value}
 	}
-	for i := range x.query {
-		if name := overrideHeader(x.query[i].name); name != "" {
-			h[name] = []string{headerSafe(x.query[i].value)}
+	for _, p := range slices.Backward(x.query) { // of several the first with a value counts
+		if name := overrideHeader(p.name); name != "" && p.value != "" {
+			h[name] = []string{headerSafe(p.value)}
 		}
 	}
 	if len(h["Content-Type"]) == 0 {

@@ -216,6 +216,8 @@ func TestBadInput(t *testing.T) {
 		{"complete nothing", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete()}, 400, "MalformedXML"},
 		{"complete without a body", call{method: "POST", target: "/full/up?uploadId=" + upload}, 400, "MalformedXML"},
 		{"complete with broken XML", call{method: "POST", target: "/full/up?uploadId=" + upload, body: "<Complete"}, 400, "MalformedXML"},
+		{"complete without an ETag", call{method: "POST", target: "/full/up?uploadId=" + upload, body: "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber></Part></CompleteMultipartUpload>"}, 400, "MalformedXML"},
+		{"complete without a number", call{method: "POST", target: "/full/up?uploadId=" + upload, body: "<CompleteMultipartUpload><Part><ETag>" + part + "</ETag></Part></CompleteMultipartUpload>"}, 400, "MalformedXML"},
 		{"complete out of order", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("2", partETag2, "1", part)}, 400, "InvalidPartOrder"},
 		{"complete one twice", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", part, "1", part)}, 400, "InvalidPartOrder"},
 		{"complete with a wrong ETag", call{method: "POST", target: "/full/up?uploadId=" + upload, body: complete("1", partETag2)}, 400, "InvalidPart"},
