@@ -66,9 +66,6 @@ func parseOffset(s string) (int64, bool) {
 // parseCopyRange reads x-amz-copy-source-range, which is strict: both ends,
 // within the source.
 func parseCopyRange(header string, size int64) (off, n int64, err error) {
-	if header == "" {
-		return 0, size, nil
-	}
 	first, last, ok := splitRange(header)
 	from, okFrom := parseOffset(first)
 	to, okTo := parseOffset(last)

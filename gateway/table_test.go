@@ -202,6 +202,7 @@ func TestBadInput(t *testing.T) {
 		{"copy if-none-match fails", call{method: put, target: "/bkt/k", header: headers("x-amz-copy-source", "/full/there", "x-amz-copy-source-if-none-match", etag)}, 412, "PreconditionFailed"},
 		{"copy with a bad directive", call{method: put, target: "/bkt/k", header: headers("x-amz-copy-source", "/full/there", "x-amz-metadata-directive", "MERGE")}, 400, "InvalidArgument"},
 		{"part copy range malformed", call{method: put, target: "/full/up?partNumber=3&uploadId=" + upload, header: headers("x-amz-copy-source", "/full/there", "x-amz-copy-source-range", "bytes=1-")}, 400, "InvalidArgument"},
+		{"part copy range empty", call{method: put, target: "/full/up?partNumber=3&uploadId=" + upload, header: headers("x-amz-copy-source", "/full/there", "x-amz-copy-source-range", "")}, 400, "InvalidArgument"},
 		{"part copy range beyond", call{method: put, target: "/full/up?partNumber=3&uploadId=" + upload, header: headers("x-amz-copy-source", "/full/there", "x-amz-copy-source-range", "bytes=5-10")}, 400, "InvalidArgument"},
 
 		// XML bodies.

@@ -92,9 +92,11 @@ func (x *exchange) copyPart(u *metadata.Upload, number int) error {
 	if err != nil {
 		return err
 	}
-	off, n, err := parseCopyRange(x.header("X-Amz-Copy-Source-Range"), src.Size)
-	if err != nil {
-		return err
+	off, n := int64(0), src.Size
+	if values := x.r.Header["X-Amz-Copy-Source-Range"]; len(values) > 0 {
+		if off, n, err = parseCopyRange(values[0], src.Size); err != nil {
+			return err
+		}
 	}
 	if n > maxObject {
 		return errInvalidRequest.saying("The specified copy source is larger than the maximum allowable size for a copy source: 5368709120")
