@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -41,6 +42,9 @@ func MaxConns() int {
 
 // Bound gives a listener for s that accepts no connection while s has n of them:
 // more wait, in the system's queue. It takes s.ConnState, and calls what was set.
+// An accept that fails is tried again: a server that the system gives no file and
+// no memory for a connection goes on once it does. net/http outlives some such
+// errors, not all.
 func Bound(s *http.Server, l net.Listener, n int) net.Listener {
 	b := &boundListener{Listener: l, places: make(chan struct{}, n), closed: make(chan struct{})}
 	next := s.ConnState
@@ -69,11 +73,35 @@ func (b *boundListener) Accept() (net.Conn, error) {
 	case <-b.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := b.Listener.Accept()
-	if err != nil {
-		<-b.places
+	for wait := leastPause; ; wait = min(2*wait, mostPause) {
+		c, err := b.Listener.Accept()
+		if err == nil {
+			return c, nil
+		}
+		if !passes(err) {
+			<-b.places
+			return nil, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-b.closed:
+			<-b.places
+			return nil, net.ErrClosed
+		}
 	}
-	return c, err
+}
+
+// The pause after an accept that failed.
+const (
+	leastPause = 5 * time.Millisecond
+	mostPause  = time.Second
+)
+
+// passes says whether an accept that failed may do better later: the system has said
+// no, and not that this is no listening socket any more.
+func passes(err error) bool {
+	var no syscall.Errno
+	return errors.As(err, &no) && no != syscall.EBADF && no != syscall.EINVAL && no != syscall.ENOTSOCK
 }
 
 // Close implements net.Listener.

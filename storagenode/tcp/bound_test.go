@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -82,5 +84,43 @@ func TestForsaking(t *testing.T) {
 func TestMaxConns(t *testing.T) {
 	if n := MaxConns(); n < 16 || n > mostConns {
 		t.Errorf("%d connections", n)
+	}
+}
+
+// failing is a listener whose first accepts fail.
+type failing struct {
+	net.Listener
+	errs []error
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if len(f.errs) > 0 {
+		err := f.errs[0]
+		f.errs = f.errs[1:]
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", err)}
+	}
+	return f.Listener.Accept()
+}
+
+// TestAcceptFails: a server outlives that the system had no file, no memory or no
+// network for a connection.
+func TestAcceptFails(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.NotFoundHandler()}
+	t.Cleanup(func() { _ = s.Close() })
+	bounded := Bound(s, &failing{l, []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EPROTO}}, 2)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(bounded) }()
+	if !answered(request(t, l.Addr().String(), "GET / HTTP/1.1\r\nHost: h\r\n\r\n"), 5*time.Second) {
+		t.Error("not served any more")
+	}
+	_ = l.Close()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("does not end with its listener")
 	}
 }

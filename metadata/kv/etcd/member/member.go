@@ -112,6 +112,7 @@ type Config struct {
 type Member struct {
 	cfg      Config
 	server   *embed.Etcd
+	peers    *http.Server
 	gate     *gate
 	password string
 	socket   string // directory of the HTTP socket
@@ -147,12 +148,18 @@ func Start(ctx context.Context, cfg Config) (m *Member, err error) {
 			return nil, err
 		}
 	}
+	port, err := m.listenForPeers(c.PeerTLSInfo)
+	if err != nil {
+		return nil, err
+	}
 	if m.server, err = embed.StartEtcd(c); err != nil {
+		_ = port.Close()
 		if strings.Contains(err.Error(), "has already been bootstrapped") {
 			err = fmt.Errorf("%w (%w)", errLostData, err)
 		}
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
+	m.servePeers(port)
 	m.gate.server.Store(m.server.Server)
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	m.chores.Go(m.serve)
@@ -227,6 +234,7 @@ func (m *Member) Close() error {
 	m.cancel()
 	_ = m.server.Server.TryTransferLeadershipOnShutdown() // without it the others elect by themselves
 	m.server.Close()
+	_ = m.peers.Close()
 	m.chores.Wait()
 	return os.RemoveAll(m.socket)
 }
@@ -250,7 +258,7 @@ func (m *Member) embedConfig() (*embed.Config, error) {
 	}
 	c.ListenClientUrls = []url.URL{{Scheme: scheme, Host: cfg.Address}}
 	c.AdvertiseClientUrls = []url.URL{{Scheme: scheme, Host: cfg.Advertise}}
-	c.ListenPeerUrls = []url.URL{{Scheme: "https", Host: cfg.PeerAddress}}
+	c.ListenPeerUrls = nil // see servePeers
 	c.AdvertisePeerUrls = []url.URL{{Scheme: "https", Host: cfg.AdvertisePeer}}
 	peers := cfg.PeerFiles
 	if peers == (etcd.Files{}) {
