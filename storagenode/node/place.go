@@ -180,7 +180,11 @@ func (p *place) open(ctx context.Context) {
 	}
 	if err != nil {
 		_ = lock.Close()
-		p.fail(storagenode.DriveBroken, err.Error())
+		state := storagenode.DriveBroken
+		if vfs.Short(err) {
+			state = storagenode.DriveDown // of this process: it is tried again
+		}
+		p.fail(state, err.Error())
 		return
 	}
 	p.mu.Lock()
@@ -236,6 +240,9 @@ func (p *place) check(ctx context.Context) {
 	id, err := readIdentity(p.node.cfg.FS, p.dir)
 	st, serr := p.node.cfg.FS.Stat(p.dir)
 	switch {
+	case p.current() != nil && (vfs.Short(err) || vfs.Short(serr)):
+		// Nothing can be looked at just now. The store itself tells how it is.
+		p.health()
 	case errors.Is(err, errNoIdentity):
 		p.missing(ctx)
 	case err != nil:

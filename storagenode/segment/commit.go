@@ -3,6 +3,7 @@ package segment
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/lane"
@@ -187,11 +188,10 @@ func (s *Store) retire(batch []pending) {
 func (s *Store) makeDurable(b *blockWriter, batch []pending) (refused, err error) {
 	s.gate.begin(placeCommit)
 	defer s.gate.end(placeCommit)
-	if err := s.writeStaged(b, batch); isNoSpace(err) {
-		s.readOnly.Store(true)
-		refused = fmt.Errorf("%w: %w", storagenode.ErrReadOnly, err)
-	} else if err != nil {
-		return nil, err
+	if err := s.writeStaged(b, batch); err != nil {
+		if refused = s.passing(err); refused == nil {
+			return nil, err
+		}
 	}
 	s.skipFailed(batch)
 	for i := range batch {
@@ -203,10 +203,10 @@ func (s *Store) makeDurable(b *blockWriter, batch []pending) (refused, err error
 			return nil, fmt.Errorf("segment %d: %w: %w", g.id, errSync, err)
 		}
 		st, err := g.f.Stat()
-		if err != nil {
+		if err != nil && !short(err) {
 			return nil, fmt.Errorf("segment %d: %w", g.id, err)
 		}
-		if st.Links == 0 {
+		if err == nil && st.Links == 0 {
 			s.noReads.Store(true)
 			return nil, fmt.Errorf("segment %d was removed from its directory", g.id)
 		}
@@ -233,10 +233,17 @@ func (s *Store) applyGroup(batch []pending) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	err := s.applyBatch(batch)
+	for short(err) && s.pause() {
+		err = s.applyBatch(batch) // what it counted as dead twice is only a hint
+	}
 	if err != nil {
 		// The log has it all; only the index does not.
 		s.cfg.Logger.Error("index refuses a group, it is rebuilt", "err", err)
-		if err = s.rebuild(context.Background()); err != nil {
+		err = s.rebuild(context.Background())
+		for short(err) && s.pause() {
+			err = s.rebuild(context.Background())
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -247,6 +254,16 @@ func (s *Store) applyGroup(batch []pending) error {
 		}
 	}
 	return nil
+}
+
+// pause waits a moment for files or memory; false: the store is closing.
+func (s *Store) pause() bool {
+	select {
+	case <-s.cfg.Clock.After(time.Second):
+		return true
+	case <-s.stopped:
+		return false
+	}
 }
 
 // applyBatch puts a group into the index. applyMu is held.

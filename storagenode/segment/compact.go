@@ -331,6 +331,9 @@ func placeIn(v []byte) (place, error) {
 // removeSegment unlinks a segment nothing refers to. The index forgets it
 // durably before.
 func (s *Store) removeSegment(g *segFile) error {
+	if err := s.syncRemoved(); err != nil {
+		return err
+	}
 	err := s.update(func(a *applier) error { return a.b.Delete(appendMetaKey(nil, g.id), nil) })
 	if err != nil {
 		return err
@@ -349,10 +352,24 @@ func (s *Store) removeSegment(g *segFile) error {
 		return err
 	}
 	g.release()
+	s.unsynced = true
+	s.cfg.Logger.Debug("segment removed", "segment", g.id)
+	return s.syncRemoved()
+}
+
+// syncRemoved makes the removal of the last segment durable, before another's: what
+// it held must not come back without its tombstone.
+func (s *Store) syncRemoved() error {
+	if !s.unsynced {
+		return nil
+	}
 	if err := s.cfg.FS.SyncDir(s.segDir); err != nil {
-		s.fail(fmt.Errorf("remove segment: %w: %w", errSync, err))
+		err = fmt.Errorf("remove segment: %w: %w", errSync, err)
+		if s.passing(err) == nil || isNoSpace(err) {
+			s.fail(err)
+		}
 		return err
 	}
-	s.cfg.Logger.Debug("segment removed", "segment", g.id)
+	s.unsynced = false
 	return nil
 }

@@ -48,7 +48,7 @@ func (s *Store) watchLoop(ctx context.Context) {
 func (s *Store) checkDir() {
 	st, err := s.cfg.FS.Stat(s.segDir)
 	switch {
-	case err == nil && st.Inode == s.dirInode:
+	case err == nil && st.Inode == s.dirInode, short(err):
 		return
 	case err == nil:
 		err = errors.New("another directory is in its place")
@@ -322,6 +322,7 @@ func (s *Store) fillAhead(zeros []byte) {
 	for off := from; off < to && err == nil; off += int64(len(zeros)) {
 		_, err = g.f.WriteAt(zeros[:min(int64(len(zeros)), to-off)], off)
 	}
+	wrote := err == nil
 	s.mu.Lock()
 	s.filling = nil
 	if err == nil {
@@ -329,13 +330,10 @@ func (s *Store) fillAhead(zeros []byte) {
 	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
-	if err == nil {
-		err = g.f.SyncData()
+	if wrote {
+		err = g.f.SyncData() // it syncs what others wrote, too: an error is final, whatever it says
 	}
-	switch {
-	case isNoSpace(err):
-		s.readOnly.Store(true)
-	case err != nil:
+	if err != nil && (wrote || s.passing(err) == nil) {
 		s.fail(fmt.Errorf("fill segment: %w: %w", errSync, err))
 	}
 }

@@ -233,20 +233,23 @@ func (s *Store) grow(g *segFile, size int64) error {
 
 // growFailed gives a failure to make room its meaning. mu is held.
 func (s *Store) growFailed(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		s.readOnly.Store(true)
-		return fmt.Errorf("%w: %w", storagenode.ErrReadOnly, err)
-	}
 	s.nextSeg++ // a leftover may have the name
 	s.mu.Unlock()
+	defer s.mu.Lock()
+	if refused := s.passing(err); refused != nil {
+		return refused
+	}
 	s.fail(err)
-	s.mu.Lock()
 	return s.brokenErr()
 }
 
 // wrote takes note of how the write of a reserved record ended.
 func (s *Store) wrote(r reservation, size int64, err error) error {
-	if err != nil && isNoSpace(err) {
+	var refused error
+	if err != nil {
+		refused = s.passing(err)
+	}
+	if refused != nil {
 		s.skip(r.seg, r.off, r.off+size+r.pad)
 	}
 	s.mu.Lock()
@@ -266,9 +269,8 @@ func (s *Store) wrote(r reservation, size int64, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case isNoSpace(err):
-		s.readOnly.Store(true)
-		return fmt.Errorf("write record: %w: %w", storagenode.ErrReadOnly, err)
+	case refused != nil:
+		return fmt.Errorf("write record: %w", refused)
 	default:
 		s.fail(fmt.Errorf("write record: %w", err))
 		return s.brokenErr()

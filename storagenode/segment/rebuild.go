@@ -122,6 +122,9 @@ func (s *Store) indexErr(x *index, err error) error {
 	if err == nil || errors.Is(err, pebble.ErrNotFound) {
 		return nil
 	}
+	if short(err) {
+		return s.passing(err)
+	}
 	if errors.Is(err, syscall.EIO) {
 		_ = s.readFailed(err) // counts it
 	}

@@ -103,7 +103,7 @@ func (s *Store) writeStaged(b *blockWriter, batch []pending) error {
 			continue
 		}
 		err := writeRun(b, batch[i:end])
-		if err != nil && (failed == nil || isNoSpace(failed)) {
+		if err != nil && (failed == nil || isNoSpace(failed) || short(failed)) {
 			failed = fmt.Errorf("write %d records: %w", end-i, err)
 		}
 		s.unstage(batch[i:end], err)

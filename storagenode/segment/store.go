@@ -62,6 +62,7 @@ type Store struct {
 	staged    atomic.Int64 // bytes of records that the committer is to write
 	deadBytes atomic.Int64 // as of the last look of compaction
 	lookedAt  atomic.Int64 // when the segments were last looked for, in ns since 1970
+	shortAt   atomic.Int64 // when the log last said that the process is short, in ns since 1970
 
 	segs  atomic.Pointer[segMap]  // replaced as a whole, under mu
 	drops atomic.Pointer[dropMap] // replaced as a whole, under applyMu
@@ -101,8 +102,11 @@ type Store struct {
 	runTo       uint64    // the last ticket running covers
 	spaceAt     time.Time
 	usage       vfs.Usage
+	full        bool      // as of spaceAt
+	refusedAt   time.Time // when a write last found no space
 
 	keeping   sync.Mutex // one round of upkeep at a time
+	unsynced  bool       // a removed segment's name may come back; guarded by keeping
 	applyMu   sync.Mutex
 	novelty   *novelty
 	target    *index // appliers write here while the index is rebuilt, nil: to idx
@@ -283,6 +287,9 @@ const maxReadErrors = 3
 
 // readFailed counts a failed read of the medium and gives it a meaning.
 func (s *Store) readFailed(err error) error {
+	if short(err) {
+		return fmt.Errorf("%w: %w", storagenode.ErrUnavailable, err)
+	}
 	if errors.Is(err, syscall.EIO) && s.readErrs.Add(1) >= maxReadErrors {
 		s.noReads.Store(true)
 		s.fail(fmt.Errorf("repeated read errors: %w", err))

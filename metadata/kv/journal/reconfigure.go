@@ -32,13 +32,15 @@ func (c *committer) reconfigure() error {
 // errUnusable: somebody said so, and may have said otherwise since.
 var errUnusable = errors.New("declared unusable")
 
-// exclude notes a drive's failure. After a hang, with a full disk, when its
-// directory went away or what it had was found damaged, it may try again; anything
-// else, a failed sync above all, needs somebody to say that it is usable.
+// exclude notes a drive's failure. After a hang, with a full disk, while the process
+// is short of files or memory, when its directory went away or what it had was found
+// damaged, it may try again; anything else, a failed sync above all, needs somebody to
+// say that it is usable.
 func (c *committer) exclude(d *drive, err error) {
 	d.failure = err
 	d.retry = time.Time{}
 	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
+		errors.Is(err, syscall.EDQUOT) || vfs.Short(err) ||
 		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||
 		errors.Is(err, errRotten) || errors.Is(err, errUnusable) {
 		d.retry = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
