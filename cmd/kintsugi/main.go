@@ -55,6 +55,9 @@ Ask how it is:
 		SilenceErrors: true,
 		Version:       version(),
 	}
+	root.PersistentPreRun = func(*cobra.Command, []string) {
+		warnOfVariables(os.Stderr, os.Environ(), knownVariables(root))
+	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
