@@ -125,6 +125,7 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	if age := st.At.Sub(d.At); !d.At.IsZero() && age >= 5*time.Second {
 		asOf = ", as counted " + formatDuration(age) + " ago"
 	}
+	writeUnreached(w, st.Unreached)
 	fmt.Fprintf(w, "blobs      %d, %s%s\n", d.Blobs, formatSize(d.Bytes), asOf)
 	for _, m := range d.Margins {
 		fmt.Fprintf(w, "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))

@@ -14,6 +14,7 @@ import (
 	"kintsugi/metadata/kv/journal"
 	"kintsugi/repair"
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/rpc"
 )
 
 // adminAPI is what the operator may ask of a store. The process that repairs
@@ -25,6 +26,9 @@ type adminAPI struct {
 	// look has the drives looked at now, so that nothing is said of one that
 	// was emptied a moment ago.
 	look func(context.Context)
+	// nodes are those of a cluster, as this process finds them at their addresses;
+	// nil: there is but this one.
+	nodes func() []rpc.NodeState
 	// replace takes an empty directory for its drive's replacement.
 	replace  func(ctx context.Context, dir string) error
 	metadata func() metadataStatus
@@ -47,6 +51,8 @@ type adminStatus struct {
 	Version string `json:"version"`
 	repair.Status
 	Metadata metadataStatus `json:"metadata"`
+	// Unreached are nodes that announce themselves at an address where they are not.
+	Unreached []unreachedNode `json:"unreached,omitempty"`
 }
 
 // embeddedAPI is the API of a store in one process.
@@ -98,7 +104,7 @@ func (a *adminAPI) routes() []console.Route {
 }
 
 func (a *adminAPI) status(r *http.Request) (any, error) {
-	st := adminStatus{Version: version(), Status: a.repairer.StatusNow(r.Context()), Metadata: a.metadata()}
+	st := adminStatus{Version: version(), Status: a.repairer.StatusNow(r.Context()), Metadata: a.metadata(), Unreached: a.unreachedNodes()}
 	st.Whole = st.Whole && st.Metadata.Degraded == ""
 	return st, nil
 }

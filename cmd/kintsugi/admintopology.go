@@ -23,13 +23,15 @@ import (
 
 // nodeStatus is a node with its drives, as the leading repairer sees them.
 type nodeStatus struct {
-	Name    string               `json:"name"`
-	Zone    string               `json:"zone,omitempty"`
-	Address string               `json:"address,omitempty"`
-	Version string               `json:"version,omitempty"`
-	State   string               `json:"state"` // that of its best drive; DOWN where it has none
-	Heard   time.Time            `json:"heard,omitzero"`
-	Drives  []repair.DriveStatus `json:"drives"`
+	Name    string `json:"name"`
+	Zone    string `json:"zone,omitempty"`
+	Address string `json:"address,omitempty"`
+	Version string `json:"version,omitempty"`
+	State   string `json:"state"` // that of its best drive; DOWN where it has none
+	// Unreached is why it is not found at its address although it announces itself.
+	Unreached string               `json:"unreached,omitempty"`
+	Heard     time.Time            `json:"heard,omitzero"`
+	Drives    []repair.DriveStatus `json:"drives"`
 }
 
 // space adds up the node's drives.
@@ -72,7 +74,15 @@ func (a *adminAPI) listNodes(r *http.Request) (any, error) {
 			heard[d.Node] = d.Heard
 		}
 	}
-	return map[string]any{"nodes": joinNodes(records, a.repairer.Status().Drives, heard)}, nil
+	all := joinNodes(records, a.repairer.Status().Drives, heard)
+	for _, u := range a.unreachedNodes() {
+		for i := range all {
+			if all[i].Name == u.Name {
+				all[i].Unreached = u.Reason
+			}
+		}
+	}
+	return map[string]any{"nodes": all}, nil
 }
 
 // joinNodes puts nodes and drives together, in order of zone and name.
@@ -191,7 +201,13 @@ func withNodes(c *cobra.Command, f *adminFlags, show func(io.Writer, []nodeStatu
 		if err := json.Unmarshal(text, &answer); err != nil {
 			return err
 		}
-		return show(w, answer.Nodes)
+		err := show(w, answer.Nodes)
+		for _, n := range answer.Nodes {
+			if n.Unreached != "" {
+				writeUnreached(w, []unreachedNode{{n.Name, n.Address, n.Unreached}})
+			}
+		}
+		return err
 	})
 }
 

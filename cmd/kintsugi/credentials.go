@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,14 +35,38 @@ func secretFromEnv(name string) (string, error) {
 	switch {
 	case value != "" && path != "":
 		return "", fmt.Errorf("%s and %s_FILE are both set; set one", name, name)
+	case value != strings.TrimSpace(value):
+		return "", fmt.Errorf("%s begins or ends with a blank or a line's end: take it off; other processes and clients would have another one", name)
 	case path == "":
 		return value, nil
 	}
-	text, err := os.ReadFile(path)
+	value, err := readSecret(path)
 	if err != nil {
 		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
-	return strings.TrimSpace(string(text)), nil
+	return value, nil
+}
+
+// readSecret reads a secret from a file, without the blanks around it.
+func readSecret(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("%w: it must belong to the user that runs this", err)
+	case err != nil:
+		return "", err
+	case len(bytes.TrimSpace(text)) == 0:
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	warnIfOpen(os.Stderr, path)
+	return string(bytes.TrimSpace(text)), nil
+}
+
+// warnIfOpen warns of a file that should be private and that everybody may read.
+func warnIfOpen(w io.Writer, path string) {
+	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o004 != 0 {
+		fmt.Fprintf(w, "kintsugi: WARNING: everybody on this machine may read %s: chmod o-rwx it\n", path)
+	}
 }
 
 // credentialsFromEnv reads the root credentials; errNoCredentials where
@@ -87,6 +113,7 @@ func loadCredentials(path string) (c credentials, made bool, err error) {
 		if err := c.validate(); err != nil {
 			return c, false, fmt.Errorf("credentials file %s: %w", path, err)
 		}
+		warnIfOpen(os.Stderr, path)
 		return c, false, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -96,8 +96,8 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 	var admin net.Listener
 	if adminAddress != "" {
 		var err error
-		if admin, err = net.Listen("tcp", adminAddress); err != nil {
-			return fmt.Errorf("--admin-address: %w", err)
+		if admin, err = listen("--admin-address", adminAddress); err != nil {
+			return err
 		}
 		defer admin.Close()
 	}

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -30,9 +29,7 @@ func clusterSecretFrom(file string) (string, *auth.Key, error) {
 	case os.Getenv(envClusterSecret) != "":
 		err = fmt.Errorf("%s and a file with the cluster's secret are both named; name one", envClusterSecret)
 	default:
-		var text []byte
-		text, err = os.ReadFile(file)
-		secret = strings.TrimSpace(string(text))
+		secret, err = readSecret(file)
 	}
 	switch {
 	case err != nil:

@@ -51,7 +51,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.address, "address", "127.0.0.1:9200", "address for the other processes of the cluster")
-	f.StringVar(&cfg.advertise, "advertise", "", "URL at which they reach this one (default: from --address)")
+	f.StringVar(&cfg.advertise, "advertise", "", "URL at which they reach this one (default: follows from --address)")
 	f.StringVar(&cfg.adminAddress, "admin-address", "127.0.0.1:9201", "address of /live, and of metrics and profiles for who has the cluster's secret")
 	f.DurationVar(&cfg.repair.OutAfter, "out-after", 10*time.Minute, "how long a drive may be away before what was on it is rebuilt elsewhere")
 	f.DurationVar(&cfg.repair.Lease, "lease", 10*time.Second, "how long the leader may be silent before another takes over")
@@ -75,10 +75,10 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 	}
 	defer window.Close()
 	if cfg.advertise == "" {
-		cfg.advertise = "http://" + inside.Addr().String()
-		if cfg.cluster.tls.on() {
-			cfg.advertise = "https://" + inside.Addr().String()
-		}
+		cfg.advertise = advertised(inside.Addr(), cfg.cluster.tls.on())
+	}
+	if err := checkAdvertised(cfg.advertise); err != nil {
+		return err
 	}
 	failed := make(chan error, 2)
 	door, back := serveAdmin(window, nil, failed)
@@ -126,7 +126,7 @@ func repairerRoutes(r *roles.Repairer, peer *clusterPeer) http.Handler {
 	mux.Handle(rpc.AnnouncePath, rpc.NewMembershipHandler(r))
 	mux.HandleFunc("POST "+roles.NoticesPath, roles.TakeNotices(r.Repairer))
 	api := &adminAPI{
-		repairer: r.Repairer, catalog: r.Catalog, drives: peer.fleet, look: peer.fleet.Look,
+		repairer: r.Repairer, catalog: r.Catalog, drives: peer.fleet, look: peer.fleet.Look, nodes: peer.fleet.Nodes,
 		replace: func(ctx context.Context, place string) error {
 			node, dir, ok := strings.Cut(place, ":")
 			if !ok {

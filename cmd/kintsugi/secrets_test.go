@@ -62,6 +62,40 @@ func TestSecretsAreMadeOnceAndPrivate(t *testing.T) {
 	}
 }
 
+// TestSecretsThatAreNone: a file that is named and empty is no wish for random
+// credentials, and what a line's end has got into fits nowhere else.
+func TestSecretsThatAreNone(t *testing.T) {
+	dir := t.TempDir()
+	empty, good := filepath.Join(dir, "empty"), filepath.Join(dir, "good")
+	for path, text := range map[string]string{empty: " \n", good: " twelve letters \n"} {
+		if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const name = "KINTSUGI_TEST_SECRET"
+	for _, c := range []struct{ value, file, want, trouble string }{
+		{"", "", "", ""}, {"x y", "", "x y", ""}, {"", good, "twelve letters", ""},
+		{"", empty, "", "is empty"}, {"x\n", "", "", "ends with a blank"}, {"x", good, "", "both set"}, {"", dir + "/none", "", "no such file"},
+	} {
+		t.Setenv(name, c.value)
+		t.Setenv(name+"_FILE", c.file)
+		got, err := secretFromEnv(name)
+		if got != c.want || (err == nil) != (c.trouble == "") || err != nil && !strings.Contains(err.Error(), c.trouble) {
+			t.Errorf("%+v: %q, %v", c, got, err)
+		}
+	}
+	var said strings.Builder
+	if warnIfOpen(&said, good); said.Len() > 0 {
+		t.Errorf("of a private file: %s", said.String())
+	}
+	if err := os.Chmod(good, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if warnIfOpen(&said, good); !strings.Contains(said.String(), "everybody on this machine may read "+good) {
+		t.Errorf("of an open file: %q", said.String())
+	}
+}
+
 func TestAskLive(t *testing.T) {
 	lives := true
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

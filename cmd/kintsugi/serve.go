@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -39,14 +38,14 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s3, err := net.Listen("tcp", cfg.address)
+	s3, err := listen("--address", cfg.address)
 	if err != nil {
-		return fmt.Errorf("--address: %w", err)
+		return err
 	}
 	defer s3.Close()
-	admin, err := net.Listen("tcp", cfg.adminAddress)
+	admin, err := listen("--admin-address", cfg.adminAddress)
 	if err != nil {
-		return fmt.Errorf("--admin-address: %w", err)
+		return err
 	}
 	defer admin.Close()
 

@@ -97,11 +97,6 @@ func (cfg *serverConfig) complete(scheme, logLevel string) error {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", logLevel)
 	}
 	cfg.logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	for name, address := range map[string]string{"--address": cfg.address, "--admin-address": cfg.adminAddress} {
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return fmt.Errorf("%s %q: want host:port, such as 127.0.0.1:9000", name, address)
-		}
-	}
 	if cfg.memory < 32<<20 {
 		return fmt.Errorf("--transfer-memory %s: want at least 32 MiB", formatSize(cfg.memory))
 	}

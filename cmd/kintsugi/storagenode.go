@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -113,18 +115,24 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 		return errors.New("--name: this machine has no name; name the node")
 	}
 	tuneGarbageCollector(cfg.memory)
-	front, err := net.Listen("tcp", cfg.address)
+	front, err := listen("--address", cfg.address)
 	if err != nil {
-		return fmt.Errorf("--address: %w", err)
+		return err
 	}
 	defer front.Close()
 	front = tcp.Unpaced(front)
 	if cfg.advertise == "" {
 		cfg.advertise = advertised(front.Addr(), serving != nil)
 	}
-	back, err := net.Listen("tcp", cfg.adminAddress)
+	if err := checkAdvertised(cfg.advertise); err != nil {
+		return err
+	}
+	if onlyHere(cfg.advertise) && slices.ContainsFunc(cfg.join, func(r string) bool { return !onlyHere(r) }) {
+		cfg.logger.Warn("others are told to reach this node at an address of this machine alone; set --address or --advertise", "advertise", cfg.advertise)
+	}
+	back, err := listen("--admin-address", cfg.adminAddress)
 	if err != nil {
-		return fmt.Errorf("--admin-address: %w", err)
+		return err
 	}
 	defer back.Close()
 	registry := prometheus.NewRegistry()
@@ -193,4 +201,19 @@ func advertised(at net.Addr, secure bool) string {
 		scheme = "https"
 	}
 	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// checkAdvertised refuses a URL at which nobody could reach anything.
+func checkAdvertised(address string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || net.ParseIP(u.Hostname()).IsUnspecified() {
+		return fmt.Errorf("--advertise %q: want a URL at which others reach this process, such as http://10.0.0.5:9100", address)
+	}
+	return nil
+}
+
+// onlyHere says that a URL is of the machine that uses it.
+func onlyHere(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
 }

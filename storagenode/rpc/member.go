@@ -103,8 +103,12 @@ func (m *member) unanswered(err error, since uint64) {
 func (m *member) opened(err error) {
 	m.mu.Lock()
 	m.since = m.fleet.cfg.Clock.Now()
+	what := "node does not answer"
+	if m.heard.IsZero() {
+		what = "node has not answered yet at the address that it announced (--advertise)"
+	}
 	m.mu.Unlock()
-	m.fleet.cfg.Logger.Warn("node does not answer", "node", m.address, "err", err)
+	m.fleet.cfg.Logger.Warn(what, "node", m.address, "err", err)
 	m.fleet.mu.Lock()
 	m.fleet.publish() // another node may have its drives
 	m.fleet.mu.Unlock()
