@@ -32,6 +32,8 @@ type membership struct {
 	storing sync.Mutex // one announcement at a time is stored
 
 	mu      sync.Mutex
+	bereft  time.Time                      // when a node announced drives of a cluster and metadata had none; guarded by mu
+	waiting time.Time                      // since when foundOwn does; guarded by mu
 	cluster storagenode.UUID               // zero: not known yet; guarded by mu, as all below
 	members map[string]member              // by name
 	stored  map[string]metadata.NodeRecord // as of term
@@ -76,7 +78,7 @@ func (m *membership) announce(ctx context.Context, a storagenode.Announcement) (
 	}
 	var cluster storagenode.UUID
 	if leads {
-		cluster, err = m.found(led)
+		cluster, err = m.foundFor(led, a)
 	} else {
 		cluster, err = m.known(ctx)
 	}
@@ -157,6 +159,63 @@ func (m *membership) known(ctx context.Context) (storagenode.UUID, error) {
 		return id, err
 	}
 	return id, m.keep(id)
+}
+
+// foundingAfter is how long a leader without drives of its own waits for nodes
+// that have some before it founds a cluster for nobody: they announce themselves
+// every 3 s.
+const foundingAfter = 10 * time.Second
+
+// foundOwn founds the cluster of a process that has its drives itself; another
+// waits for nodes, and founds one where none has drives already.
+func (m *membership) foundOwn(ctx context.Context) error {
+	if m.cfg.Cluster.IsZero() {
+		now := m.cfg.Clock.Now()
+		m.mu.Lock()
+		if m.waiting.IsZero() {
+			m.waiting = now
+		}
+		wait := now.Sub(m.waiting) < foundingAfter || m.isBereft(now)
+		m.mu.Unlock()
+		if wait {
+			return nil
+		}
+	}
+	if _, err := m.found(ctx); err != nil {
+		return fmt.Errorf("found cluster: %w", err)
+	}
+	return nil
+}
+
+// isBereft says that a node with drives was heard of lately while metadata knew of
+// no cluster. mu is held.
+func (m *membership) isBereft(now time.Time) bool {
+	return !m.bereft.IsZero() && now.Sub(m.bereft) < m.cfg.NodeTimeout
+}
+
+// foundFor is found for a node that announces itself. Where metadata knows of no
+// cluster and a node has drives of one, that metadata was lost, or is elsewhere:
+// a new cluster in its place would say of every object that it does not exist.
+func (m *membership) foundFor(ctx context.Context, a storagenode.Announcement) (storagenode.UUID, error) {
+	id, err := m.known(ctx)
+	if err != nil || !id.IsZero() {
+		return id, err
+	}
+	now := m.cfg.Clock.Now()
+	m.mu.Lock()
+	recent := m.isBereft(now)
+	if !a.Cluster.IsZero() {
+		m.bereft = now
+	}
+	m.mu.Unlock()
+	if a.Cluster.IsZero() && !recent {
+		return m.found(ctx)
+	}
+	err = fmt.Errorf("node %q: the metadata knows of no cluster, but there are nodes with drives of one: is the disk of a metadata member not mounted, or does --metadata name another prefix than before? If all members were lost, load a snapshot (kintsugi admin metadata); nothing is founded while such nodes are there: %w", a.Name, storagenode.ErrOtherCluster)
+	if !recent {
+		m.cfg.Logger.Error("no cluster is founded", "cluster", a.Cluster.String(), "err", err)
+	}
+	return storagenode.UUID{}, err
 }
 
 // found is known for the leader, which founds the cluster where nobody did.

@@ -98,13 +98,13 @@ func TestAnnounce(t *testing.T) {
 
 func TestAnnouncementsThatAreRefused(t *testing.T) {
 	r := newRig(t, "2+1", 4)
+	_, err := r.rep.Announce(r.ctx, node("n1", "http://n1"))
+	r.must(err)
 	other := node("n1", "http://n1")
 	other.Cluster = storagenode.NewUUID()
 	if _, err := r.rep.Announce(r.ctx, other); !errors.Is(err, storagenode.ErrOtherCluster) {
 		t.Errorf("a node of another cluster: %v", err)
 	}
-	_, err := r.rep.Announce(r.ctx, node("n1", "http://n1"))
-	r.must(err)
 	_, err = r.rep.Announce(r.ctx, node("n1", "http://n9"))
 	if !errors.Is(err, storagenode.ErrNameTaken) || !strings.Contains(err.Error(), "http://n1") || !strings.Contains(err.Error(), "http://n9") {
 		t.Errorf("a name that is taken: %v", err)
@@ -185,7 +185,8 @@ func TestOneFounder(t *testing.T) {
 // nothing on the metadata of another.
 func TestMetadataOfAnotherCluster(t *testing.T) {
 	r := newRig(t, "2+1", 4)
-	r.must(r.rep.detectAndPlan(r.ctx))
+	_, err := r.rep.Announce(r.ctx, node("n1", "http://n1"))
+	r.must(err)
 	b := r.repairer(r.kv, func(c *Config) { c.Cluster = storagenode.NewUUID() })
 	if err := b.detectAndPlan(r.ctx); !errors.Is(err, storagenode.ErrOtherCluster) {
 		t.Fatalf("%v", err)

@@ -28,7 +28,6 @@ package repair
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -413,8 +412,8 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 func (r *Repairer) detectAndPlan(ctx context.Context) error {
 	r.round.Lock()
 	defer r.round.Unlock()
-	if _, err := r.members.found(ctx); err != nil {
-		return fmt.Errorf("found cluster: %w", err)
+	if err := r.members.foundOwn(ctx); err != nil {
+		return err
 	}
 	if err := r.members.load(ctx); err != nil {
 		return err

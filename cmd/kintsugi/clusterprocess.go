@@ -16,9 +16,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"kintsugi/erasure"
+	"kintsugi/metadata"
 	"kintsugi/metadata/catalog"
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/etcd"
+	"kintsugi/storagenode"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
 )
@@ -127,6 +129,43 @@ func (p *clusterPeer) watch(ctx context.Context) error {
 		},
 	})
 	return err
+}
+
+// errMetadataLost: a process that went on would say of every object that it does
+// not exist.
+var errMetadataLost = errors.New("the metadata is of another cluster than a moment ago, or of none: is the disk of a metadata member not mounted? Until it is, this process does not serve")
+
+// watchCluster returns errMetadataLost once the metadata is not any more of the
+// cluster that it was of; nil when ctx ends.
+func watchCluster(ctx context.Context, f metadata.Foundation, every time.Duration) error {
+	var ours storagenode.UUID
+	for {
+		id, err := f.Cluster(ctx)
+		switch {
+		case err != nil: // it does not answer, which is no news
+		case ours.IsZero():
+			ours = id
+		case id != ours:
+			return fmt.Errorf("%w (was %s, is %s)", errMetadataLost, ours, id)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(every):
+		}
+	}
+}
+
+// watchCluster has failed told when the metadata is not the cluster's any more,
+// until stop is called.
+func (p *clusterPeer) watchCluster(ctx context.Context, f metadata.Foundation, failed chan<- error) (stop func()) {
+	ctx, stop = context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		if err := watchCluster(ctx, f, 2*time.Second); err != nil {
+			failed <- err
+		}
+	}()
+	return stop
 }
 
 func (p *clusterPeer) close() error {

@@ -97,7 +97,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 		return err
 	}
 	defer admin.Close()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	front, users := serveS3(s3, secure, failed)
 	defer users.Close()
 	back, operators := serveAdmin(admin, secure, failed)
@@ -132,6 +132,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	defer stopTelling()
 	go notices.Run(telling)
 
+	defer peer.watchCluster(ctx, g.Catalog, failed)()
 	front.open(g.Handler)
 	back.open(cfg.adminAPI(peer, g, leader))
 	fmt.Fprintf(out, "Kintsugi %s: gateway serves S3 at %[2]s://%[3]s, the admin API at %[2]s://%[4]s\n", version(), cfg.https.scheme(), s3.Addr(), admin.Addr())
@@ -155,7 +156,7 @@ func awaitFounding(ctx context.Context, f metadata.Foundation, log *slog.Logger)
 			return nil
 		}
 		if first {
-			log.Warn("waiting for a repairer to found the cluster; if one runs already, --metadata names another prefix than it does", "err", err)
+			log.Warn("waiting for a repairer to found the cluster; if one runs already, --metadata names another prefix than it does, or its log says why it founds none", "err", err)
 		}
 		select {
 		case <-ctx.Done():

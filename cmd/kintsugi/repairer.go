@@ -37,7 +37,8 @@ maps their slots to others, rebuilds what is missing, scrubs, and carries out
 deletes. Run two or more: one leads, the others stand by and take over within
 seconds. What a former leader does too late is refused.
 
-The first one founds the cluster. The cluster's secret comes from
+The first one founds the cluster, unless nodes that have drives of one already say
+that its metadata must be elsewhere. The cluster's secret comes from
 KINTSUGI_CLUSTER_SECRET (or …_FILE).
 
 Every flag can be set as a variable: --admin-address as KINTSUGI_ADMIN_ADDRESS.
@@ -80,7 +81,7 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 	if err := checkAdvertised(cfg.advertise); err != nil {
 		return err
 	}
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	door, back := serveAdmin(window, nil, failed)
 	defer back.Close()
 	door.say("it waits for the metadata")
@@ -106,6 +107,7 @@ func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
 		}
 		failed <- front.Serve(inside)
 	}()
+	defer peer.watchCluster(ctx, r.Catalog, failed)()
 	fmt.Fprintf(out, "Kintsugi %s: repairer at %s\n", version(), cfg.advertise)
 	select {
 	case <-ctx.Done():
