@@ -70,3 +70,99 @@ func (r *Repairer) command(ctx context.Context, id storagenode.DriveID, next fun
 	}
 	return now, err
 }
+
+// held is a reason for which a slot waits to be rebuilt, with what is in the way of
+// that, where it is known.
+func (p *planner) held(pg storagenode.PG, slot int, s storagenode.Slot, why string) string {
+	if o := p.worker.obstacle(pg, slot, s.Epoch); o != "" {
+		why += ": " + o
+	}
+	return why
+}
+
+// sources gives the slots that left drives which are being drained, and cannot be
+// rebuilt from them at present.
+func (p *planner) sources(groups []metadata.GroupRecord) (waiting []WaitingSlot) {
+	for _, g := range groups {
+		for i, s := range g.Slots {
+			if s.State != storagenode.SlotRebuilding || s.From.IsZero() {
+				continue
+			}
+			d, known := p.fleet.drive(s.From)
+			if o := p.worker.obstacle(g.PG, i, s.Epoch); known && d.record.State == storagenode.DriveDraining && o != "" {
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.From, fmt.Sprintf("what it held is to be copied to drive %s: %s", s.Drive, o)})
+			}
+		}
+	}
+	return waiting
+}
+
+// drained ends the draining of drives without a slot. What they held counts as
+// copied only once no slot is being rebuilt from them, and nothing on them is of a
+// blob that cannot be read. It gives those that are kept for such a blob.
+func (p *planner) drained(ctx context.Context, drives []drive, load map[storagenode.DriveID]int) (kept []WaitingSlot, err error) {
+	tenants := p.moveTenant(drives)
+	var errs []error
+	for _, d := range drives {
+		id := d.record.ID
+		if d.record.State != storagenode.DriveDraining || load[id] > 0 || tenants[id] {
+			continue
+		}
+		groups, err := p.cfg.Groups.ListGroups(ctx)
+		if err != nil {
+			return kept, err
+		}
+		if inUse(groups, id) {
+			continue
+		}
+		w, err := p.needed(ctx, id)
+		if w != nil {
+			kept = append(kept, *w)
+		}
+		if w != nil || err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, p.cfg.Records.EditDrive(ctx, id, func(r *metadata.DriveRecord) bool {
+			was := r.State
+			r.State = storagenode.DriveDrained
+			return was == storagenode.DriveDraining
+		}))
+	}
+	return kept, errors.Join(errs...)
+}
+
+// needed says of a drive without a slot that it may have a shard of a blob that cannot
+// be read, which is nowhere else: of a slot that was mapped to it once. Such a shard is
+// moved when the damage is repaired (rescue); while the drive is away nobody knows.
+func (p *planner) needed(ctx context.Context, id storagenode.DriveID) (*WaitingSlot, error) {
+	store, state := p.cfg.Drives.Drive(id)
+	groups := &groupCache{lookup: p.cfg.Lookup}
+	for rec, err := range p.cfg.Blobs.ScanDamaged(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("scan damaged blobs: %w", err)
+		}
+		g, err := groups.group(ctx, rec.PG)
+		if err != nil {
+			return nil, err
+		}
+		if margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&liveSlots(p.fleet, g)) >= 0 {
+			continue
+		}
+		for i, s := range g.Slots {
+			if !rec.Blob.Missing.Has(i) || s.Epoch <= 1 {
+				continue
+			}
+			if store == nil || !state.Readable() {
+				return &WaitingSlot{rec.PG, i, id, "it cannot be asked, and may have shards of blobs that cannot be read: bring it back"}, nil
+			}
+			switch what, _ := p.worker.inspect.inspect(ctx, store, rec.PG, i, rec.Blob, true); what {
+			case good:
+				return &WaitingSlot{rec.PG, i, id, "it has shards of blobs that cannot be read, which are to be copied first"}, nil
+			case unknown:
+				return &WaitingSlot{rec.PG, i, id, "it does not answer, and may have shards of blobs that cannot be read"}, nil
+			}
+		}
+	}
+	return nil, nil
+}

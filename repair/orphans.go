@@ -57,6 +57,11 @@ func newOrphans(cfg *Config, v *inventory, paused func() bool) *orphans {
 	return &orphans{cfg: cfg, inventory: v, paused: paused, seen: map[slotRef]map[storagenode.BlobID]sighting{}}
 }
 
+// AgreeToOrphans lets the next orphan pass collect what an operator has seen
+// in Status: those candidates that are in quarantine at this moment, also
+// where a slot would lose more than 1%.
+func (r *Repairer) AgreeToOrphans() { r.orphans.agree() }
+
 // agree lets those in quarantine now be collected whatever their share.
 func (o *orphans) agree() {
 	o.mu.Lock()

@@ -30,6 +30,7 @@ type planner struct {
 	cfg    *Config
 	fleet  *fleet
 	moving *moving
+	worker *worker
 
 	mu      sync.Mutex
 	waiting []WaitingSlot                // as of the last plan; guarded by mu
@@ -71,7 +72,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 				continue
 			}
 			if !d.dead() && p.filling(s) {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is " + d.record.State.String() + "; what the slot should hold is being copied to it first"})
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, p.held(g.PG, i, s, "drive is "+d.record.State.String()+"; what the slot should hold is being copied to it first")})
 				continue
 			}
 			to, why := p.target(drives, domains, load, slots, i, g.Scheme.M)
@@ -87,14 +88,16 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 			moves = append(moves, move{g.PG, i, s, to})
 		}
 	}
-	p.mu.Lock()
-	p.waiting = waiting
-	p.mu.Unlock()
+	waiting = append(waiting, p.sources(groups)...)
 	if len(moves) == 0 {
 		moves = p.respread(groups, drives, domains, load)
 	}
 	n, err := p.carryOut(ctx, moves)
-	return n, errors.Join(err, p.drained(ctx, drives, load), p.undrained(ctx, groups, drives))
+	kept, errDrained := p.drained(ctx, drives, load)
+	p.mu.Lock()
+	p.waiting = append(waiting, kept...)
+	p.mu.Unlock()
+	return n, errors.Join(err, errDrained, p.undrained(ctx, groups, drives))
 }
 
 // respreadAtOnce is how many slots at a time are under way for no other reason
@@ -144,12 +147,11 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 }
 
 // filling says that a slot is being rebuilt where it is. It stays there until that is
-// done: what was written to it meanwhile is on no other drive, and whoever takes the
-// slot next copies from the drive that had it before.
+// done, unless the drive is full: what was written to it meanwhile is on no other
+// drive, and whoever takes the slot next copies from the drive that had it before.
 func (p *planner) filling(s storagenode.Slot) bool {
 	d, _ := p.fleet.drive(s.Drive)
-	_, state := p.cfg.Drives.Drive(s.Drive)
-	return s.State == storagenode.SlotRebuilding && state.Writable() && !d.report.Space.ReadOnly
+	return s.State == storagenode.SlotRebuilding && !d.report.Space.ReadOnly
 }
 
 // places gives the drives that a group's slots are on, as far as they are known,
@@ -269,30 +271,6 @@ func (p *planner) remap(ctx context.Context, m move) error {
 	p.cfg.Logger.Info("slot mapped to another drive", "pg", uint32(m.pg), "slot", m.slot,
 		"from", m.from.Drive.String(), "drive", m.to.String(), "epoch", m.from.Epoch+1)
 	return nil
-}
-
-// drained ends the draining of drives without a slot. What they held counts as
-// copied only once no slot is being rebuilt from them.
-func (p *planner) drained(ctx context.Context, drives []drive, load map[storagenode.DriveID]int) error {
-	tenants := p.moveTenant(drives)
-	var errs []error
-	for _, d := range drives {
-		if d.record.State != storagenode.DriveDraining || load[d.record.ID] > 0 || tenants[d.record.ID] {
-			continue
-		}
-		groups, err := p.cfg.Groups.ListGroups(ctx)
-		if err != nil {
-			return err
-		}
-		if !inUse(groups, d.record.ID) {
-			errs = append(errs, p.cfg.Records.EditDrive(ctx, d.record.ID, func(r *metadata.DriveRecord) bool {
-				was := r.State
-				r.State = storagenode.DriveDrained
-				return was == storagenode.DriveDraining
-			}))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // undrained has drives drained again that are DRAINED and in use all the same: a

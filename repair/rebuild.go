@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kintsugi/erasure"
-	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -113,10 +112,10 @@ func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store stor
 		jobs.Go(func() error {
 			n, err := w.repair(ctx, g, rec, erasure.SlotMask(0).With(slot), 1)
 			bytes(n)
-			if err == nil {
-				return nil
+			if err != nil {
+				err = w.nothingLeft(ctx, g, slot, rec, err)
 			}
-			if w.nothingLeft(ctx, g, slot, rec, err) {
+			if err == nil {
 				return nil
 			}
 			mu.Lock()
@@ -130,16 +129,4 @@ func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store stor
 	})
 	_ = jobs.Wait()
 	return lacking, errors.Join(err, first)
-}
-
-// nothingLeft says that waiting for the slot's former drive is in vain, for
-// it will not come back: the blob is marked damaged at the slot instead, and
-// tried again from there, so that it does not keep the slot from being clean.
-func (w *worker) nothingLeft(ctx context.Context, g erasure.Group, slot int, rec metadata.BlobRecord, cause error) bool {
-	from := g.Slots[slot].From
-	d, known := w.fleet.drive(from)
-	if !errors.Is(cause, stripe.ErrUnreadable) || !from.IsZero() && known && d.record.State != storagenode.DriveRetired {
-		return false
-	}
-	return w.markMissing(ctx, g.PG, rec.Blob.ID, slot) == nil
 }

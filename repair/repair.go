@@ -48,6 +48,8 @@ type Stripes interface {
 	// Rebuild recreates all shards of one slot of a blob at dst from verified
 	// others, makes them durable, reads them back and verifies them.
 	Rebuild(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, dst storagenode.ShardStore, epoch uint32) error
+	// Move is Rebuild from what drive from has of the slot, as it is there.
+	Move(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, from storagenode.DriveID, dst storagenode.ShardStore, epoch uint32) error
 	// Verify reads every shard of a blob and says what it found at each slot.
 	Verify(ctx context.Context, g erasure.Group, b erasure.Blob) (stripe.Report, error)
 }
@@ -190,8 +192,8 @@ func New(cfg Config) (*Repairer, error) {
 	r.members = newMembership(r.cfg, r.leader, r.fleet)
 	r.detector = &detector{cfg: r.cfg, fleet: r.fleet, announced: r.members.announced}
 	moved := &moving{}
-	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
+	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker}
 	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load, prove: r.mayDestroy}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
@@ -314,11 +316,6 @@ func (r *Repairer) NotifyAll(claims []storagenode.ShardClaim) {
 		}
 	}
 }
-
-// AgreeToOrphans lets the next orphan pass collect what an operator has seen
-// in Status: those candidates that are in quarantine at this moment, also
-// where a slot would lose more than 1%.
-func (r *Repairer) AgreeToOrphans() { r.orphans.agree() }
 
 // Run waits until this repairer leads, then detects, plans, repairs and
 // collects while it does, until ctx ends.
@@ -445,6 +442,7 @@ func (r *Repairer) look(ctx context.Context) ([]metadata.GroupRecord, error) {
 	}
 	r.planner.survey(groups)
 	if len(back) > 0 {
+		r.worker.formers.forget()
 		r.inventory.add(back)
 		r.kick(Inventory)
 		r.kick(Deletes)

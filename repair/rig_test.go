@@ -339,6 +339,11 @@ func (r *rig) Rebuild(ctx context.Context, g erasure.Group, b erasure.Blob, slot
 	}}, epoch)
 }
 
+// Move is the stripe layer's.
+func (r *rig) Move(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, from storagenode.DriveID, dst storagenode.ShardStore, epoch uint32) error {
+	return r.set.Move(ctx, g, b, slot, from, dst, epoch)
+}
+
 // Verify is the stripe layer's.
 func (r *rig) Verify(ctx context.Context, g erasure.Group, b erasure.Blob) (stripe.Report, error) {
 	return r.set.Verify(ctx, g, b)

@@ -45,6 +45,7 @@ type worker struct {
 	inspect  *inspector
 	gate     *gate
 	budget   *budget
+	formers  *formers
 
 	damage, rebuild sync.Mutex // one pass of each kind at a time
 
@@ -54,15 +55,20 @@ type worker struct {
 	repaired int64            // shards; guarded by mu
 	written  int64            // bytes; guarded by mu
 	failed   int64            // guarded by mu
+	// obstacles are of the slots whose rebuild failed; guarded by mu.
+	obstacles map[slotRef]obstacle
 }
 
 func newWorker(cfg *Config, f *fleet, p *progress) *worker {
+	inspect := &inspector{cfg: cfg}
 	return &worker{
 		cfg: cfg, fleet: f, progress: p,
-		inspect: &inspector{cfg: cfg},
-		gate:    &gate{free: cfg.Concurrency},
-		budget:  newBudget(cfg.Clock, cfg.BytesPerSecond),
-		busy:    map[blobKey]bool{},
+		inspect:   inspect,
+		gate:      &gate{free: cfg.Concurrency},
+		budget:    newBudget(cfg.Clock, cfg.BytesPerSecond),
+		formers:   &formers{cfg: cfg, inspect: inspect},
+		busy:      map[blobKey]bool{},
+		obstacles: map[slotRef]obstacle{},
 	}
 }
 
@@ -221,6 +227,7 @@ func (w *worker) repairSlot(ctx context.Context, pg storagenode.PG, id storageno
 	patience := w.cfg.OpTimeout + time.Duration(slotBytes(g.Scheme, blob)/slowestRebuild)*time.Second
 	fillCtx, cancel := context.WithTimeout(ctx, patience)
 	rebuilt := w.cfg.Stripes.Rebuild(fillCtx, g, blob, slot, dst, s.Epoch)
+	rebuilt = w.rescue(fillCtx, g, blob, slot, dst, rebuilt)
 	cancel()
 	// Also a failed rebuild may have written something.
 	now, err := w.cfg.Blobs.Blob(ctx, pg, id)
@@ -320,6 +327,9 @@ func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, don
 	for _, j := range jobs {
 		run.Go(func() error {
 			err := w.rebuildSlot(ctx, j.g, j.slot, bytes)
+			if ctx.Err() == nil {
+				w.tried(j.g, j.slot, err)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {

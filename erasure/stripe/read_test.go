@@ -267,6 +267,47 @@ func TestRebuild(t *testing.T) {
 	}
 }
 
+// TestMove: a slot's shards are moved as they are where too few others are left for
+// a rebuild, and only where each of them is there, verifies and is of the blob.
+func TestMove(t *testing.T) {
+	for _, size := range []int{0, 100, 70_000, 5 << 20} {
+		r := newRig(t, "2+1")
+		data := noise(size, 1)
+		b := r.put(data)
+		at, other := b.Slots.First(), 2
+		for i := range r.mem {
+			if i != at && (b.Mode == erasure.Replicated || i == other) {
+				r.lose(i, b.ID, 0)
+			}
+		}
+		former := r.mem[at]
+		id := storagenode.NewUUID()
+		r.setStore(id, former)
+		dst := storetest.NewMemory()
+		r.setStore(r.group.Slots[at].Drive, dst)
+		if err := r.set.Move(t.Context(), r.group, b, at, id, dst, 3); err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		r.mem[at] = dst
+		last := storagenode.ShardID{PG: r.group.PG, Slot: uint8(at), Blob: b.ID, Stripe: uint32(max(1, len(r.shards(at, b.ID))) - 1)}
+		if info, err := dst.Stat(t.Context(), last); err != nil || !info.Last || string(info.Attrs) != "attributes" || info.SlotEpoch != 3 {
+			t.Fatalf("%d bytes: %+v, %v", size, info, err)
+		}
+		r.want(b, data, 0, b.Size)
+		if size == 0 {
+			continue
+		}
+		former.Corrupt(storagenode.ShardID{PG: r.group.PG, Slot: uint8(at), Blob: b.ID}, 3)
+		if err := r.set.Move(t.Context(), r.group, b, at, id, storetest.NewMemory(), 3); !errors.Is(err, storagenode.ErrCorrupt) {
+			t.Fatalf("%d bytes, corrupt: %v", size, err)
+		}
+		r.lose(at, b.ID, 0)
+		if err := r.set.Move(t.Context(), r.group, b, at, r.group.Slots[at].Drive, storetest.NewMemory(), 3); !errors.Is(err, storagenode.ErrNotFound) {
+			t.Fatalf("%d bytes, lost: %v", size, err)
+		}
+	}
+}
+
 // TestRebuildRefuses: too few sources, and a target that lies or fails.
 func TestRebuildRefuses(t *testing.T) {
 	disk := errors.New("input/output error")

@@ -15,13 +15,24 @@ import (
 //
 // ErrUnreadable where too few good shards can be had; dst's errors.
 func (s *Set) Rebuild(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, dst storagenode.ShardStore, epoch uint32) error {
-	if err := checkGroup(&g); err != nil {
+	return s.recreate(ctx, rebuilder{set: s, group: &g, blob: &b, slot: slot, dst: dst, epoch: epoch})
+}
+
+// Move is Rebuild from what another drive holds of the same slot, for a blob of
+// which too few shards can be had: its shards are taken as that drive has verified
+// them. ErrNotFound, ErrCorrupt and whatever else the drive answers; dst's errors.
+func (s *Set) Move(ctx context.Context, g erasure.Group, b erasure.Blob, slot int, from storagenode.DriveID, dst storagenode.ShardStore, epoch uint32) error {
+	return s.recreate(ctx, rebuilder{set: s, group: &g, blob: &b, slot: slot, from: from, dst: dst, epoch: epoch})
+}
+
+func (s *Set) recreate(ctx context.Context, r rebuilder) error {
+	g, b, slot, dst := r.group, r.blob, r.slot, r.dst
+	if err := checkGroup(g); err != nil {
 		return err
 	}
 	if slot < 0 || slot >= len(g.Slots) || !b.Slots.Has(slot) {
 		return fmt.Errorf("rebuild blob %s: slot %d holds nothing of it", b.ID, slot)
 	}
-	r := rebuilder{set: s, group: &g, blob: &b, slot: slot, dst: dst, epoch: epoch}
 	n := stripes(b.Size)
 	if b.Mode == erasure.Replicated {
 		n = 1
@@ -51,12 +62,16 @@ type rebuilder struct {
 	group *erasure.Group
 	blob  *erasure.Blob
 	slot  int
+	from  storagenode.DriveID // of which the shards are taken as they are; zero: none
 	dst   storagenode.ShardStore
 	epoch uint32
 }
 
 // source decodes a stripe so that it has the slot's shard.
 func (r *rebuilder) source(ctx context.Context, stripe int) (*decoded, error) {
+	if !r.from.IsZero() {
+		return r.taken(ctx, stripe)
+	}
 	if r.blob.Mode == erasure.Replicated {
 		return r.set.wholeCopy(ctx, r.group, r.blob, r.slot)
 	}
@@ -72,6 +87,38 @@ func (r *rebuilder) source(ctx context.Context, stripe int) (*decoded, error) {
 		return nil, err
 	}
 	return a.decode(erasure.SlotMask(1) << r.slot)
+}
+
+// taken reads the slot's shard of a stripe from the drive it is moved from.
+func (r *rebuilder) taken(ctx context.Context, stripe int) (*decoded, error) {
+	n, want := int(r.blob.Size), r.blob.Size
+	if r.blob.Mode == erasure.Encoded {
+		want = int64(stripeLen(r.blob.Size, stripe))
+		n = r.group.Scheme.ShardSize(int(want))
+	}
+	buf, err := r.set.memory.get(ctx, max(1, n))
+	if err != nil {
+		return nil, err
+	}
+	p := buf.mem[:n]
+	infos := make(chan storagenode.ShardInfo, 1)
+	err = r.set.guard(ctx, buf, func(ctx context.Context) error {
+		info, err := r.set.readWhole(ctx, r.from, r.id(stripe), p)
+		infos <- info
+		return err
+	})
+	if err != nil {
+		buf.release()
+		return nil, err
+	}
+	info := <-infos
+	if int64(info.StripeLen) != want || r.blob.Mode == erasure.Replicated && storagenode.BlockSum(p) != info.StripeHash {
+		buf.release()
+		return nil, fmt.Errorf("stripe %d at drive %s is not of this blob: %w", stripe, r.from, storagenode.ErrCorrupt)
+	}
+	d := &decoded{mem: buf, shards: make([][]byte, len(r.group.Slots)), hash: info.StripeHash, attrs: info.Attrs, last: info.Last}
+	d.shards[r.slot] = p
+	return d, nil
 }
 
 // stripe puts one shard at dst, not yet durable. sum becomes that of its bytes.

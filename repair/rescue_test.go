@@ -1,0 +1,140 @@
+package repair
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/storagenode"
+)
+
+// lose takes a blob's shards out of a slot, and has that noticed.
+func (r *rig) lose(o object, slot int) {
+	r.t.Helper()
+	for s := range stripes(r.record(o).Blob) {
+		r.diskOf(o.pg, slot).memory.Lose(storagenode.ShardID{PG: o.pg, Slot: uint8(slot), Blob: o.blob, Stripe: uint32(s)})
+	}
+	r.must(r.cat.MarkMissing(r.ctx, o.pg, o.blob, erasure.SlotMask(0).With(slot)))
+}
+
+func (r *rig) stateOf(id storagenode.DriveID) storagenode.DriveState {
+	d, _ := r.rep.fleet.drive(id)
+	return d.record.State
+}
+
+// out has a drive away for as long as it takes to be given up; its slots are mapped
+// elsewhere then.
+func (r *rig) out(id storagenode.DriveID) {
+	r.t.Helper()
+	r.state(r.indexOf(id), storagenode.DriveDown)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.clock.advance(11 * time.Minute)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if s := r.stateOf(id); s != storagenode.DriveOut {
+		r.t.Fatalf("drive is %s", s)
+	}
+}
+
+func (r *rig) rounds(n int) {
+	for range n {
+		r.clock.advance(3 * time.Second)
+		r.round()
+	}
+}
+
+// TestDrainBesideAnUnreadableBlob: a slot that is being rebuilt, from a drive that
+// was given up, holds a blob of which too few shards are left. Its drive can be
+// drained all the same, and the blob is whole once the other drive is back.
+func TestDrainBesideAnUnreadableBlob(t *testing.T) {
+	for _, size := range []int{100, 300_000} {
+		r := newRig(t, "2+1", 6)
+		r.must(r.rep.detectAndPlan(r.ctx))
+		o := r.put("lost", size)
+		var others []object
+		for i := 0; len(others) < 3; i++ {
+			if x := r.put("other"+string(rune('a'+i)), 300_000); x.pg == o.pg {
+				others = append(others, x)
+			}
+		}
+		slots := r.record(o).Blob.Slots
+		first := slots.First()
+		for i := first + 1; i < 3; i++ {
+			if slots.Has(i) && (size == 100 || i == first+1) {
+				r.lose(o, i)
+			}
+		}
+		gone := r.group(o.pg).Slots[first].Drive
+		r.out(gone)
+		to := r.group(o.pg).Slots[first].Drive
+		_, err := r.rep.Drain(r.ctx, to)
+		r.must(err)
+		r.rounds(6)
+		if s := r.stateOf(to); s != storagenode.DriveDrained {
+			t.Fatalf("drive is %s, slots %+v, waiting %+v", s, r.group(o.pg).Slots, r.rep.planner.list())
+		}
+		r.whole(others...)
+		if d := r.rep.StatusNow(r.ctx).Durability; d.Unreadable != 1 {
+			t.Fatalf("%+v", d)
+		}
+		r.state(r.indexOf(gone), storagenode.DriveActive)
+		r.rounds(2)
+		r.heal()
+		r.whole(append(others, o)...)
+	}
+}
+
+// TestLastShardLeavesADrainedDrive: what a drive that is being drained has of a blob
+// that cannot be read, for drives that are given up, is moved from it as it is.
+func TestLastShardLeavesADrainedDrive(t *testing.T) {
+	r := newRig(t, "2+1", 7)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("x", 300_000)
+	g := r.group(o.pg)
+	r.lose(o, 1)
+	r.out(g.Slots[2].Drive)
+	_, err := r.rep.Drain(r.ctx, g.Slots[0].Drive)
+	r.must(err)
+	r.rounds(4)
+	if s := r.stateOf(g.Slots[0].Drive); s != storagenode.DriveDrained {
+		t.Fatalf("drive is %s, slots %+v, waiting %+v", s, r.group(o.pg).Slots, r.rep.planner.list())
+	}
+	r.drives.disks[r.indexOf(g.Slots[0].Drive)].gone = true // it is taken out
+	r.rounds(2)
+	r.state(r.indexOf(g.Slots[2].Drive), storagenode.DriveActive)
+	r.rounds(2)
+	r.heal()
+	r.whole(o)
+}
+
+// TestDrainSaysWhatItWaitsFor: a drive that is away for a moment may have what the
+// slots of a drained one need; until then the drain names it.
+func TestDrainSaysWhatItWaitsFor(t *testing.T) {
+	r := newRig(t, "2+1", 6)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("x", 300_000)
+	g := r.group(o.pg)
+	r.out(g.Slots[0].Drive)
+	to := r.group(o.pg).Slots[0].Drive
+	r.state(r.indexOf(g.Slots[1].Drive), storagenode.DriveDown)
+	r.rounds(1)
+	_, err := r.rep.Drain(r.ctx, to)
+	r.must(err)
+	r.rounds(2)
+	told := ""
+	for _, w := range r.rep.Status().Waiting {
+		if w.Drive == to {
+			told = w.Why
+		}
+	}
+	if !strings.Contains(told, g.Slots[1].Drive.String()) || !strings.Contains(told, "DOWN") {
+		t.Fatalf("told: %q", told)
+	}
+	r.state(r.indexOf(g.Slots[1].Drive), storagenode.DriveActive)
+	r.rounds(4)
+	if s := r.stateOf(to); s != storagenode.DriveDrained {
+		t.Fatalf("drive is %s", s)
+	}
+	r.heal()
+	r.whole(o)
+}
