@@ -25,6 +25,7 @@ type inventory struct {
 	cfg      *Config
 	worker   *worker
 	progress *progress
+	moving   *moving
 	paused   func() bool
 	prove    func(context.Context) error // that this process leads, right before something is destroyed
 
@@ -86,7 +87,7 @@ func (v *inventory) pass(ctx context.Context) (int64, error) {
 	jobs.SetLimit(inventoriesAtOnce)
 	for _, g := range groups {
 		for i, s := range g.Slots {
-			if only != nil && !only[s.Drive] {
+			if only != nil && !only[s.Drive] && !only[s.From] {
 				continue
 			}
 			jobs.Go(func() error {
@@ -115,13 +116,16 @@ func (v *inventory) pass(ctx context.Context) (int64, error) {
 	return found.Load(), err
 }
 
-// slot takes the inventory of one slot. One under rebuilding is not looked at:
-// rebuilding is an inventory itself. Nor is one whose drive cannot be asked.
+// slot takes the inventory of one slot. Of one under rebuilding nothing is marked:
+// rebuilding is an inventory itself. One whose drive cannot be asked is left alone.
 func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int) (int64, error) {
 	s := g.Slots[slot]
 	store := v.ask(s.Drive)
-	if store == nil || s.State != storagenode.SlotClean {
+	if store == nil {
 		return 0, nil
+	}
+	if s.State != storagenode.SlotClean {
+		return 0, v.between(ctx, g, slot, store)
 	}
 	found := int64(0)
 	c := v.worker.inspect.list(ctx, store, g.PG, slot)
@@ -152,6 +156,45 @@ func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int) (int64,
 		}
 	}
 	return found, c.err
+}
+
+// between looks whether all that a slot should hold is on the drive that it is mapped
+// to or on the one that it came from, where this repairer does not know: another one
+// moved it. Then it lacks nothing while it is rebuilt.
+func (v *inventory) between(ctx context.Context, g erasure.Group, slot int, store storagenode.ShardStore) error {
+	s := g.Slots[slot]
+	former := v.ask(s.From)
+	if former == nil || v.moving.known(g.PG, slot, s.Epoch) {
+		return nil
+	}
+	here, there := v.worker.inspect.list(ctx, store, g.PG, slot), v.worker.inspect.list(ctx, former, g.PG, slot)
+	defer here.close()
+	defer there.close()
+	for rec, err := range v.cfg.Blobs.ScanBlobs(ctx, g.PG, storagenode.BlobID{}) {
+		if err != nil {
+			return fmt.Errorf("scan blobs of pg %d: %w", g.PG, err)
+		}
+		if !rec.Blob.Slots.Has(slot) || rec.Blob.Missing.Has(slot) {
+			continue
+		}
+		has, err := listed(here, rec.Blob)
+		had, errThere := listed(there, rec.Blob)
+		if err := errors.Join(err, errThere); err != nil {
+			return fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
+		}
+		if has || had {
+			continue
+		}
+		// Written since the list began, or deleted; else it is on neither.
+		if what, _ := v.worker.inspect.inspect(ctx, store, g.PG, slot, rec.Blob, false); what == good {
+			continue
+		}
+		if now, err := v.cfg.Blobs.Blob(ctx, g.PG, rec.Blob.ID); now != nil || err != nil {
+			return err
+		}
+	}
+	v.moving.found(g.PG, slot, s.Epoch)
+	return nil
 }
 
 // ask gives the store of a drive that can be asked, else nil.

@@ -80,3 +80,41 @@ func TestSlotsOnTheMoveAreThere(t *testing.T) {
 		t.Fatalf("margin %d in the end", m)
 	}
 }
+
+// TestMovesOfAFormerLeader: a repairer that takes over finds out what lies where. What
+// is on neither drive is not counted as there.
+func TestMovesOfAFormerLeader(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		r := newRig(t, "2+1", 5)
+		r.must(r.rep.detectAndPlan(r.ctx))
+		o := r.put("o", 100_000)
+		g := r.group(o.pg)
+		_, err := r.rep.Drain(r.ctx, g.Slots[0].Drive)
+		r.must(err)
+		r.must(r.rep.detectAndPlan(r.ctx))
+		var late object
+		for i := 0; late.pg != o.pg; i++ {
+			late = r.put("late"+string(rune('a'+i)), 100_000)
+		}
+		if lost {
+			r.drives.disks[r.indexOf(g.Slots[0].Drive)].memory.Lose(storagenode.ShardID{PG: o.pg, Slot: 0, Blob: o.blob})
+		}
+		next := r.repairer(r.kv)
+		r.must(next.detectAndPlan(r.ctx))
+		next.inventory.all.Store(true)
+		_, err = next.inventory.pass(r.ctx)
+		r.must(err)
+		d := next.StatusNow(r.ctx).Durability
+		rep, err := next.Recount(r.ctx)
+		r.must(err)
+		if lost {
+			if d.Full == d.Blobs || d.Margins[0].Margin != 0 || rep.Margins[0].Margin != 0 {
+				t.Fatalf("a shard is lost: %+v, recount %+v", d, rep)
+			}
+			continue
+		}
+		if d.Full != d.Blobs || len(d.Margins) != 1 || d.Margins[0].Margin != 1 || rep.Margins[0].Margin != 1 || rep.Whole {
+			t.Fatalf("%+v, recount %+v", d, rep)
+		}
+	}
+}

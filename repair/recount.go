@@ -147,7 +147,7 @@ func (c *recounter) group(ctx context.Context, g erasure.Group, task running) er
 }
 
 func (c *recounter) blob(ctx context.Context, g erasure.Group, cursors []*cursor, rec metadata.BlobRecord) error {
-	var have, silent erasure.SlotMask
+	var have, silent, moves erasure.SlotMask
 	found := int64(0)
 	for i := range g.Slots {
 		if !rec.Blob.Slots.Has(i) {
@@ -173,6 +173,8 @@ func (c *recounter) blob(ctx context.Context, g erasure.Group, cursors []*cursor
 				have = have.With(i)
 			case state == unheard:
 				silent = silent.With(i)
+			case state == leaving:
+				moves = moves.With(i)
 			}
 			if marked {
 				found++
@@ -186,7 +188,7 @@ func (c *recounter) blob(ctx context.Context, g erasure.Group, cursors []*cursor
 			c.silent[s.Drive] = true
 		}
 	}
-	left := margin(g.Scheme, rec.Blob.Mode, have)
+	left := margin(g.Scheme, rec.Blob.Mode, have|moves)
 	t := c.margins[left]
 	c.margins[left] = tally{t.blobs + 1, t.bytes + rec.Blob.Size}
 	c.report.Blobs++
@@ -224,6 +226,7 @@ const (
 	there
 	unheard // its drive cannot be asked
 	gone    // the blob was deleted
+	leaving // it is still on the drive that the slot is moved from
 )
 
 // again looks once more at a slot's part of a blob, by all that is known now,
@@ -253,6 +256,13 @@ func (c *recounter) again(ctx context.Context, pg storagenode.PG, slot int, id s
 		return there, false, nil
 	case unknown:
 		return unheard, false, ctx.Err()
+	}
+	if s := g.Slots[slot]; what == absent && s.State == storagenode.SlotRebuilding {
+		if from := c.ask(s.From); from != nil {
+			if what, _ := c.r.worker.inspect.inspect(ctx, from, pg, slot, rec.Blob, false); what == good {
+				return leaving, false, nil
+			}
+		}
 	}
 	marked, err := c.r.inventory.confirm(ctx, pg, id, slot, false)
 	if errors.Is(err, metadata.ErrUnavailable) || ctx.Err() != nil {

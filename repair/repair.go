@@ -194,7 +194,7 @@ func New(cfg Config) (*Repairer, error) {
 	moved := &moving{}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
 	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker}
-	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, paused: r.paused.Load, prove: r.mayDestroy}
+	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, moving: moved, paused: r.paused.Load, prove: r.mayDestroy}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)

@@ -138,3 +138,41 @@ func TestDrainSaysWhatItWaitsFor(t *testing.T) {
 	r.heal()
 	r.whole(o)
 }
+
+// TestSlotMovedTwice: a slot leaves a full drive before it was rebuilt there. What was
+// written to it meanwhile is neither where it is mapped to nor where it is rebuilt
+// from; it is found all the same.
+func TestSlotMovedTwice(t *testing.T) {
+	r := newRig(t, "2+1", 7)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("before", 300_000)
+	first := r.group(o.pg).Slots[0].Drive
+	_, err := r.rep.Drain(r.ctx, first)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	second := r.group(o.pg).Slots[0].Drive
+	var late object
+	for i := 0; late.pg != o.pg; i++ {
+		late = r.put("late"+string(rune('a'+i)), 300_000)
+	}
+	full := r.drives.disks[r.indexOf(second)].memory
+	s := full.Space()
+	s.ReadOnly = true
+	full.SetSpace(s)
+	_, err = r.rep.Drain(r.ctx, second)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if s := r.group(o.pg).Slots[0]; s.Drive == second || s.From != first {
+		t.Fatalf("slot is %+v", s)
+	}
+	r.lose(late, 1)
+	r.rounds(4)
+	r.heal()
+	r.whole(o, late)
+	r.rounds(2)
+	for _, id := range []storagenode.DriveID{first, second} {
+		if s := r.stateOf(id); s != storagenode.DriveDrained {
+			t.Fatalf("drive is %s", s)
+		}
+	}
+}
