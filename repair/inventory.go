@@ -285,7 +285,7 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 		return err
 	}
 	s := g.Slots[slot]
-	if s.Drive == id || s.State != storagenode.SlotClean || v.paused() {
+	if s.Drive == id || s.State != storagenode.SlotClean || !v.worker.fleet.readable(s.Drive) || v.paused() {
 		return nil
 	}
 	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {

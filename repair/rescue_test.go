@@ -176,3 +176,30 @@ func TestSlotMovedTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestStraysOfALostSlotStay: the drive that a slot moved to breaks right after; what is
+// left where it came from is not dropped, though the slot is still called clean.
+func TestStraysOfALostSlotStay(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("x", 300_000)
+	from := r.group(o.pg).Slots[0].Drive
+	_, err := r.rep.Drain(r.ctx, from)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	_, _, err = r.rep.worker.rebuildSlots(r.ctx, nil)
+	r.must(err)
+	s := r.group(o.pg).Slots[0]
+	if s.State != storagenode.SlotClean || s.Drive == from {
+		t.Fatalf("%+v", s)
+	}
+	r.state(r.indexOf(s.Drive), storagenode.DriveBroken)
+	r.rounds(2) // no other drive can take the slot
+	if len(r.drives.disks[r.indexOf(from)].memory.Shards()) == 0 {
+		t.Fatal("dropped where it came from, though the drive that it went to is broken")
+	}
+	_, err = r.rep.Undrain(r.ctx, from)
+	r.must(err)
+	r.heal()
+	r.whole(o)
+}

@@ -50,15 +50,19 @@ type unrest struct {
 	all    []*Repairer // who leads in turn
 	alive  map[string]object
 	doomed map[string]bool // keys whose objects lost more than they bear
-	dead   []object
-	log    []string
+	// unnoticed are those of them that have not been verified since.
+	unnoticed map[string]bool
+	drained   map[storagenode.DriveID]bool // were DRAINED after the last step
+	dead      []object
+	log       []string
 }
 
 func newUnrest(t *testing.T, seed uint64) *unrest {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	scheme := []string{"2+1", "2+2", "4+2", "1+1"}[rng.IntN(4)]
 	s, _ := erasure.ParseScheme(scheme)
-	u := &unrest{m: int(s.M), rng: rng, alive: map[string]object{}, doomed: map[string]bool{}}
+	u := &unrest{m: int(s.M), rng: rng, alive: map[string]object{}, doomed: map[string]bool{},
+		unnoticed: map[string]bool{}, drained: map[storagenode.DriveID]bool{}}
 	u.rig = newRig(t, scheme, s.N()+2+rng.IntN(3))
 	u.rig.rng = rng
 	u.all = []*Repairer{u.rep, u.repairer(u.kv)}
@@ -133,35 +137,48 @@ func (u *unrest) step() {
 		lossy = true
 		u.doom()
 	case what < 13:
+		if t := u.rep.leader.tenure(); t != nil {
+			u.rep.leader.resign(u.ctx, t)
+		}
 		u.rep = u.all[u.rng.IntN(2)]
 		u.rep.inventory.all.Store(true)
 		u.note("another leads")
 	case what < 14:
 		_ = u.rep.deletes.pass(u.ctx)
+	case what < 15:
+		_, err := u.rep.VerifyAll(u.ctx, Filter{}, nil)
+		u.must(err)
+		u.note("verified")
 	default:
 		u.note("round")
 		u.round()
 	}
 	for key, o := range u.alive {
 		now := u.copies(o, nil).Count()
-		if was, ok := before[key]; ok && !lossy && now < was && now < u.least(o)+u.m {
+		if was, ok := before[key]; ok && !lossy && !u.doomed[key] && now < was && now < u.least(o)+u.m {
 			u.t.Fatalf("%s had shards of %d slots, and has %d", key, was, now)
 		}
 	}
 	u.drainedAreFree()
 }
 
-// drainedAreFree fails where taking out what is said to be DRAINED costs anything.
+// drainedAreFree fails where taking out what is newly said to be DRAINED costs
+// anything.
 func (u *unrest) drainedAreFree() {
 	u.t.Helper()
-	for key, o := range u.alive {
-		all := u.copies(o, nil).Count()
-		left := u.copies(o, func(d *disk) bool {
-			v, _ := u.rep.fleet.drive(d.report.ID)
-			return v.record.State == storagenode.DriveDrained
-		}).Count()
-		if left < min(all, u.least(o)) {
-			u.t.Fatalf("%s: shards of %d slots without the DRAINED drives, %d with them: %+v", key, left, all, u.group(o.pg).Slots)
+	for _, d := range u.drives.disks {
+		v, _ := u.rep.fleet.drive(d.report.ID)
+		was := u.drained[d.report.ID]
+		u.drained[d.report.ID] = v.record.State == storagenode.DriveDrained
+		if was || !u.drained[d.report.ID] {
+			continue
+		}
+		for key, o := range u.alive {
+			all := u.copies(o, nil).Count()
+			left := u.copies(o, func(x *disk) bool { return x == d }).Count()
+			if left < min(all, u.least(o)) && !u.unnoticed[key] {
+				u.t.Fatalf("%s: shards of %d slots without %s, %d with it: %+v", key, left, d.report.ID, all, u.group(o.pg).Slots)
+			}
 		}
 	}
 }
@@ -264,7 +281,7 @@ func (u *unrest) doom() {
 	if !ok || len(u.doomed) >= 3 {
 		return
 	}
-	u.doomed[key] = true
+	u.doomed[key], u.unnoticed[key] = true, true
 	for _, d := range u.drives.disks {
 		for _, id := range d.memory.Shards() {
 			if id.Blob == o.blob && u.rng.IntN(3) > 0 {
@@ -300,6 +317,7 @@ func (u *unrest) settle() {
 	for range 3 {
 		_, err := u.rep.VerifyAll(u.ctx, Filter{}, nil)
 		u.must(err)
+		clear(u.unnoticed)
 		for range 6 {
 			u.clock.advance(30 * time.Second)
 			u.rep.inventory.all.Store(true)
@@ -325,17 +343,6 @@ func (u *unrest) settle() {
 	for _, o := range u.dead {
 		if u.record(o) != nil {
 			u.t.Fatalf("%s is back", o.key)
-		}
-		for _, d := range u.drives.disks {
-			v, _ := u.rep.fleet.drive(d.report.ID)
-			if d.gone || v.record.State == storagenode.DriveRetired {
-				continue
-			}
-			for _, s := range d.memory.Shards() {
-				if g := u.group(s.PG); s.Blob == o.blob && g.Slots[s.Slot].Drive == d.report.ID {
-					u.t.Fatalf("deleted %s: slot %d of pg %d is on %s", o.key, s.Slot, s.PG, d.report.ID)
-				}
-			}
 		}
 	}
 }
@@ -368,7 +375,9 @@ func (u *unrest) counted() {
 	u.t.Helper()
 	unreadable := int64(0)
 	for _, o := range u.alive {
-		if u.copies(o, nil).Count() < u.least(o) {
+		if have := u.copies(o, nil); have.Count() < u.least(o) {
+			rec := u.record(o)
+			u.note("%s cannot be read: slots %b, missing %b, on drives %b, %+v", o.key, rec.Blob.Slots, rec.Blob.Missing, have, u.group(o.pg))
 			unreadable++
 		}
 	}
