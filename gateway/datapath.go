@@ -79,17 +79,18 @@ const announceSize = 128 << 10
 // what was stored where they are wrong. After an error store has done so itself.
 func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	err := g.write(ctx, src, size, a, attrs, out)
-	if f, known := faultOf(err); err != nil && (ctx.Err() != nil || known && f.status < http.StatusInternalServerError) {
+	if f, known := faultOf(err); err != nil && (ctx.Err() != nil || errors.Is(err, stripe.ErrQuorum) || known && f.status < http.StatusInternalServerError) {
 		g.abandon(ctx, out.blobs)
 	}
 	return err
 }
 
 // abandon has blobs deleted that were written for a client who left, or who sent
-// something else than was announced. As orphans they would be found only after
-// days, and stay where they are many beside what is there. What the store itself
-// could not write is left to that: clients who try again and again would have as
-// many deletes owed to drives that are away. It does not keep the client waiting.
+// something else than was announced, or that too few drives took. As orphans they
+// would be found only after days, and stay where they are many beside what is there.
+// No drive is owed the delete of what it was not asked to write: clients who try again
+// and again would have as many owed to drives that are away. It does not keep the
+// client waiting.
 func (g *gateway) abandon(ctx context.Context, blobs []metadata.Written) {
 	if len(blobs) == 0 {
 		return
@@ -141,6 +142,10 @@ func (g *gateway) write(ctx context.Context, src io.Reader, size int64, a checks
 			if errors.Is(err, stripe.ErrQuorum) {
 				// Slots may have moved: what comes next is to know where to.
 				_, _ = g.placement.Group(ctx, group.PG)
+				if res.Blob.Size = n; res.Blob.Slots != 0 {
+					out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
+				}
+				return err
 			}
 			if n > erasure.StripeSize { // else nothing is written before the body has ended
 				out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: erasure.Blob{

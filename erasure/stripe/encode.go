@@ -140,6 +140,9 @@ func (p *put) write(ctx context.Context, st part) error {
 		st.sums = storagenode.AppendSums(st.sums, s)
 	}
 	w := newWriters(p, st.room)
+	if p.later = st.stripe > 0; !p.later {
+		p.begun = p.live
+	}
 	for i := range shards {
 		if p.live.Has(i) {
 			sh.ID.Slot, sh.SlotEpoch, sh.Payload, sh.Sums = uint8(i), p.group.Slots[i].Epoch, shards[i], nil

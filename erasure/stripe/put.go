@@ -41,6 +41,10 @@ type put struct {
 	drives [storagenode.MaxSlots]*drive
 	live   erasure.SlotMask // slots that may still hold the whole blob
 	cause  error            // why the first slot fell out
+	// begun are the slots that a write was begun at; refused, of these, those whose
+	// first answer was that nothing was taken.
+	begun, refused erasure.SlotMask
+	later          bool // the first stripe is written
 }
 
 // Put writes src to its end, but at most erasure.BlobMax bytes, as one blob, and
@@ -53,7 +57,8 @@ type put struct {
 // where fewer than the scheme's least number of slots took the blob, wrapping
 // the first slot's error too (storagenode.ErrStaleEpoch: the group has moved);
 // ErrOverload; src's, Observer's or ctx's error. What a failed Put leaves on
-// drives is garbage that metadata never knew.
+// drives is garbage that metadata never knew; with ErrQuorum the result's Slots are
+// those that may have some of it.
 func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, src io.Reader, sizeHint int64, opt PutOptions) (PutResult, error) {
 	if err := checkGroup(&g); err != nil {
 		return PutResult{}, err
@@ -78,13 +83,21 @@ func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, s
 	}
 	if !more && n <= erasure.ReplicateMax {
 		b, err := p.replicate(ctx, room, n)
-		return PutResult{Blob: b}, err
+		return p.leaves(PutResult{Blob: b}, err, erasure.Replicated), err
 	}
 	res, err := p.encode(ctx, in, exact, room, n, more)
 	if err != nil {
 		s.hot.lose(id)
 	}
-	return res, err
+	return p.leaves(res, err, erasure.Encoded), err
+}
+
+// leaves is a Put's result, also where it failed for want of slots.
+func (p *put) leaves(res PutResult, err error, mode erasure.Mode) PutResult {
+	if errors.Is(err, ErrQuorum) {
+		res.Blob = erasure.Blob{ID: p.id, Mode: mode, Slots: p.begun &^ p.refused}
+	}
+	return res
 }
 
 // Crowded says that a Put or a Read waits for memory that others hold.
@@ -124,6 +137,9 @@ func (p *put) resolve() {
 // fell notes that a slot does not get the blob.
 func (p *put) fell(slot int, err error) {
 	p.live = p.live.Without(slot)
+	if !p.later && (errors.Is(err, storagenode.ErrReadOnly) || errors.Is(err, storagenode.ErrStaleEpoch)) {
+		p.refused = p.refused.With(slot)
+	}
 	if p.cause == nil || errors.Is(err, storagenode.ErrStaleEpoch) {
 		p.cause = err
 	}

@@ -82,6 +82,7 @@ func (c *copies) start(ctx context.Context, w *writers) bool {
 		if c.p.live.Has(slot) {
 			c.tried++
 			c.shard.ID.Slot, c.shard.SlotEpoch = uint8(slot), c.p.group.Slots[slot].Epoch
+			c.p.begun = c.p.begun.With(slot)
 			w.start(ctx, slot, c.shard)
 			return true
 		}
