@@ -77,6 +77,10 @@ func TestDrainBesideAnUnreadableBlob(t *testing.T) {
 		if d := r.rep.StatusNow(r.ctx).Durability; d.Unreadable != 1 {
 			t.Fatalf("%+v", d)
 		}
+		v, err := r.rep.VerifyAll(r.ctx, Filter{}, nil)
+		if err != nil || len(v.Named) != 1 || v.Named[0].Key != o.key || v.Named[0].BucketID != r.bucket.ID {
+			t.Fatalf("%+v, %v", v, err)
+		}
 		r.state(r.indexOf(gone), storagenode.DriveActive)
 		r.rounds(2)
 		r.heal()

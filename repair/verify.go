@@ -33,6 +33,20 @@ type VerifyReport struct {
 	Unreached  int64 `json:"unreached"`  // on drives that cannot be asked
 	Unreadable int64 `json:"unreadable"` // blobs with fewer than k good shards
 	Marked     int64 `json:"marked"`     // shards that were not known to be bad
+	// Named are the first of the unreadable blobs.
+	Named []UnreadableBlob `json:"unreadableBlobs,omitempty"`
+}
+
+// unreadableNamed bounds the blobs that are named for being unreadable.
+const unreadableNamed = 16
+
+// UnreadableBlob says whose bytes a blob has that cannot be read.
+type UnreadableBlob struct {
+	BucketID metadata.BucketID `json:"bucketID"`
+	Bucket   string            `json:"bucket,omitempty"` // its name, where whoever passes it on knows it
+	Key      string            `json:"key"`
+	PG       storagenode.PG    `json:"pg"`
+	Blob     string            `json:"blob"`
 }
 
 // VerifyAll reads every shard of the blobs that the filter chooses and
@@ -95,6 +109,7 @@ func (v *VerifyReport) add(o VerifyReport) {
 	v.Unreached += o.Unreached
 	v.Unreadable += o.Unreadable
 	v.Marked += o.Marked
+	v.Named = append(v.Named, o.Named[:min(len(o.Named), unreadableNamed-len(v.Named))]...)
 }
 
 func (r *Repairer) verifyBlob(ctx context.Context, rec metadata.BlobRecord) (VerifyReport, error) {
@@ -140,6 +155,7 @@ func (r *Repairer) verifyBlob(ctx context.Context, rec metadata.BlobRecord) (Ver
 	}
 	if found.Margin < 0 {
 		v.Unreadable++
+		v.Named = []UnreadableBlob{{BucketID: rec.Bucket, Key: rec.Key, PG: rec.PG, Blob: rec.Blob.ID.String()}}
 	}
 	return v, ctx.Err()
 }

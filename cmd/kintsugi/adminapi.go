@@ -272,6 +272,21 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 	if err != nil {
 		return err
 	}
+	for i := range rep.Named {
+		after, more := "", true
+		for more && rep.Named[i].Bucket == "" {
+			var some []metadata.Bucket
+			if some, more, err = a.catalog.ListBuckets(r.Context(), "", after, 1000); err != nil {
+				return err
+			}
+			for _, b := range some {
+				if after = b.Name; b.ID == rep.Named[i].BucketID {
+					rep.Named[i].Bucket = b.Name
+				}
+			}
+			more = more && len(some) > 0
+		}
+	}
 	return send(verifyLine{VerifyReport: rep, Done: true})
 }
 

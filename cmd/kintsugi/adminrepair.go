@@ -136,6 +136,11 @@ func runVerify(c *cobra.Command, client *adminClient, query url.Values, asJSON b
 	} else {
 		_, err = fmt.Fprintf(c.OutOrStdout(), "read %d shards of %d blobs (%s): %d good, %d missing, %d corrupt, %d on drives that cannot be asked; %d blobs unreadable now\n",
 			last.Shards, last.Blobs, formatSize(last.Bytes), last.Good, last.Missing, last.Corrupt, last.Unreached, last.Unreadable)
+		for _, b := range last.Named {
+			if err == nil {
+				_, err = fmt.Fprintf(c.OutOrStdout(), "  cannot be read now: %s/%s (blob %s in PG %d)\n", b.Bucket, b.Key, b.Blob, b.PG)
+			}
+		}
 		if err == nil && last.Missing+last.Corrupt > 0 {
 			_, err = fmt.Fprintln(c.OutOrStdout(), "what is damaged is being repaired; kintsugi admin repair --watch waits until it is")
 		}
