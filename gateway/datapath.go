@@ -142,6 +142,9 @@ func (g *gateway) write(ctx context.Context, src io.Reader, size int64, a checks
 			if errors.Is(err, stripe.ErrQuorum) {
 				// Slots may have moved: what comes next is to know where to.
 				_, _ = g.placement.Group(ctx, group.PG)
+				for i := range out.blobs { // nor are those that lack one of an earlier blob
+					out.blobs[i].Blob.Slots &^= out.blobs[i].Blob.Missing
+				}
 				if res.Blob.Size = n; res.Blob.Slots != 0 {
 					out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
@@ -98,8 +99,8 @@ func (p *planner) sources(groups []metadata.GroupRecord) (waiting []WaitingSlot)
 }
 
 // drained ends the draining of drives without a slot. What they held counts as
-// copied only once no slot is being rebuilt from them, and nothing on them is of a
-// blob that cannot be read. It gives those that are kept for such a blob.
+// copied only once no slot is being rebuilt from them, and nothing on them is needed
+// that may be nowhere else. It gives those that are kept for that.
 func (p *planner) drained(ctx context.Context, drives []drive, load map[storagenode.DriveID]int) (kept []WaitingSlot, err error) {
 	tenants := p.moveTenant(drives)
 	var errs []error
@@ -115,7 +116,7 @@ func (p *planner) drained(ctx context.Context, drives []drive, load map[storagen
 		if inUse(groups, id) {
 			continue
 		}
-		w, err := p.needed(ctx, id)
+		w, err := p.keeps(ctx, groups, id)
 		if w != nil {
 			kept = append(kept, *w)
 		}
@@ -130,6 +131,54 @@ func (p *planner) drained(ctx context.Context, drives []drive, load map[storagen
 		}))
 	}
 	return kept, errors.Join(errs...)
+}
+
+// keptDrive is a drive without a slot that is needed, as of at.
+type keptDrive struct {
+	at   time.Time
+	slot WaitingSlot
+}
+
+// keeps says what a drive without a slot is still needed for; nil: nothing. Damaged
+// blobs may be many, so they are gone through every 10 ticks only.
+func (p *planner) keeps(ctx context.Context, groups []metadata.GroupRecord, id storagenode.DriveID) (*WaitingSlot, error) {
+	if w := p.between(ctx, groups, id); w != nil {
+		return w, nil
+	}
+	now := p.cfg.Clock.Now()
+	if k, ok := p.kept[id]; ok && now.Sub(k.at) < 10*p.cfg.Tick {
+		return &k.slot, nil
+	}
+	delete(p.kept, id)
+	w, err := p.needed(ctx, id)
+	if w != nil {
+		p.kept[id] = keptDrive{now, *w}
+	}
+	return w, err
+}
+
+// between finds a slot that moved on from a drive before it was rebuilt there. What
+// was written in between may be on no other, and metadata names only the drive that
+// the slot was on first: so the drive stays until the slot is rebuilt.
+func (p *planner) between(ctx context.Context, groups []metadata.GroupRecord, id storagenode.DriveID) *WaitingSlot {
+	store, state := p.cfg.Drives.Drive(id)
+	for _, g := range groups {
+		for i, s := range g.Slots {
+			if s.State != storagenode.SlotRebuilding || s.Epoch <= 2 || s.Drive == id || s.From == id {
+				continue // epoch 1 is the slot's first drive, 2 the second
+			}
+			if store == nil || !state.Readable() {
+				return &WaitingSlot{g.PG, i, id, "it cannot be asked, and may have what is being copied to drive " + s.Drive.String() + ": bring it back"}
+			}
+			c := p.worker.inspect.list(ctx, store, g.PG, i)
+			has, err := c.more, c.err
+			c.close()
+			if has || err != nil {
+				return &WaitingSlot{g.PG, i, id, p.held(g.PG, i, s, "what it has of the slot is being copied to drive "+s.Drive.String()+" first")}
+			}
+		}
+	}
+	return nil
 }
 
 // needed says of a drive without a slot that it may have a shard of a blob that cannot

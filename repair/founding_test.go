@@ -24,15 +24,20 @@ func TestLostMetadataFoundsNothing(t *testing.T) {
 		if w, err := a.Announce(r.ctx, node("n2", "http://n2")); !errors.Is(err, storagenode.ErrOtherCluster) {
 			t.Fatalf("%+v %v", w, err)
 		}
-		r.clock.advance(3 * time.Second)
+		r.clock.advance(30 * time.Second)
 		r.must(a.detectAndPlan(ctx)) // as time goes by, too
 	}
 	if id, err := r.cat.Cluster(r.ctx); err != nil || !id.IsZero() {
 		t.Fatalf("founded %s, %v", id, err)
 	}
-	// They are gone: what is empty may become a cluster.
-	r.clock.advance(time.Minute)
-	if w, err := a.Announce(r.ctx, node("n2", "http://n2")); err != nil || w.Cluster.IsZero() {
+	// A process that never heard of them founds one, as an operator says.
+	b := r.repairer(r.kv)
+	ctx = r.term(b)
+	r.must(b.detectAndPlan(ctx))
+	if id, err := r.cat.Cluster(r.ctx); err != nil || !id.IsZero() {
+		t.Fatalf("founded %s for nobody, %v", id, err)
+	}
+	if w, err := b.Announce(r.ctx, node("n2", "http://n2")); err != nil || w.Cluster.IsZero() {
 		t.Fatalf("%+v %v", w, err)
 	}
 }

@@ -32,8 +32,7 @@ type membership struct {
 	storing sync.Mutex // one announcement at a time is stored
 
 	mu      sync.Mutex
-	bereft  time.Time                      // when a node announced drives of a cluster and metadata had none; guarded by mu
-	waiting time.Time                      // since when foundOwn does; guarded by mu
+	bereft  string                         // a node that announced drives of a cluster while metadata knew of none, with these; guarded by mu
 	cluster storagenode.UUID               // zero: not known yet; guarded by mu, as all below
 	members map[string]member              // by name
 	stored  map[string]metadata.NodeRecord // as of term
@@ -161,25 +160,11 @@ func (m *membership) known(ctx context.Context) (storagenode.UUID, error) {
 	return id, m.keep(id)
 }
 
-// foundingAfter is how long a leader without drives of its own waits for nodes
-// that have some before it founds a cluster for nobody: they announce themselves
-// every 3 s.
-const foundingAfter = 10 * time.Second
-
-// foundOwn founds the cluster of a process that has its drives itself; another
-// waits for nodes, and founds one where none has drives already.
+// foundOwn founds the cluster of a process that has its drives itself. Another one
+// waits for a node.
 func (m *membership) foundOwn(ctx context.Context) error {
 	if m.cfg.Cluster.IsZero() {
-		now := m.cfg.Clock.Now()
-		m.mu.Lock()
-		if m.waiting.IsZero() {
-			m.waiting = now
-		}
-		wait := now.Sub(m.waiting) < foundingAfter || m.isBereft(now)
-		m.mu.Unlock()
-		if wait {
-			return nil
-		}
+		return nil
 	}
 	if _, err := m.found(ctx); err != nil {
 		return fmt.Errorf("found cluster: %w", err)
@@ -187,33 +172,28 @@ func (m *membership) foundOwn(ctx context.Context) error {
 	return nil
 }
 
-// isBereft says that a node with drives was heard of lately while metadata knew of
-// no cluster. mu is held.
-func (m *membership) isBereft(now time.Time) bool {
-	return !m.bereft.IsZero() && now.Sub(m.bereft) < m.cfg.NodeTimeout
-}
-
 // foundFor is found for a node that announces itself. Where metadata knows of no
 // cluster and a node has drives of one, that metadata was lost, or is elsewhere:
-// a new cluster in its place would say of every object that it does not exist.
+// a new cluster in its place would say of every object that it does not exist. So
+// this process founds none any more.
 func (m *membership) foundFor(ctx context.Context, a storagenode.Announcement) (storagenode.UUID, error) {
 	id, err := m.known(ctx)
 	if err != nil || !id.IsZero() {
 		return id, err
 	}
-	now := m.cfg.Clock.Now()
 	m.mu.Lock()
-	recent := m.isBereft(now)
-	if !a.Cluster.IsZero() {
-		m.bereft = now
+	told := m.bereft != ""
+	if !told && !a.Cluster.IsZero() {
+		m.bereft = fmt.Sprintf("node %q at %s has drives of cluster %s", a.Name, a.Address, a.Cluster)
 	}
+	why := m.bereft
 	m.mu.Unlock()
-	if a.Cluster.IsZero() && !recent {
+	if why == "" {
 		return m.found(ctx)
 	}
-	err = fmt.Errorf("node %q: the metadata knows of no cluster, but there are nodes with drives of one: is the disk of a metadata member not mounted, or does --metadata name another prefix than before? If all members were lost, load a snapshot (kintsugi admin metadata); nothing is founded while such nodes are there: %w", a.Name, storagenode.ErrOtherCluster)
-	if !recent {
-		m.cfg.Logger.Error("no cluster is founded", "cluster", a.Cluster.String(), "err", err)
+	err = fmt.Errorf("%s, but the metadata knows of no cluster: is the disk of a metadata member not mounted, or does --metadata name another prefix than before? If the metadata is lost, stop all processes, start members with empty directories, load a snapshot (kintsugi admin metadata load), then start the rest. If a new cluster is wanted, empty the directories of that node and start the repairers anew: %w", why, storagenode.ErrOtherCluster)
+	if !told {
+		m.cfg.Logger.Error("no cluster is founded", "err", err)
 	}
 	return storagenode.UUID{}, err
 }

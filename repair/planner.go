@@ -36,6 +36,8 @@ type planner struct {
 	waiting []WaitingSlot                // as of the last plan; guarded by mu
 	tenants map[storagenode.DriveID]bool // draining, with something of Tenant's; as of the last plan, guarded by mu
 	lies    SpreadStatus                 // as of the last look; guarded by mu
+
+	kept map[storagenode.DriveID]keptDrive // of the plan under way alone
 }
 
 // move is one slot to be mapped to another drive.

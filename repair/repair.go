@@ -193,7 +193,7 @@ func New(cfg Config) (*Repairer, error) {
 	r.detector = &detector{cfg: r.cfg, fleet: r.fleet, announced: r.members.announced}
 	moved := &moving{}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
-	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker}
+	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker, kept: map[storagenode.DriveID]keptDrive{}}
 	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, moving: moved, paused: r.paused.Load, prove: r.mayDestroy}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
@@ -459,8 +459,12 @@ func (r *Repairer) observe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err = r.detector.look(ctx, groups, false); err != nil {
+	back, err := r.detector.look(ctx, groups, false)
+	if err != nil {
 		return err
+	}
+	if len(back) > 0 {
+		r.worker.formers.forget()
 	}
 	r.planner.survey(groups)
 	return r.refreshPaused(ctx)

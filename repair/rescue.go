@@ -21,6 +21,7 @@ const formersKept = 1 << 16
 // too few can be had are looked for at all drives. Safe for concurrent use.
 type formers struct {
 	cfg     *Config
+	fleet   *fleet
 	inspect *inspector
 	mu      sync.Mutex
 	known   map[slotRef]formerDrives // guarded by mu
@@ -31,7 +32,7 @@ type formerDrives struct {
 	drives []storagenode.DriveID
 }
 
-// forget is called where a drive came back: it may be one.
+// forget is called where a drive may have come back: it may be one.
 func (f *formers) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -39,7 +40,8 @@ func (f *formers) forget() {
 }
 
 // of gives the drives other than the slot's own that list something of it. A drive
-// whose list broke off is not among them, and asked again by the next call.
+// that ought to answer and does not is not among them, and asked again by the next
+// call.
 func (f *formers) of(ctx context.Context, pg storagenode.PG, slot int, s storagenode.Slot) []storagenode.DriveID {
 	if s.Epoch <= 1 {
 		return nil // it never moved
@@ -54,7 +56,11 @@ func (f *formers) of(ctx context.Context, pg storagenode.PG, slot int, s storage
 	found, sure := formerDrives{epoch: s.Epoch}, true
 	for _, rep := range f.cfg.Drives.Reports() {
 		store, state := f.cfg.Drives.Drive(rep.ID)
-		if rep.ID == s.Drive || store == nil || !state.Readable() {
+		if rep.ID == s.Drive {
+			continue
+		}
+		if store == nil || !state.Readable() {
+			sure = sure && !f.fleet.readable(rep.ID)
 			continue
 		}
 		c := f.inspect.list(ctx, store, pg, slot)
@@ -81,7 +87,7 @@ func (w *worker) rescue(ctx context.Context, g erasure.Group, b erasure.Blob, sl
 	if !errors.Is(cause, stripe.ErrUnreadable) {
 		return cause
 	}
-	s := g.Slots[slot]
+	s, failed := g.Slots[slot], error(nil)
 	for _, id := range w.formers.of(ctx, g.PG, slot, s) {
 		store, state := w.cfg.Drives.Drive(id)
 		if store == nil || !state.Readable() {
@@ -96,7 +102,12 @@ func (w *worker) rescue(ctx context.Context, g erasure.Group, b erasure.Blob, sl
 				"slot", slot, "blob", b.ID.String(), "from", id.String(), "drive", s.Drive.String())
 			return nil
 		}
-		cause = fmt.Errorf("%w; moved as it is from drive %s: %w", cause, id, err)
+		if !errors.Is(err, storagenode.ErrCorrupt) && !errors.Is(err, storagenode.ErrNotFound) {
+			failed = fmt.Errorf("moved as it is from drive %s: %w", id, err)
+		}
+	}
+	if failed != nil { // it is there: the slot is not done
+		return fmt.Errorf("%v; %w", cause, failed)
 	}
 	return cause
 }

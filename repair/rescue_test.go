@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,9 +171,17 @@ func TestSlotMovedTwice(t *testing.T) {
 		t.Fatalf("slot is %+v", s)
 	}
 	r.lose(late, 1)
+	for range 3 { // the one shard that is left of late in this slot is on second
+		r.must(r.rep.detectAndPlan(r.ctx))
+		r.clock.advance(time.Minute)
+	}
+	if s := r.stateOf(second); s != storagenode.DriveDraining || !told(r.rep, second) {
+		t.Fatalf("drive is %s, waiting %+v", s, r.rep.Status().Waiting)
+	}
 	r.rounds(4)
 	r.heal()
 	r.whole(o, late)
+	r.clock.advance(time.Minute)
 	r.rounds(2)
 	for _, id := range []storagenode.DriveID{first, second} {
 		if s := r.stateOf(id); s != storagenode.DriveDrained {
@@ -204,6 +213,33 @@ func TestStraysOfALostSlotStay(t *testing.T) {
 	}
 	_, err = r.rep.Undrain(r.ctx, from)
 	r.must(err)
+	r.heal()
+	r.whole(o)
+}
+
+// told says whether a repairer tells what a drive waits for.
+func told(r *Repairer, id storagenode.DriveID) bool {
+	return slices.ContainsFunc(r.Status().Waiting, func(w WaitingSlot) bool { return w.Drive == id })
+}
+
+// TestFormerDriveBackMeanwhile: what was nowhere to be found is looked for again where
+// a drive came back while another repairer led.
+func TestFormerDriveBackMeanwhile(t *testing.T) {
+	r := newRig(t, "2+1", 6)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	former := r.group(o.pg).Slots[0].Drive
+	r.out(former)
+	r.rounds(4)
+	r.lose(o, 0)
+	r.lose(o, 1)
+	r.rounds(4)
+	if n := r.record(o).Blob.Missing.Count(); n != 2 {
+		t.Fatalf("%d shards are missing", n)
+	}
+	r.state(r.indexOf(former), storagenode.DriveActive)
+	r.must(r.rep.observe(r.ctx))
+	r.rounds(4)
 	r.heal()
 	r.whole(o)
 }

@@ -66,7 +66,7 @@ func newWorker(cfg *Config, f *fleet, p *progress) *worker {
 		inspect:   inspect,
 		gate:      &gate{free: cfg.Concurrency},
 		budget:    newBudget(cfg.Clock, cfg.BytesPerSecond),
-		formers:   &formers{cfg: cfg, inspect: inspect},
+		formers:   &formers{cfg: cfg, fleet: f, inspect: inspect},
 		busy:      map[blobKey]bool{},
 		obstacles: map[slotRef]obstacle{},
 	}

@@ -277,7 +277,7 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 		for more && rep.Named[i].Bucket == "" {
 			var some []metadata.Bucket
 			if some, more, err = a.catalog.ListBuckets(r.Context(), "", after, 1000); err != nil {
-				return err
+				break // what was read for hours is told without it
 			}
 			for _, b := range some {
 				if after = b.Name; b.ID == rep.Named[i].BucketID {

@@ -138,7 +138,7 @@ func runVerify(c *cobra.Command, client *adminClient, query url.Values, asJSON b
 			last.Shards, last.Blobs, formatSize(last.Bytes), last.Good, last.Missing, last.Corrupt, last.Unreached, last.Unreadable)
 		for _, b := range last.Named {
 			if err == nil {
-				_, err = fmt.Fprintf(c.OutOrStdout(), "  cannot be read now: %s/%s (blob %s in PG %d)\n", b.Bucket, b.Key, b.Blob, b.PG)
+				_, err = fmt.Fprintf(c.OutOrStdout(), "  cannot be read now: %s/%q (blob %s in PG %d)\n", b.Bucket, b.Key, b.Blob, b.PG)
 			}
 		}
 		if err == nil && last.Missing+last.Corrupt > 0 {

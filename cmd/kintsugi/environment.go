@@ -58,7 +58,7 @@ func warnOfVariables(w io.Writer, environ, known []string) {
 	var unknown []string
 	for _, v := range environ {
 		name, _, _ := strings.Cut(v, "=")
-		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) {
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || ofService(name) {
 			continue
 		}
 		nearest := slices.MinFunc(known, func(a, b string) int { return distance(name, a) - distance(name, b) })
@@ -67,6 +67,12 @@ func warnOfVariables(w io.Writer, environ, known []string) {
 	if len(unknown) > 0 {
 		fmt.Fprintf(w, "kintsugi: WARNING: no command knows these variables, they are ignored: %s\n", strings.Join(unknown, ", "))
 	}
+}
+
+// ofService says that a variable is one that Kubernetes makes for each service, here
+// for one whose name begins with ours.
+func ofService(name string) bool {
+	return strings.HasSuffix(name, "_PORT") || strings.Contains(name, "_PORT_") || strings.Contains(name, "_SERVICE_HOST")
 }
 
 // distance is how many letters have to be put in, taken out or exchanged to make

@@ -123,7 +123,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	if err != nil {
 		return errors.Join(stopped(ctx, err), peer.close())
 	}
-	waits("it waits for a repairer to found the cluster")
+	waits("it waits for a repairer to found the cluster, as it does when the first storage node comes")
 	if err := awaitFounding(ctx, g.Catalog, peer.logger); err != nil {
 		return errors.Join(stopped(ctx, err), peer.close())
 	}
@@ -156,7 +156,7 @@ func awaitFounding(ctx context.Context, f metadata.Foundation, log *slog.Logger)
 			return nil
 		}
 		if first {
-			log.Warn("waiting for a repairer to found the cluster; if one runs already, --metadata names another prefix than it does, or its log says why it founds none", "err", err)
+			log.Warn("waiting for a repairer to found the cluster, as it does when the first storage node comes; if both run already, --metadata names another prefix than it does, or its log says why it founds none", "err", err)
 		}
 		select {
 		case <-ctx.Done():

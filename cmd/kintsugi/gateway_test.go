@@ -123,7 +123,7 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		root := newRoot()
-		root.SetArgs(append(args, "--metadata", metadata))
+		root.SetArgs(args)
 		root.SetOut(io.Discard)
 		go func() { done <- root.ExecuteContext(ctx) }()
 		t.Cleanup(func() {
@@ -151,12 +151,14 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 		}
 		t.Errorf("%s does not answer %d and %q, but: %s", url, status, text, last)
 	}
-	start("gateway", "--address", s3, "--admin-address", admin)
+	start("gateway", "--address", s3, "--admin-address", admin, "--metadata", metadata)
 	want(admin+"/live", 200, "live")
 	want(admin+"/ready", 503, "waits for a repairer to found the cluster")
 	want(admin+"/admin/v1/status", 503, "waits for a repairer to found the cluster")
 	want(s3+"/bucket/key", 503, "<Code>ServiceUnavailable</Code>")
-	start("repair", "--address", freeAddress(t), "--admin-address", freeAddress(t))
+	repairer := freeAddress(t)
+	start("repair", "--address", repairer, "--admin-address", freeAddress(t), "--metadata", metadata)
+	start("storagenode", "--name", "n1", "--address", freeAddress(t), "--admin-address", freeAddress(t), "--join", "http://"+repairer, t.TempDir())
 	want(admin+"/ready", 200, "ready")
 	want(s3+"/bucket/key", 403, "<Code>AccessDenied</Code>")
 }

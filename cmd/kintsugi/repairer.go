@@ -37,9 +37,9 @@ maps their slots to others, rebuilds what is missing, scrubs, and carries out
 deletes. Run two or more: one leads, the others stand by and take over within
 seconds. What a former leader does too late is refused.
 
-The first one founds the cluster, unless nodes that have drives of one already say
-that its metadata must be elsewhere. The cluster's secret comes from
-KINTSUGI_CLUSTER_SECRET (or …_FILE).
+The leader founds the cluster for the first storage node that comes. Where a node
+has drives of one already, its metadata must be elsewhere, and none is founded.
+The cluster's secret comes from KINTSUGI_CLUSTER_SECRET (or …_FILE).
 
 Every flag can be set as a variable: --admin-address as KINTSUGI_ADMIN_ADDRESS.
 SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,

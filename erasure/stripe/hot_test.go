@@ -41,7 +41,9 @@ func (r *rig) calls() (n int64) {
 // side by side.
 func TestHotPieces(t *testing.T) {
 	for _, size := range []int{3000, 65536, 100_000, 1 << 20, 9<<20 + 12345} {
-		hotPieces(t, quickRig(t), size)
+		quick := quickRig(t)
+		quick.unhedged()
+		hotPieces(t, quick, size)
 		remote := newRig(t, "4+2", func(c *Config) { c.Remote = true })
 		remote.keeps()
 		remote.unhedged()

@@ -46,8 +46,12 @@ func (n *Node) format(ctx context.Context, empty []*place, known map[string]stor
 		}
 	}
 	for _, p := range ready {
-		if err := p.format(known[p.dir].Drive); err != nil {
+		err := p.format(known[p.dir].Drive)
+		if err != nil && (first || n.created) {
 			return fmt.Errorf("format %s: %w", p.dir, err)
+		}
+		if err != nil {
+			p.fail(storagenode.DriveDown, fmt.Sprintf("format %s: %v", p.dir, err))
 		}
 	}
 	n.warnOfDisks(ready)

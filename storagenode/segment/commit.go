@@ -2,6 +2,7 @@ package segment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -141,7 +142,7 @@ func (s *Store) commit(b *blockWriter, batch []pending) ([]pending, bool) {
 	if err == nil {
 		err = s.applyGroup(batch)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errClosed) {
 		s.fail(err)
 		err = s.brokenErr()
 	}
@@ -232,20 +233,14 @@ func (s *Store) skipFailed(batch []pending) {
 func (s *Store) applyGroup(batch []pending) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	err := s.applyBatch(batch)
-	for short(err) && s.pause() {
-		err = s.applyBatch(batch) // what it counted as dead twice is only a hint
-	}
-	if err != nil {
+	err := s.whenShort(func() error { return s.applyBatch(batch) }) // what it counts as dead twice is only a hint
+	if err != nil && !errors.Is(err, errClosed) {
 		// The log has it all; only the index does not.
 		s.cfg.Logger.Error("index refuses a group, it is rebuilt", "err", err)
-		err = s.rebuild(context.Background())
-		for short(err) && s.pause() {
-			err = s.rebuild(context.Background())
-		}
-		if err != nil {
-			return err
-		}
+		err = s.whenShort(func() error { return s.rebuild(context.Background()) })
+	}
+	if err != nil {
+		return err
 	}
 	for i := range batch {
 		if recordType(batch[i].h.typ) == typeTombstone {
@@ -256,14 +251,25 @@ func (s *Store) applyGroup(batch []pending) error {
 	return nil
 }
 
-// pause waits a moment for files or memory; false: the store is closing.
-func (s *Store) pause() bool {
-	select {
-	case <-s.cfg.Clock.After(time.Second):
-		return true
-	case <-s.stopped:
-		return false
+// whenShort does what is tried again every second while the process is short of
+// files or memory; the drive counts as hung if that takes long. errClosed where the
+// store closes meanwhile.
+func (s *Store) whenShort(f func() error) error {
+	err := f()
+	if !short(err) {
+		return err
 	}
+	s.gate.begin(placeCommit)
+	defer s.gate.end(placeCommit)
+	for ; short(err); err = f() {
+		_ = s.passing(err) // it is logged
+		select {
+		case <-s.cfg.Clock.After(time.Second):
+		case <-s.stopped:
+			return errClosed
+		}
+	}
+	return err
 }
 
 // applyBatch puts a group into the index. applyMu is held.

@@ -30,6 +30,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 	}
 	x, err := openIndex(s.cfg.FS, s.idxDir, gen, s.cfg.Cache, s.cfg.Logger, s.indexFailed)
 	if err != nil {
+		_ = s.cfg.FS.RemoveAll(filepath.Join(s.idxDir, strconv.FormatUint(gen, 10)))
 		return err
 	}
 	type state struct {

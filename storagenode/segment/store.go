@@ -165,8 +165,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 			return nil, fmt.Errorf("open segment store: %w", err)
 		}
 	}
-	if err := cfg.FS.SyncDir(cfg.Dir); err != nil {
-		return nil, fmt.Errorf("open segment store: %w", err)
+	for _, dir := range []string{cfg.Dir, s.segDir} { // the removal of a segment may not be durable yet
+		if err := cfg.FS.SyncDir(dir); err != nil {
+			return nil, fmt.Errorf("open segment store: %w", err)
+		}
 	}
 	st, err := cfg.FS.Stat(s.segDir)
 	if err != nil {

@@ -46,7 +46,7 @@ func MaxConns() int {
 // no memory for a connection goes on once it does. net/http outlives some such
 // errors, not all.
 func Bound(s *http.Server, l net.Listener, n int) net.Listener {
-	b := &boundListener{Listener: l, places: make(chan struct{}, n), closed: make(chan struct{})}
+	b := &boundListener{Listener: l, server: s, places: make(chan struct{}, n), closed: make(chan struct{})}
 	next := s.ConnState
 	s.ConnState = func(c net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
@@ -61,6 +61,7 @@ func Bound(s *http.Server, l net.Listener, n int) net.Listener {
 
 type boundListener struct {
 	net.Listener
+	server *http.Server
 	places chan struct{} // one taken by each connection
 	once   sync.Once
 	closed chan struct{}
@@ -81,6 +82,9 @@ func (b *boundListener) Accept() (net.Conn, error) {
 		if !passes(err) {
 			<-b.places
 			return nil, err
+		}
+		if wait == mostPause && b.server.ErrorLog != nil {
+			b.server.ErrorLog.Printf("no connection can be taken at %s, it is tried again: %v", b.Addr(), err)
 		}
 		select {
 		case <-time.After(wait):

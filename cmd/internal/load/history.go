@@ -15,11 +15,12 @@ import (
 func judge(ops []porcupine.Operation, limit time.Duration) error {
 	for _, part := range byKey(ops) {
 		began := time.Now()
-		if res := porcupine.CheckOperationsTimeout(model, attempts(part), limit); res != porcupine.Ok {
-			return fmt.Errorf("history of %d operations is not linearizable (%v): %s", len(ops), res, explain(part))
+		res := porcupine.CheckOperationsTimeout(model, attempts(part), limit)
+		if limit -= time.Since(began); res == porcupine.Illegal {
+			return fmt.Errorf("history of %d operations is not linearizable: %s", len(ops), explain(part))
 		}
-		if limit -= time.Since(began); limit <= 0 {
-			return fmt.Errorf("history of %d operations is too much to judge: key %s takes the rest of the time", len(ops), part[0].Input.(input).key)
+		if res == porcupine.Unknown || limit <= 0 {
+			return fmt.Errorf("history of %d operations is too much to judge: %s", len(ops), explain(part))
 		}
 	}
 	return nil

@@ -146,6 +146,9 @@ func TestStorageNodeJoins(t *testing.T) {
 	f, stop = serve(again)
 	defer stop()
 	d, state := f.Drive(id)
+	for end := time.Now().Add(20 * time.Second); state != storagenode.DriveActive && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		d, state = f.Drive(id) // a hasty clock calls a busy machine's drive late
+	}
 	if state != storagenode.DriveActive || again.Node.Cluster() != r.cluster {
 		t.Fatalf("drive is %s, cluster %s", state, again.Node.Cluster())
 	}

@@ -381,12 +381,25 @@ func (c *committer) publish() {
 	switch {
 	case c.downErr != nil:
 		s.Degraded = "unavailable: " + c.downErr.Error()
+		if n := c.givenUp(); n > 0 {
+			s.Degraded += fmt.Sprintf("; %d drives failed a write or a sync and are not tried again: see to their disks, then start this process anew", n)
+		}
 	case c.state == nil:
 		s.Degraded = "the state is being rebuilt"
 	case len(c.members) < c.cfg.Tolerance+1:
 		s.Degraded = fmt.Sprintf("%d members of %d", len(c.members), c.cfg.Tolerance+1)
 	}
 	c.s.status.Store(s)
+}
+
+// givenUp is how many drives failed in a way that does not pass by itself.
+func (c *committer) givenUp() (n int) {
+	for _, d := range c.drives {
+		if d.usable && d.failure != nil && d.retry.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
 var errNoDrives = fmt.Errorf("%w: too few drives are usable", kv.ErrUnavailable)

@@ -315,6 +315,26 @@ func TestAllMembersAway(t *testing.T) {
 	}
 }
 
+// TestAllSyncsFail: where no drive is left after failed syncs, the status says what
+// helps, and it does.
+func TestAllSyncsFail(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 2)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	fs.Inject(vfs.Rule{Ops: vfs.OpSync, Err: syscall.EIO})
+	eventually(t, "it to say what to do", func() bool {
+		_ = put(t, s, "a", "2")
+		return strings.Contains(s.Status().Degraded, "4 drives failed a write or a sync")
+	})
+	fs.Clear()
+	if err := s.Close(); err != nil {
+		t.Log(err)
+	}
+	s = open(t, cfg)
+	mustPut(t, s, "b", "3")
+	wantGet(t, s, "b", "3")
+}
+
 // TestReplace: emptied drives that were formatted anew are taken in again.
 func TestReplace(t *testing.T) {
 	cfg, fs, _ := faulty(t, 3, 1)

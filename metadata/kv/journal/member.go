@@ -165,7 +165,7 @@ func (m *member) write(j job) error {
 		// What was written to the file that ends here must be durable before
 		// a group of the next one is.
 		if err := m.file.SyncData(); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errSync, err)
 		}
 		if err := m.roll(j.commit, j.prev); err != nil {
 			return err
@@ -194,7 +194,7 @@ func (m *member) fillAhead() {
 
 func (m *member) sync() error {
 	if err := m.file.SyncData(); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errSync, err)
 	}
 	st, err := m.file.Stat()
 	if err == nil && st.Links == 0 {

@@ -29,6 +29,9 @@ func (c *committer) reconfigure() error {
 	return c.writeGeneration()
 }
 
+// errSync: what was written may be lost, also where a later sync succeeds.
+var errSync = errors.New("sync failed")
+
 // errUnusable: somebody said so, and may have said otherwise since.
 var errUnusable = errors.New("declared unusable")
 
@@ -39,6 +42,9 @@ var errUnusable = errors.New("declared unusable")
 func (c *committer) exclude(d *drive, err error) {
 	d.failure = err
 	d.retry = time.Time{}
+	if errors.Is(err, errSync) {
+		return // whatever its reason is called
+	}
 	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
 		errors.Is(err, syscall.EDQUOT) || vfs.Short(err) ||
 		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||

@@ -2,11 +2,13 @@ package member
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -41,8 +43,8 @@ func (m *Member) listenForPeers(files transport.TLSInfo) (net.Listener, error) {
 func (m *Member) servePeers(l net.Listener) {
 	m.peers = &http.Server{
 		Handler:           etcdhttp.NewPeerHandler(m.server.GetLogger(), m.server.Server),
-		ReadHeaderTimeout: handshake, ReadTimeout: 5 * time.Minute,
-		ErrorLog: log.New(io.Discard, "", 0),
+		ReadHeaderTimeout: handshake, // a snapshot takes as long as it takes, see peerListener
+		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	l = tcp.Bound(m.peers, l, tcp.MaxConns())
 	go func() { _ = m.peers.Serve(l) }() // ends with Close
@@ -58,21 +60,42 @@ func (l peerListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return peerConn{c}, nil
+	return &peerConn{Conn: c}, nil
 }
 
-type peerConn struct{ net.Conn }
+type peerConn struct {
+	net.Conn
+	until atomic.Int64 // the deadline for reads that the server has set, in ns since 1970; 0: none
+}
 
-// Read implements net.Conn.
-func (c peerConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(rafthttp.ConnReadTimeout)); err != nil {
-		return 0, err
+// SetReadDeadline implements net.Conn.
+func (c *peerConn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.until.Store(0)
+	} else {
+		c.until.Store(t.UnixNano())
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// SetDeadline implements net.Conn.
+func (c *peerConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.Conn.SetWriteDeadline(t))
+}
+
+// Read implements net.Conn. The server's deadline holds where it is the earlier one.
+func (c *peerConn) Read(p []byte) (int, error) {
+	end := time.Now().Add(rafthttp.ConnReadTimeout)
+	if until := c.until.Load(); until == 0 || end.UnixNano() < until {
+		if err := c.Conn.SetReadDeadline(end); err != nil {
+			return 0, err
+		}
 	}
 	return c.Conn.Read(p)
 }
 
 // Write implements net.Conn.
-func (c peerConn) Write(p []byte) (int, error) {
+func (c *peerConn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(rafthttp.ConnWriteTimeout)); err != nil {
 		return 0, err
 	}
