@@ -52,7 +52,7 @@ func readSecret(path string) (string, error) {
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return "", fmt.Errorf("%w: it must belong to the user that runs this", err)
+		return "", fmt.Errorf("%w: the user that runs this must be able to read it", err)
 	case err != nil:
 		return "", err
 	case len(bytes.TrimSpace(text)) == 0:

@@ -45,7 +45,7 @@ func unreached(announced []repair.NodeStatus, polled []rpc.NodeState) []unreache
 // writeUnreached tells of them, and what to do.
 func writeUnreached(w io.Writer, nodes []unreachedNode) {
 	for _, n := range nodes {
-		fmt.Fprintf(w, "NOT FOUND  node %s announces itself, but is not at %s: %s; give it an --advertise at which the other machines reach it\n", n.Name, n.Address, n.Reason)
+		fmt.Fprintf(w, "NOT FOUND  node %s announces itself, but is not found at %s: %s; open the way there, or give it an --advertise at which the other machines reach it\n", n.Name, n.Address, n.Reason)
 	}
 }
 
