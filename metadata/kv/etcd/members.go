@@ -68,17 +68,30 @@ func (s *Store) admin(ctx context.Context, f func(context.Context) error) error 
 	}
 }
 
-// once performs what an operator asks of one member, again only where that
-// member refuses the token and did nothing.
+// once performs what an operator asks of one member, again only where that member
+// did nothing: it refuses the token, or for the moment any change.
 func (s *Store) once(ctx context.Context, f func() error) error {
 	for range 40 {
 		err := f()
+		if rpctypes.Error(err) == rpctypes.ErrUnhealthy {
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(settling / 40):
+			}
+			continue
+		}
 		if !tokenRefused(rpctypes.Error(err)) || s.auth.renew(ctx, s) != nil {
 			return err
 		}
 	}
 	return f()
 }
+
+// settling is for how long a change of members is asked for again that members refuse
+// since they have not been connected to each other for 5 s: one has just ended, and
+// they do not know it yet, or they have just begun.
+const settling = 10 * time.Second
 
 // Members lists the members and asks each how it is. The error is that of the
 // list; a member that does not answer is listed as not healthy.
