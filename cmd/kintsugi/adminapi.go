@@ -272,22 +272,28 @@ func (a *adminAPI) verify(r *http.Request, send func(any) error) error {
 	if err != nil {
 		return err
 	}
-	for i := range rep.Named {
-		after, more := "", true
-		for more && rep.Named[i].Bucket == "" {
-			var some []metadata.Bucket
-			if some, more, err = a.catalog.ListBuckets(r.Context(), "", after, 1000); err != nil {
-				break // what was read for hours is told without it
-			}
-			for _, b := range some {
-				if after = b.Name; b.ID == rep.Named[i].BucketID {
-					rep.Named[i].Bucket = b.Name
+	a.nameBuckets(r.Context(), rep.Named)
+	return send(verifyLine{VerifyReport: rep, Done: true})
+}
+
+// nameBuckets adds the names of blobs' buckets, as far as they can be read: what was
+// verified for hours is told without them.
+func (a *adminAPI) nameBuckets(ctx context.Context, named []repair.UnreadableBlob) {
+	for after, more := "", len(named) > 0; more; {
+		some, next, err := a.catalog.ListBuckets(ctx, "", after, 1000)
+		if err != nil {
+			return
+		}
+		for _, b := range some {
+			after = b.Name
+			for i := range named {
+				if named[i].BucketID == b.ID {
+					named[i].Bucket = b.Name
 				}
 			}
-			more = more && len(some) > 0
 		}
+		more = next && len(some) > 0
 	}
-	return send(verifyLine{VerifyReport: rep, Done: true})
 }
 
 func (a *adminAPI) start(r *http.Request) (any, error) {
