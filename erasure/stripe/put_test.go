@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"kintsugi/erasure"
@@ -174,6 +175,11 @@ func TestWriteQuorum(t *testing.T) { testWriteQuorum(t, false) }
 
 func TestWriteQuorumStaged(t *testing.T) { testWriteQuorum(t, true) }
 
+// bubble runs a subtest whose waits cost no time.
+func bubble(t *testing.T, name string, f func(*testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
 // testWriteQuorum fails drives in several ways, and wants what the scheme says.
 func testWriteQuorum(t *testing.T, staged bool) {
 	disk := errors.New("input/output error")
@@ -213,13 +219,8 @@ func testWriteQuorum(t *testing.T, staged bool) {
 			{"1+0", 100, 0, true, 0},
 			{"3+0", 1 << 20, 1, false, 0},
 		} {
-			t.Run(fmt.Sprintf("%s %s %d bytes %d bad", name, c.scheme, c.size, c.bad), func(t *testing.T) {
-				wait := 2 * time.Second
-				if name == "hang" { // all others answer
-					wait = slack * 30 * time.Millisecond
-				}
-				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = wait })
-				r.t = t
+			bubble(t, fmt.Sprintf("%s %s %d bytes %d bad", name, c.scheme, c.size, c.bad), func(t *testing.T) {
+				r := newRig(t, c.scheme, func(c *Config) { c.WriteWait = time.Second })
 				if staged {
 					for i, s := range r.group.Slots {
 						st := &staging{ShardStore: r.faulty[i]}
@@ -255,6 +256,10 @@ func testWriteQuorum(t *testing.T, staged bool) {
 
 // TestSlownessDoesNotLowerTheMargin: a slow drive is waited for.
 func TestSlownessDoesNotLowerTheMargin(t *testing.T) {
+	synctest.Test(t, testSlownessDoesNotLowerTheMargin)
+}
+
+func testSlownessDoesNotLowerTheMargin(t *testing.T) {
 	r := newRig(t, "4+2")
 	r.faulty[3].Inject(storetest.Fault{Ops: storetest.OpSync, Delay: 120 * time.Millisecond})
 	for _, n := range []int{100, 1 << 20} {
@@ -266,7 +271,9 @@ func TestSlownessDoesNotLowerTheMargin(t *testing.T) {
 
 // TestAllSlowIsWaitedFor: where too few slots are in time, the write goes on
 // waiting instead of failing.
-func TestAllSlowIsWaitedFor(t *testing.T) {
+func TestAllSlowIsWaitedFor(t *testing.T) { synctest.Test(t, testAllSlowIsWaitedFor) }
+
+func testAllSlowIsWaitedFor(t *testing.T) {
 	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = 50 * time.Millisecond })
 	for _, f := range r.faulty {
 		f.Inject(storetest.Fault{Ops: storetest.OpSync, Delay: 200 * time.Millisecond})
@@ -282,9 +289,13 @@ func TestAllSlowIsWaitedFor(t *testing.T) {
 // TestTheSlowestOfSlowOnesIsNotShunned: where enough are there only after a while,
 // what is later still goes without the blob, but takes the next.
 func TestTheSlowestOfSlowOnesIsNotShunned(t *testing.T) {
-	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 50 * time.Millisecond })
+	synctest.Test(t, testTheSlowestOfSlowOnesIsNotShunned)
+}
+
+func testTheSlowestOfSlowOnesIsNotShunned(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = 50 * time.Millisecond })
 	for i, f := range r.faulty {
-		delay := slack * 150 * time.Millisecond
+		delay := 150 * time.Millisecond
 		if i == 5 {
 			delay *= 6
 		}
@@ -302,7 +313,11 @@ func TestTheSlowestOfSlowOnesIsNotShunned(t *testing.T) {
 // TestTwoThatHangAreNotWaitedForLong: where the others were in time, what is late
 // hangs. The write fails soon, so that the client's next try can go elsewhere.
 func TestTwoThatHangAreNotWaitedForLong(t *testing.T) {
-	const wait = slack * 100 * time.Millisecond
+	synctest.Test(t, testTwoThatHangAreNotWaitedForLong)
+}
+
+func testTwoThatHangAreNotWaitedForLong(t *testing.T) {
+	const wait = 100 * time.Millisecond
 	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = wait })
 	for i := range 2 {
 		r.faulty[i].Inject(storetest.Fault{Ops: storetest.OpPut, Hang: true})
@@ -319,15 +334,17 @@ func TestTwoThatHangAreNotWaitedForLong(t *testing.T) {
 // TestStragglerKeepsItsBuffer hangs a store that ignores contexts in the middle
 // of a Put, lets other writes churn the pools, and looks at what the late one
 // then sees.
-func TestStragglerKeepsItsBuffer(t *testing.T) {
+func TestStragglerKeepsItsBuffer(t *testing.T) { synctest.Test(t, testStragglerKeepsItsBuffer) }
+
+func testStragglerKeepsItsBuffer(t *testing.T) {
 	for _, n := range []int{5000, 1 << 20, 5 << 20} {
-		r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 30 * time.Millisecond })
+		r := newRig(t, "4+2", func(c *Config) { c.WriteWait = 30 * time.Millisecond })
 		st := &stubborn{ShardStore: r.mem[0], gate: make(chan struct{}), seen: make(chan []byte, 100)}
 		data := noise(n, 3)
 		r.setStore(r.group.Slots[0].Drive, st)
 		start := time.Now()
 		b := r.put(data)
-		if took := time.Since(start); took > slack*2*time.Second {
+		if took := time.Since(start); took > 2*time.Second {
 			t.Fatalf("%d bytes took %v", n, took)
 		}
 		for i := range 20 {
@@ -351,8 +368,10 @@ func TestStragglerKeepsItsBuffer(t *testing.T) {
 
 // TestHangCostsOneWait: after one write waited in vain for a drive, others go
 // without it for a while.
-func TestHangCostsOneWait(t *testing.T) {
-	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = slack * 300 * time.Millisecond })
+func TestHangCostsOneWait(t *testing.T) { synctest.Test(t, testHangCostsOneWait) }
+
+func testHangCostsOneWait(t *testing.T) {
+	r := newRig(t, "4+2", func(c *Config) { c.WriteWait = 300 * time.Millisecond })
 	r.faulty[2].Inject(storetest.Fault{Ops: storetest.OpPut | storetest.OpSync, Hang: true})
 	first := r.put(noise(1<<20, 1))
 	if first.Missing != 1<<2 {
@@ -367,7 +386,7 @@ func TestHangCostsOneWait(t *testing.T) {
 			t.Fatalf("slots %b missing %b", b.Slots, b.Missing)
 		}
 	}
-	if took := time.Since(start); took > slack*250*time.Millisecond {
+	if took := time.Since(start); took > 250*time.Millisecond {
 		t.Fatalf("ten writes took %v", took)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kintsugi/erasure"
@@ -102,7 +103,9 @@ func TestMissingIsNotReported(t *testing.T) {
 
 // TestHangingReads bounds the time of reads while drives hang, also such that
 // ignore contexts.
-func TestHangingReads(t *testing.T) {
+func TestHangingReads(t *testing.T) { synctest.Test(t, testHangingReads) }
+
+func testHangingReads(t *testing.T) {
 	for _, size := range []int{4096, 1 << 20, 9 << 20} {
 		for _, hard := range []bool{false, true} {
 			r := newRig(t, "4+2")
@@ -140,7 +143,7 @@ func TestHangingReads(t *testing.T) {
 			}
 			took := rush()
 			t.Logf("%d bytes, hard %v: %v, with the drives down %v", size, hard, took, down)
-			if took > slack*2*time.Second+3*down {
+			if took > 2*time.Second+3*down {
 				t.Errorf("%d bytes, hard %v: took %v, with the drives down %v", size, hard, took, down)
 			}
 			close(gate)
@@ -153,9 +156,11 @@ func TestHangingReads(t *testing.T) {
 
 // TestSlowIsBetterThanNothing: a drive that is taken for slow, for a call to it
 // hangs, is read from where those asked first hang as well.
-func TestSlowIsBetterThanNothing(t *testing.T) {
+func TestSlowIsBetterThanNothing(t *testing.T) { synctest.Test(t, testSlowIsBetterThanNothing) }
+
+func testSlowIsBetterThanNothing(t *testing.T) {
 	for _, size := range []int{4096, 1 << 20} {
-		r := newRig(t, "4+2", func(c *Config) { c.ReadWait = 2 * slack * time.Second })
+		r := newRig(t, "4+2", func(c *Config) { c.ReadWait = 2 * time.Second })
 		data := noise(size, 1)
 		b := r.put(data)
 		for i := range r.faulty {
@@ -170,7 +175,9 @@ func TestSlowIsBetterThanNothing(t *testing.T) {
 }
 
 // TestAllHang: a read ends although every drive hangs.
-func TestAllHang(t *testing.T) {
+func TestAllHang(t *testing.T) { synctest.Test(t, testAllHang) }
+
+func testAllHang(t *testing.T) {
 	for _, size := range []int{4096, 1 << 20} {
 		r := newRig(t, "2+1", func(c *Config) { c.ReadWait = 200 * time.Millisecond })
 		b := r.put(noise(size, 1))
@@ -181,7 +188,7 @@ func TestAllHang(t *testing.T) {
 		if got, err := r.read(b, 0, b.Size); !errors.Is(err, ErrUnreadable) || len(got) > 0 {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
-		if took := time.Since(start); took > slack*2*time.Second {
+		if took := time.Since(start); took > 2*time.Second {
 			t.Fatalf("took %v", took)
 		}
 	}
@@ -398,11 +405,13 @@ func TestVerifySaysWhat(t *testing.T) {
 
 // TestRandomFaults reads under random loss, errors, delays and hangs: the bytes
 // are right or there is an error, and an error only where too few were left.
-func TestRandomFaults(t *testing.T) {
+func TestRandomFaults(t *testing.T) { synctest.Test(t, testRandomFaults) }
+
+func testRandomFaults(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for round := range 25 {
-		r := newRig(t, "4+2", func(c *Config) { c.ReadWait = slack * 500 * time.Millisecond })
+		r := newRig(t, "4+2", func(c *Config) { c.ReadWait = 500 * time.Millisecond })
 		r.set.memory.poison = round%2 == 0
 		size := []int{1000, 70_000, 1 << 20, 5 << 20}[rng.IntN(4)]
 		data := noise(size, seed)

@@ -101,7 +101,11 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 		}
 		r.set.hot.yield(r.set.memory.total)
 		deadline := time.Now().Add(3 * time.Second)
-		for runtime.NumGoroutine() > before || r.set.memory.inUse.Load() != 0 {
+		bubble := deadline.Year() < 2010 // time begins in 2000 there
+		if bubble {
+			time.Sleep(2 * callerIdle) // it sees by itself that no other goroutine is left
+		}
+		for !bubble && runtime.NumGoroutine() > before || r.set.memory.inUse.Load() != 0 {
 			if time.Now().After(deadline) {
 				buf := make([]byte, 1<<16)
 				t.Fatalf("left behind: %d goroutines more, %d bytes\n%s", runtime.NumGoroutine()-before, r.set.memory.inUse.Load(), buf[:runtime.Stack(buf, true)])
