@@ -137,7 +137,8 @@ type MarginCount struct {
 
 // Durability says how safe the data is.
 type Durability struct {
-	// At is when the blobs were counted; drives count as of now.
+	// At is when the blobs were counted; drives count as of now. Zero: they were
+	// not counted yet, and the numbers say nothing.
 	At         time.Time     `json:"at"`
 	Blobs      int64         `json:"blobs"`
 	Bytes      int64         `json:"bytes"`

@@ -98,20 +98,31 @@ func writeStopped(w io.Writer, stopped []repair.StoppedSlot) {
 		n, plural(len(stopped), "slot"))
 }
 
-func writeStatus(w io.Writer, st adminStatus) error {
-	verdict := "not yet counted"
+// verdict says in a line whether anything is to be worried about.
+func verdict(st adminStatus) string {
 	d := st.Durability
 	switch {
 	case st.Whole:
-		verdict = "whole: every blob has all its shards"
+		return "whole: every blob has all its shards"
 	case d.Unreadable > 0:
-		verdict = fmt.Sprintf("UNREADABLE NOW: %d blobs have too few good shards; bring drives back", d.Unreadable)
+		return fmt.Sprintf("UNREADABLE NOW: %d blobs have too few good shards; bring drives back", d.Unreadable)
 	case d.Full < d.Blobs:
-		verdict = fmt.Sprintf("degraded: %d of %d blobs lack shards, all can be read", d.Blobs-d.Full, d.Blobs)
-	case st.Recount != nil && !st.Recount.Whole:
-		verdict = "no damage known; the last recount found some: run `kintsugi admin repair`"
+		return fmt.Sprintf("degraded: %d of %d blobs lack shards, all can be read", d.Blobs-d.Full, d.Blobs)
+	case d.At.IsZero():
+		return "not yet counted"
+	case st.Metadata.Degraded != "":
+		return "no blob lacks shards, but the metadata is short of its tolerance: see below"
+	case st.Recount == nil:
+		return "no damage known; the first recount is still to come"
+	case !st.Recount.Whole:
+		return "no damage known; the last recount found some: run `kintsugi admin repair`"
 	}
-	fmt.Fprintf(w, "Kintsugi %s\n\nstate      %s\n", st.Version, verdict)
+	return "no damage known; what changed a moment ago is being counted"
+}
+
+func writeStatus(w io.Writer, st adminStatus) error {
+	d := st.Durability
+	fmt.Fprintf(w, "Kintsugi %s\n\nstate      %s\n", st.Version, verdict(st))
 	if st.Paused {
 		fmt.Fprintln(w, "paused     nothing is destroyed until `kintsugi admin resume`")
 	}
@@ -121,12 +132,15 @@ func writeStatus(w io.Writer, st adminStatus) error {
 		fmt.Fprintf(w, ", %d drives on %s", counted, plural(fileSystems, "file system"))
 	}
 	fmt.Fprintln(w)
-	asOf := ""
-	if age := st.At.Sub(d.At); !d.At.IsZero() && age >= 5*time.Second {
-		asOf = ", as counted " + formatDuration(age) + " ago"
-	}
 	writeUnreached(w, st.Unreached)
-	fmt.Fprintf(w, "blobs      %d, %s%s\n", d.Blobs, formatSize(d.Bytes), asOf)
+	blobs := "not yet counted"
+	if !d.At.IsZero() {
+		blobs = fmt.Sprintf("%d, %s", d.Blobs, formatSize(d.Bytes))
+		if age := st.At.Sub(d.At); age >= 5*time.Second {
+			blobs += ", as counted " + formatDuration(age) + " ago"
+		}
+	}
+	fmt.Fprintf(w, "blobs      %s\n", blobs)
 	for _, m := range d.Margins {
 		fmt.Fprintf(w, "  margin %2d  %d blobs, %s: %s\n", m.Margin, m.Blobs, formatSize(m.Bytes), marginText(m.Margin))
 	}
