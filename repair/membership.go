@@ -44,6 +44,7 @@ type membership struct {
 type member struct {
 	address string
 	heard   time.Time // by this process's clock
+	assumed bool      // heard is when the term began: this process has yet to hear of it
 	drives  []storagenode.DriveReport
 }
 
@@ -337,7 +338,7 @@ func (m *membership) load(ctx context.Context) error {
 	for _, n := range nodes {
 		m.stored[n.Name] = n
 		if v, ok := m.members[n.Name]; !ok || v.address != n.Address {
-			m.members[n.Name] = member{address: n.Address, heard: now}
+			m.members[n.Name] = member{address: n.Address, heard: now, assumed: true}
 		}
 	}
 	return nil
@@ -363,8 +364,8 @@ type NodeStatus struct {
 	Zone    string    `json:"zone,omitempty"`
 	Address string    `json:"address"`
 	Version string    `json:"version,omitempty"`
-	Heard   time.Time `json:"heard"`
-	Living  bool      `json:"living"` // heard of within NodeTimeout
+	Heard   time.Time `json:"heard"`  // zero: not yet, by this process
+	Living  bool      `json:"living"` // heard of within NodeTimeout, or may have been by a former leader
 	Drives  int       `json:"drives"`
 }
 
@@ -375,8 +376,11 @@ func (m *membership) status() []NodeStatus {
 	all := make([]NodeStatus, 0, len(m.members))
 	for name, v := range m.members {
 		n := m.stored[name]
-		all = append(all, NodeStatus{Name: name, Zone: n.Zone, Address: v.address, Version: n.Version, Heard: v.heard,
-			Living: now.Sub(v.heard) < m.cfg.NodeTimeout, Drives: len(v.drives)})
+		st := NodeStatus{Name: name, Zone: n.Zone, Address: v.address, Version: n.Version, Living: now.Sub(v.heard) < m.cfg.NodeTimeout, Drives: len(v.drives)}
+		if !v.assumed {
+			st.Heard = v.heard
+		}
+		all = append(all, st)
 	}
 	slices.SortFunc(all, func(a, b NodeStatus) int { return strings.Compare(a.Name, b.Name) })
 	return all

@@ -149,8 +149,15 @@ func TestNamesSurviveTheLeader(t *testing.T) {
 	if _, err := b.Announce(r.ctx, node("n1", "http://thief")); !errors.Is(err, storagenode.ErrNameTaken) {
 		t.Fatalf("the name was given away: %v", err)
 	}
+	// It does not say that it heard of the node before it has.
+	if n := b.Status().Nodes; len(n) != 1 || !n[0].Heard.IsZero() || !n[0].Living {
+		t.Errorf("status %+v", n)
+	}
 	_, err = b.Announce(r.ctx, node("n1", "http://n1"))
 	r.must(err)
+	if n := b.Status().Nodes; len(n) != 1 || n[0].Heard.IsZero() {
+		t.Errorf("status %+v", n)
+	}
 }
 
 // TestOneFounder: of many repairers that begin at once one founds the cluster.

@@ -197,41 +197,33 @@ func (f *adminFlags) showCommanded(c *cobra.Command, answer commanded) error {
 	return nil
 }
 
+// leaderPatience is how long a drain is watched without an answer: another
+// repairer has taken over long before, and goes on with it.
+const leaderPatience = time.Minute
+
 // watchDrain waits until the drives of an answer are DRAINED, and notes their
 // states in it.
 func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 	terminal := isTerminal(c.ErrOrStderr())
 	defer clearLine(c.ErrOrStderr())
 	begun := map[storagenode.DriveID]bool{} // as the repairer has seen it
-	last := ""
+	last, answered := "", time.Now()
 	for {
+		var text string
 		var st adminStatus
-		if err := client.call(c.Context(), "GET", "/admin/v1/status", nil, &st); err != nil {
+		err := client.call(c.Context(), "GET", "/admin/v1/status", nil, &st)
+		switch {
+		case err == nil:
+			answered = time.Now()
+			left, gone := answer.left(st.Drives, begun)
+			if gone != nil || left == 0 {
+				return gone
+			}
+			text = drainText(left, answer, st)
+		case c.Context().Err() == nil && time.Since(answered) < leaderPatience:
+			text = "the drain goes on, but nobody says how far it is: " + err.Error()
+		default:
 			return err
-		}
-		left := 0
-		for _, d := range st.Drives {
-			was, named := answer.Drives[d.ID]
-			switch {
-			case !named:
-			case d.State == storagenode.DriveDrained:
-				answer.Drives[d.ID] = d.State
-			case d.State == storagenode.DriveDraining || was != storagenode.DriveDrained && !begun[d.ID]:
-				begun[d.ID] = begun[d.ID] || d.State == storagenode.DriveDraining
-				left++
-			default:
-				return fmt.Errorf("drive %s is not being drained any more: it is %s", d.ID, d.State)
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		text := fmt.Sprintf("%s to go, %d blobs wait (%s)", plural(left, "drive"), st.Queue.Waiting, formatSize(st.Queue.WaitingBytes))
-		for _, w := range st.Waiting {
-			if _, named := answer.Drives[w.Drive]; named {
-				text += fmt.Sprintf("; slot %d of PG %d stays: %s", w.Slot, w.PG, w.Why)
-				break
-			}
 		}
 		switch {
 		case terminal:
@@ -246,4 +238,35 @@ func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// left is how many of the drives are not DRAINED yet; one that the repairer does
+// not speak of is not, for it may have begun to lead a moment ago.
+func (a commanded) left(drives []repair.DriveStatus, begun map[storagenode.DriveID]bool) (int, error) {
+	left := len(a.Drives)
+	for _, d := range drives {
+		was, named := a.Drives[d.ID]
+		switch {
+		case !named:
+		case d.State == storagenode.DriveDrained:
+			a.Drives[d.ID] = d.State
+			left--
+		case d.State == storagenode.DriveDraining || was != storagenode.DriveDrained && !begun[d.ID]:
+			begun[d.ID] = begun[d.ID] || d.State == storagenode.DriveDraining
+		default:
+			return 0, fmt.Errorf("drive %s is not being drained any more: it is %s", d.ID, d.State)
+		}
+	}
+	return left, nil
+}
+
+// drainText says how far a drain is.
+func drainText(left int, answer commanded, st adminStatus) string {
+	text := fmt.Sprintf("%s to go, %d blobs wait (%s)", plural(left, "drive"), st.Queue.Waiting, formatSize(st.Queue.WaitingBytes))
+	for _, w := range st.Waiting {
+		if _, named := answer.Drives[w.Drive]; named {
+			return text + fmt.Sprintf("; slot %d of PG %d stays: %s", w.Slot, w.PG, w.Why)
+		}
+	}
+	return text
 }

@@ -74,7 +74,13 @@ func (a *adminAPI) listNodes(r *http.Request) (any, error) {
 			heard[d.Node] = d.Heard
 		}
 	}
-	all := joinNodes(records, a.repairer.Status().Drives, heard)
+	st := a.repairer.Status()
+	for _, n := range st.Nodes { // all that is heard of one without a drive to poll
+		if n.Heard.After(heard[n.Name]) {
+			heard[n.Name] = n.Heard
+		}
+	}
+	all := joinNodes(records, st.Drives, heard)
 	for _, u := range a.unreachedNodes() {
 		for i := range all {
 			if all[i].Name == u.Name {

@@ -156,7 +156,11 @@ func awaitFounding(ctx context.Context, f metadata.Foundation, log *slog.Logger)
 			return nil
 		}
 		if first {
-			log.Warn("waiting for a repairer to found the cluster, as it does when the first storage node comes; if both run already, --metadata names another prefix than it does, or its log says why it founds none", "err", err)
+			why := []any{}
+			if err != nil {
+				why = append(why, "err", err)
+			}
+			log.Warn("waiting for a repairer to found the cluster, as it does when the first storage node comes; if both run already, --metadata names another prefix than it does, or its log says why it founds none", why...)
 		}
 		select {
 		case <-ctx.Done():

@@ -32,7 +32,7 @@ func unreached(announced []repair.NodeStatus, polled []rpc.NodeState) []unreache
 	for _, n := range announced {
 		p, known := at[n.Address]
 		switch {
-		case !known || !n.Living: // it is polled within seconds, or it is away
+		case !known || !n.Living || n.Heard.IsZero(): // it is polled within seconds, or it is away, or was before this process led
 		case p.State == storagenode.DriveDown && n.Heard.Sub(p.Heard) > unreachedFor:
 			all = append(all, unreachedNode{n.Name, n.Address, p.Reason})
 		case p.Name != "" && p.Name != n.Name && n.Heard.Sub(p.Heard) < unreachedFor:

@@ -11,7 +11,8 @@ import (
 )
 
 // TestNodesAtWrongAddresses: who announces itself and is not where it says is
-// named with its address and the error; who is away, or new, is not.
+// named with its address and the error; who is away, or new, is not, nor who has
+// announced itself to a former leader only.
 func TestNodesAtWrongAddresses(t *testing.T) {
 	now := time.Now()
 	long := now.Add(-time.Minute)
@@ -21,12 +22,13 @@ func TestNodesAtWrongAddresses(t *testing.T) {
 	got := unreached([]repair.NodeStatus{
 		said("good", "http://g", now, true), said("wrong", "http://127.0.0.1:9100", now, true), said("left", "http://l", now, true),
 		said("dies", "http://d", now.Add(-5*time.Second), true), said("away", "http://a", long, false), said("new", "http://n", now, true),
-		said("twin", "http://g", now, true),
+		said("twin", "http://g", now, true), said("before", "http://b", time.Time{}, true), said("moved", "http://g", time.Time{}, true),
 	}, []rpc.NodeState{
 		{Name: "good", Address: "http://g", State: storagenode.DriveActive, Heard: now},
 		{Address: "http://127.0.0.1:9100", State: storagenode.DriveDown, Reason: "connection refused"},
 		{Name: "left", Address: "http://l", State: storagenode.DriveDown, Heard: long, Reason: "no route"},
 		{Name: "dies", Address: "http://d", State: storagenode.DriveDown, Heard: now.Add(-7 * time.Second), Reason: "reset"},
+		{Address: "http://b", State: storagenode.DriveDown, Reason: "reset"},
 		{Name: "away", Address: "http://a", State: storagenode.DriveDown, Heard: long, Reason: "reset"},
 	})
 	want := []unreachedNode{{"wrong", "http://127.0.0.1:9100", "connection refused"}, {"left", "http://l", "no route"}, {"twin", "http://g", "node good answers there"}}

@@ -20,8 +20,13 @@ const (
 	backupSuffix = ".snapshot"
 )
 
-// keepBackups writes snapshots until the member ends.
+// keepBackups writes snapshots until the member ends. A directory that does not
+// take them is told of at once, not when the first is due. None is written at the
+// start: it would be the newest one where a member begins anew, with nothing.
 func (m *Member) keepBackups() {
+	if err := tryBackups(m.cfg.BackupDir); err != nil {
+		m.cfg.Logger.Error("snapshots of the metadata cannot be written: see to the directory, and that this process may write there", "dir", m.cfg.BackupDir, "err", err)
+	}
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -32,6 +37,18 @@ func (m *Member) keepBackups() {
 			m.cfg.Logger.Error("snapshot of the metadata failed", "dir", m.cfg.BackupDir, "err", err)
 		}
 	}
+}
+
+// tryBackups makes sure that files can be made in a directory.
+func tryBackups(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".snapshot.try-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // Backup writes a snapshot now, deletes those beyond the number to keep, and

@@ -604,3 +604,16 @@ func TestDefragment(t *testing.T) {
 		t.Fatalf("%d bytes, %v", len(v), err)
 	}
 }
+
+// TestBackupsThatCannotBeWritten are told of at the start, not when the first is
+// due.
+func TestBackupsThatCannotBeWritten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, 1, func(c *member.Config) { c.BackupDir, c.BackupEvery = filepath.Join(file, "snapshots"), time.Hour })
+	eventually(t, "the directory is named", func() bool {
+		return strings.Contains(r.log.String(), "snapshots of the metadata cannot be written") && strings.Contains(r.log.String(), file)
+	})
+}

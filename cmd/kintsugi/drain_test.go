@@ -1,0 +1,52 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"kintsugi/repair"
+	"kintsugi/storagenode"
+)
+
+// TestDrainIsWatchedOverAChangeOfLeaders: a repairer that dies does not end the
+// watch, and one that does not know of the drive yet is not taken for a drained
+// drive.
+func TestDrainIsWatchedOverAChangeOfLeaders(t *testing.T) {
+	t.Setenv(envAccessKey, "AKIDEXAMPLE0000")
+	t.Setenv(envSecretKey, "a-secret-key-of-some-length")
+	id := storagenode.DriveID{1}
+	status := func(drives ...repair.DriveStatus) any { return adminStatus{Status: repair.Status{Drives: drives}} }
+	answers := []any{
+		commanded{map[storagenode.DriveID]storagenode.DriveState{id: storagenode.DriveDraining}},
+		status(repair.DriveStatus{ID: id, State: storagenode.DriveDraining}),
+		nil, // the leader is gone
+		status(),
+		status(repair.DriveStatus{ID: id, State: storagenode.DriveDrained}),
+	}
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer := answers[min(asked, len(answers)-1)]
+		asked++
+		if answer == nil {
+			w.WriteHeader(http.StatusBadGateway)
+			answer = map[string]string{"error": "the leading repairer does not answer"}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	defer server.Close()
+	var out, progress bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetErr(&progress)
+	root.SetArgs([]string{"admin", "--admin-url", server.URL, "drives", "drain", "--watch", "/d1"})
+	if err := root.Execute(); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	if asked != len(answers) || !strings.Contains(out.String(), "it may be taken out") || !strings.Contains(progress.String(), "the drain goes on, but") {
+		t.Errorf("%d questions\n%s%s", asked, &out, &progress)
+	}
+}
