@@ -274,13 +274,20 @@ func (d *detector) store(ctx context.Context, v *drive, was metadata.DriveRecord
 	v.record = next
 	if next.State != was.State && !overtaken {
 		about := []any{"drive", next.ID.String(), "from", was.State.String(), "to", next.State.String()}
-		if v.report.Reason != "" {
-			about = append(about, "reason", v.report.Reason)
+		why := v.report.Reason
+		if !v.reported && next.State == storagenode.DriveDown {
+			why = unserved
+		}
+		if why != "" {
+			about = append(about, "reason", why)
 		}
 		d.cfg.Logger.Info("drive changed state", about...)
 	}
 	return nil
 }
+
+// unserved is why a drive is away that no process speaks of.
+const unserved = "no process serves it: is its node running, and its directory named there?"
 
 // byCommand says that an operator put a drive into the state, and that only he,
 // or its end, takes it out again: one that was away meanwhile is not used again

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,9 @@ func readIdentity(fsys vfs.FS, dir string) (Identity, error) {
 	text, err := readFile(fsys, path)
 	if errors.Is(err, vfs.ErrNotExist) {
 		return Identity{}, errNoIdentity
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return Identity{}, fmt.Errorf("%w: the directory, with all that is in it, must belong to the user that this process runs as (uid %d)", err, os.Geteuid())
 	}
 	if err != nil {
 		return Identity{}, err
