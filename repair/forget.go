@@ -70,7 +70,7 @@ func (r *Repairer) forgetDrives(ctx context.Context, name string, ids []storagen
 	m := r.members
 	m.storing.Lock()
 	defer m.storing.Unlock()
-	if known, _ := m.heardOf(name); known {
+	if known, _, _ := m.heardOf(name); known {
 		return fmt.Errorf("node %q has come back: %w", name, ErrNotForgettable)
 	}
 	if err := r.cfg.Records.DeleteDrives(ctx, ids); err != nil {
@@ -82,8 +82,12 @@ func (r *Repairer) forgetDrives(ctx context.Context, name string, ids []storagen
 
 // forgettable gives the drives of a node, if nothing needs it any more.
 func (r *Repairer) forgettable(ctx context.Context, name string) ([]storagenode.DriveID, error) {
-	known, heard := r.members.heardOf(name)
-	if ago := r.cfg.Clock.Now().Sub(heard); known && ago < r.cfg.NodeTimeout {
+	known, heard, assumed := r.members.heardOf(name)
+	ago := r.cfg.Clock.Now().Sub(heard)
+	if known && ago < r.cfg.NodeTimeout && assumed {
+		return nil, fmt.Errorf("node %q may be there, this repairer leads for %s only: wait for %s: %w", name, ago.Truncate(time.Second), r.cfg.NodeTimeout, ErrNotForgettable)
+	}
+	if known && ago < r.cfg.NodeTimeout {
 		return nil, fmt.Errorf("node %q was heard of %s ago: stop it, and wait for %s: %w", name, ago.Truncate(time.Second), r.cfg.NodeTimeout, ErrNotForgettable)
 	}
 	records, err := r.cfg.Records.ListDrives(ctx)
@@ -129,13 +133,14 @@ func (r *Repairer) unreported(ctx context.Context, ids []storagenode.DriveID) er
 	}
 }
 
-// heardOf says whether a node is known, and when it was heard of.
-func (m *membership) heardOf(name string) (known bool, at time.Time) {
+// heardOf says whether a node is known, and when it was heard of, or is assumed to
+// have been.
+func (m *membership) heardOf(name string) (known bool, at time.Time, assumed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, stored := m.stored[name]
 	v, here := m.members[name]
-	return stored || here, v.heard
+	return stored || here, v.heard, v.assumed
 }
 
 // forget drops what this process remembers of a node.

@@ -29,6 +29,10 @@ func TestForgetNode(t *testing.T) {
 	gone := r.all(storagenode.DriveDown, onNode("z2n0"))
 	r.must(r.rep.detectAndPlan(r.ctx))
 	refused("z2n0", "still has slots")
+	v := r.rep.members.members["z2n0"]
+	r.rep.members.members["z2n0"] = member{heard: r.clock.Now(), assumed: true}
+	refused("z2n0", "may be there")
+	r.rep.members.members["z2n0"] = v
 	r.passOut()
 	r.heal()
 	kept := r.drives.disks

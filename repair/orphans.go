@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"kintsugi/erasure"
+	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
 
@@ -50,6 +51,7 @@ type orphans struct {
 	count     int                                         // of seen; guarded by mu
 	stored    int                                         // of count, those with a row in metadata; guarded by mu
 	stopped   []StoppedSlot                               // in the last pass; guarded by mu
+	restored  bool                                        // the last pass was refused, for metadata is of a dump; guarded by mu
 	collected int64                                       // guarded by mu
 }
 
@@ -66,6 +68,7 @@ func (r *Repairer) AgreeToOrphans() { r.orphans.agree() }
 func (o *orphans) agree() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.restored = false // whoever calls has told the metadata
 	for _, blobs := range o.seen {
 		for id, s := range blobs {
 			s.Agreed = true
@@ -84,7 +87,11 @@ func (o *orphans) pass(ctx context.Context) error {
 		return nil
 	}
 	below := storagenode.BlobIDAt(o.cfg.Clock.Now().Add(-o.cfg.OrphanAge))
-	if err := o.cfg.Horizon.RaiseHorizon(ctx, below); err != nil {
+	err := o.cfg.Horizon.RaiseHorizon(ctx, below)
+	o.mu.Lock()
+	o.restored = errors.Is(err, metadata.ErrRestored)
+	o.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("raise horizon: %w", err)
 	}
 	stored, err := o.cfg.Horizon.Horizon(ctx)
@@ -236,10 +243,13 @@ type OrphanStatus struct {
 	Quarantined int           `json:"quarantined"`
 	Collected   int64         `json:"collected"`
 	Stopped     []StoppedSlot `json:"stopped"`
+	// Restored: metadata was loaded from a dump, and nothing is collected until an
+	// operator agrees.
+	Restored bool `json:"restored"`
 }
 
 func (o *orphans) status() OrphanStatus {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return OrphanStatus{o.count, o.collected, append([]StoppedSlot{}, o.stopped...)}
+	return OrphanStatus{o.count, o.collected, append([]StoppedSlot{}, o.stopped...), o.restored}
 }

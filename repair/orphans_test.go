@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -225,4 +226,30 @@ func TestClockThatRanAhead(t *testing.T) {
 	r.must(r.rep.orphans.pass(r.ctx))
 	r.heal()
 	r.whole(o)
+}
+
+// restored is the horizon of metadata that was loaded from a dump.
+type restored struct{}
+
+func (restored) Horizon(context.Context) (storagenode.BlobID, error) {
+	return storagenode.BlobID{}, nil
+}
+
+func (restored) RaiseHorizon(context.Context, storagenode.BlobID) error { return metadata.ErrRestored }
+
+// TestStatusTellsOfRestoredMetadata: that nothing is collected, until an operator
+// agrees, was only in the log.
+func TestStatusTellsOfRestoredMetadata(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	horizon := r.rep.orphans.cfg.Horizon
+	r.rep.orphans.cfg.Horizon = restored{}
+	if err := r.rep.orphans.pass(r.ctx); !errors.Is(err, metadata.ErrRestored) || !r.rep.Status().Orphans.Restored {
+		t.Fatalf("%v, %+v", err, r.rep.Status().Orphans)
+	}
+	r.rep.AgreeToOrphans()
+	r.rep.orphans.cfg.Horizon = horizon
+	if r.rep.Status().Orphans.Restored {
+		t.Error("restored, although somebody agreed")
+	}
+	r.must(r.rep.orphans.pass(r.ctx))
 }

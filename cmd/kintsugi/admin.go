@@ -150,6 +150,9 @@ func writeStatus(w io.Writer, st adminStatus) error {
 	}
 	writeWaiting(w, st.Waiting)
 	fmt.Fprintf(w, "deletes    %d owed\norphans    %d in quarantine\n", st.Deletes.Owed, st.Orphans.Quarantined)
+	if st.Orphans.Restored {
+		fmt.Fprintln(w, "  stopped    metadata was restored from a dump: what it does not know is not removed; once all is there that should be, `kintsugi admin agree-orphans`")
+	}
 	writeStopped(w, st.Orphans.Stopped)
 	meta := st.Metadata.Engine + ": " + st.Metadata.Summary
 	if st.Metadata.Degraded != "" {

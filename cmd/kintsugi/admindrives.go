@@ -222,8 +222,11 @@ func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 			text = drainText(left, answer, st)
 		case c.Context().Err() == nil && time.Since(answered) < leaderPatience:
 			text = "the drain goes on, but nobody says how far it is: " + err.Error()
-		default:
+		case c.Context().Err() == nil:
 			return err
+		}
+		if err := c.Context().Err(); err != nil {
+			return fmt.Errorf("%w, but the drain goes on: kintsugi admin status says how far, kintsugi admin drives undrain takes it back", err)
 		}
 		switch {
 		case terminal:
@@ -234,7 +237,6 @@ func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 		last = text
 		select {
 		case <-c.Context().Done():
-			return c.Context().Err()
 		case <-time.After(time.Second):
 		}
 	}

@@ -16,6 +16,12 @@ func TestStatusTellsOfStoppedOrphans(t *testing.T) {
 	if err := writeStatus(&out, st); err != nil || strings.Contains(out.String(), "agree-orphans") {
 		t.Fatalf("%v\n%s", err, &out)
 	}
+	st.Orphans.Restored = true
+	out.Reset()
+	if err := writeStatus(&out, st); err != nil || !strings.Contains(out.String(), "agree-orphans") || !strings.Contains(out.String(), "restored from a dump") {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	st.Orphans.Restored = false
 	st.Orphans.Stopped = []repair.StoppedSlot{{PG: 1, Orphans: 2, Blobs: 2}, {PG: 1, Slot: 1, Orphans: 3, Blobs: 40}}
 	out.Reset()
 	if err := writeStatus(&out, st); err != nil || !strings.Contains(out.String(), "5 shards") ||

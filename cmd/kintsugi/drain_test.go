@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -48,5 +49,30 @@ func TestDrainIsWatchedOverAChangeOfLeaders(t *testing.T) {
 	}
 	if asked != len(answers) || !strings.Contains(out.String(), "it may be taken out") || !strings.Contains(progress.String(), "the drain goes on, but") {
 		t.Errorf("%d questions\n%s%s", asked, &out, &progress)
+	}
+}
+
+// TestDrainThatIsNoLongerWatched goes on, and who pressed Ctrl-C is told.
+func TestDrainThatIsNoLongerWatched(t *testing.T) {
+	t.Setenv(envAccessKey, "AKIDEXAMPLE0000")
+	t.Setenv(envSecretKey, "a-secret-key-of-some-length")
+	ctx, cancel := context.WithCancel(t.Context())
+	id := storagenode.DriveID{1}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(adminStatus{Status: repair.Status{Drives: []repair.DriveStatus{{ID: id, State: storagenode.DriveDraining}}}})
+		cancel()
+	}))
+	defer server.Close()
+	client, err := newAdminClient(server.URL, "us-east-1", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := newRoot()
+	root.SetErr(&bytes.Buffer{})
+	root.SetContext(ctx)
+	err = watchDrain(root, client, commanded{map[storagenode.DriveID]storagenode.DriveState{id: storagenode.DriveDraining}})
+	text, code := ending(err, true)
+	if code != interrupted || !strings.HasPrefix(text, "interrupted, but the drain goes on") {
+		t.Errorf("exit code %d: %s", code, text)
 	}
 }

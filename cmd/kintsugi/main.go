@@ -19,16 +19,30 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := newRoot().ExecuteContext(ctx)
+	text, code := ending(err, ctx.Err() != nil)
 	stop()
-	if err == nil {
-		return
+	if text != "" {
+		fmt.Fprintf(os.Stderr, "kintsugi: %s\n", text)
 	}
+	os.Exit(code)
+}
+
+// interrupted is the exit code of a command that Ctrl-C or SIGTERM ended before
+// it was done, as shells have it.
+const interrupted = 130
+
+// ending is what is said at the end, and the exit code.
+func ending(err error, signalled bool) (text string, code int) {
 	var quiet exitCode
-	if errors.As(err, &quiet) {
-		os.Exit(int(quiet))
+	switch {
+	case err == nil:
+		return "", 0
+	case errors.As(err, &quiet):
+		return "", int(quiet)
+	case signalled && errors.Is(err, context.Canceled):
+		return strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted"), interrupted
 	}
-	fmt.Fprintf(os.Stderr, "kintsugi: %v\n", err)
-	os.Exit(1)
+	return err.Error(), 1
 }
 
 // exitCode ends the process with a code after the command has said why.
