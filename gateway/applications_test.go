@@ -217,3 +217,30 @@ func TestOverridesThatSayNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedHeaderIsNamed: a program that is stopped by a header that is not
+// built shows the text of the answer, and the setting to change follows from the
+// header's name. Its value, which may be a key, is not told.
+func TestRefusedHeaderIsNamed(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt")
+	for _, c := range []struct{ method, target, name, value string }{
+		{"PUT", "/bkt/k", "x-amz-acl", "public-read"},
+		{"PUT", "/bkt/k", "x-amz-storage-class", "STANDARD_IA"},
+		{"PUT", "/bkt/k", "x-amz-tagging", "secret=1"},
+		{"PUT", "/bkt/k", "x-amz-server-side-encryption-customer-key", "c2VjcmV0"},
+		{"POST", "/bkt/k?uploads", "x-amz-server-side-encryption", "aws:kms"},
+		{"PUT", "/bkt/k?partNumber=1&uploadId=x", "x-amz-server-side-encryption-customer-key", "c2VjcmV0"},
+		{"PUT", "/bkt/k", "if-match", `"a", "b"`},
+		{"PUT", "/bkt/k", "if-none-match", `"a", "b"`},
+		{"PUT", "/new", "x-amz-grant-read", "id=somebody"},
+		{"PUT", "/new", "x-amz-bucket-object-lock-enabled", "true"},
+		{"PUT", "/new", "x-amz-object-ownership", "ObjectWriter"},
+	} {
+		a := s.do(call{method: c.method, target: c.target, header: headers(c.name, c.value)})
+		text := between(a.body, "<Message>", "</Message>")
+		if a.code() != "NotImplemented" || !strings.Contains(text, ": "+c.name) || strings.Contains(a.body, c.value) {
+			t.Errorf("%s %s %s: %d %s", c.method, c.target, c.name, a.status, a.body)
+		}
+	}
+}

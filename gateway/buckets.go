@@ -141,16 +141,16 @@ func (x *exchange) bucketHeaders() error {
 	for name, values := range x.r.Header {
 		switch {
 		case strings.HasPrefix(name, "X-Amz-Grant-"):
-			return errNotImplemented
+			return headerNotBuilt(name)
 		case name == "X-Amz-Bucket-Object-Lock-Enabled" && len(values) > 0 && !strings.EqualFold(values[0], "false"):
-			return errNotImplemented
+			return headerNotBuilt(name)
 		case name == "X-Amz-Bucket-Namespace" && len(values) > 0 && values[0] != "global":
-			return errNotImplemented
+			return headerNotBuilt(name)
 		case name == "X-Amz-Object-Ownership" && len(values) > 0:
 			switch values[0] {
 			case "BucketOwnerEnforced":
 			case "BucketOwnerPreferred", "ObjectWriter":
-				return errNotImplemented
+				return headerNotBuilt(name)
 			default:
 				return errInvalidArgument
 			}

@@ -80,9 +80,13 @@ func (c *readConditions) judge(o *metadata.Object) error {
 // writeCondition reads If-Match and If-None-Match of a write.
 func (x *exchange) writeCondition() (c metadata.Condition, err error) {
 	match, none := x.header("If-Match"), x.header("If-None-Match")
-	if match != "" && none != "" || strings.Contains(match, ",") || strings.Contains(none, ",") ||
-		len(x.r.Header["If-Match"]) > 1 || len(x.r.Header["If-None-Match"]) > 1 {
-		return c, errNotImplemented
+	switch {
+	case match != "" && none != "":
+		return c, headerNotBuilt("If-Match with If-None-Match")
+	case strings.Contains(match, ",") || len(x.r.Header["If-Match"]) > 1:
+		return c, headerNotBuilt("If-Match with several tags")
+	case strings.Contains(none, ",") || len(x.r.Header["If-None-Match"]) > 1:
+		return c, headerNotBuilt("If-None-Match with several tags")
 	}
 	c.IfMatch, c.IfNoneMatch = askedETag(match), askedETag(none)
 	return c, nil
@@ -110,7 +114,7 @@ func (x *exchange) foresee(c metadata.Condition) error {
 // deleteCondition reads what a delete may ask.
 func (x *exchange) deleteCondition() (c metadata.Condition, err error) {
 	if len(x.r.Header["If-Match"]) > 1 {
-		return c, errNotImplemented
+		return c, headerNotBuilt("If-Match with several tags")
 	}
 	c.IfMatch = askedETag(x.header("If-Match"))
 	if v := x.header("X-Amz-If-Match-Last-Modified-Time"); v != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"kintsugi/erasure/stripe"
@@ -28,6 +29,13 @@ func (f *fault) Error() string { return f.code + ": " + f.message }
 // saying is the fault with another text.
 func (f *fault) saying(message string) *fault {
 	return &fault{code: f.code, status: f.status, message: message}
+}
+
+// headerNotBuilt is the refusal of a header that asks for what is not built. It names
+// the header, for many programs show nothing but the text, and somebody has to
+// find the setting that sends it. The value stays out: it may be a key.
+func headerNotBuilt(name string) *fault {
+	return errNotImplemented.saying(errNotImplemented.message + ": " + strings.ToLower(name))
 }
 
 // Every code that the gateway answers with, its status and its text, which is

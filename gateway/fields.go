@@ -108,7 +108,7 @@ func refuseHeader(name string, values []string) error {
 		strings.HasPrefix(name, "X-Amz-Server-Side-Encryption"),
 		strings.HasPrefix(name, "X-Amz-Copy-Source-Server-Side-Encryption"),
 		strings.HasPrefix(name, "X-Amz-Object-Lock-"):
-		return errNotImplemented
+		return headerNotBuilt(name)
 	}
 	return nil
 }
@@ -118,7 +118,7 @@ func checkACL(value string) error {
 	case "", "private", "bucket-owner-full-control", "bucket-owner-read":
 		return nil
 	case "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "log-delivery-write":
-		return errNotImplemented
+		return headerNotBuilt("X-Amz-Acl")
 	}
 	return errInvalidArgument
 }
@@ -129,7 +129,7 @@ func checkStorageClass(value string) error {
 		return nil
 	case "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "DEEP_ARCHIVE",
 		"OUTPOSTS", "GLACIER_IR", "SNOW", "EXPRESS_ONEZONE", "FSX_OPENZFS":
-		return errNotImplemented
+		return headerNotBuilt("X-Amz-Storage-Class")
 	}
 	return errInvalidStorageClass
 }
