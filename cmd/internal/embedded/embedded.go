@@ -171,9 +171,7 @@ func (s *Store) driveChanged(d storagenode.DriveReport) {
 	}
 	switch d.State {
 	case storagenode.DriveActive:
-		if !d.Replaces.IsZero() {
-			engine.Replace(journal.Member{ID: d.ID, Dir: d.Dir})
-		}
+		engine.Replace(journal.Member{ID: d.ID, Dir: d.Dir}) // disks move
 		engine.SetUsable(d.ID, true)
 	case storagenode.DriveDown, storagenode.DriveBroken:
 		engine.SetUsable(d.ID, false)

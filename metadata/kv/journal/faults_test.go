@@ -362,6 +362,50 @@ func TestReplace(t *testing.T) {
 	check(t, open(t, cfg), acked)
 }
 
+// TestDisksMove: drives whose disks were exchanged between directories are used where
+// they are now: what is acknowledged is found by a start that finds them there.
+func TestDisksMove(t *testing.T) {
+	for _, both := range []bool{false, true} { // members
+		cfg, fs, _ := faulty(t, 4, 1)
+		s := open(t, cfg)
+		mustPut(t, s, "a", "1")
+		member := func(m journal.Member) bool { return slices.Contains(s.Status().Members, m.ID) }
+		i := slices.IndexFunc(cfg.Drives, member)
+		j := slices.IndexFunc(cfg.Drives, func(m journal.Member) bool { return m != cfg.Drives[i] && member(m) == both })
+		x, y := &cfg.Drives[i], &cfg.Drives[j]
+		for _, r := range [][2]string{{x.Dir, "/aside"}, {y.Dir, x.Dir}, {"/aside", y.Dir}} {
+			if err := fs.Rename(r[0], r[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.Dir, y.Dir = y.Dir, x.Dir
+		for _, m := range []journal.Member{*x, *y} { // as they are noticed
+			s.Replace(m)
+			s.SetUsable(m.ID, true)
+			eventually(t, "nothing to be on a drive of which nobody knows where it is", func() bool {
+				return s.Status().Degraded == "" && (m == *y || !slices.Contains(s.Status().Members, y.ID))
+			})
+		}
+		mustPut(t, s, "b", "2")
+		eventually(t, "all members", func() bool { return s.Status().Degraded == "" })
+		mustPut(t, s, "c", "3")
+		for _, id := range s.Status().Members {
+			if _, err := fs.Stat(dirOf(cfg, id) + "/journal/membership"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		members := s.Status().Members
+		cfg.Unusable = members[1:] // one has everything
+		s = open(t, cfg)
+		for key, want := range map[string]string{"a": "1", "b": "2", "c": "3"} {
+			wantGet(t, s, key, want)
+		}
+	}
+}
+
 // TestSnapshotAndTrim: the log stays bounded, and a state can be built from a
 // snapshot and what follows it.
 func TestSnapshotAndTrim(t *testing.T) {

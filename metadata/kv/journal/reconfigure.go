@@ -240,19 +240,23 @@ func (c *committer) setUsable(id storagenode.DriveID, usable bool) {
 
 // replace is Store.Replace.
 func (c *committer) replace(m Member) {
-	fresh := c.newDrive(m)
+	known := c.drive(m.ID)
+	if known != nil && known.dir == m.Dir {
+		return
+	}
+	fresh, at := c.newDrive(m), len(c.drives)
 	for i, d := range c.drives {
-		if d.dir == m.Dir || d.id == m.ID {
-			if d.id == m.ID && d.dir == m.Dir && (c.isMember(d) || d.usable && d.failure == nil) {
-				return // it is this drive already, and well
-			}
-			d.usable = false
-			c.driveLost(d, errors.New("replaced"))
-			c.drives[i] = fresh
-			return
+		if d.id != m.ID && d.dir != m.Dir {
+			continue
+		}
+		// Paths of it lead to another drive now.
+		d.usable = false
+		c.driveLost(d, errors.New("replaced"))
+		if d == known || known == nil {
+			at = i
 		}
 	}
-	c.drives = append(c.drives, fresh)
+	c.drives = slices.Replace(c.drives, at, min(at+1, len(c.drives)), fresh)
 }
 
 func (c *committer) isMember(d *drive) bool {

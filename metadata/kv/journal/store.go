@@ -82,8 +82,10 @@ func (s *Store) SetUsable(id storagenode.DriveID, usable bool) {
 	s.control(func(c *committer) { c.setUsable(id, usable) })
 }
 
-// Replace says that a drive was formatted anew: m takes the place of the drive
-// in the same directory. Where there was none, a drive is added.
+// Replace says in which directory a drive is now. One that was formatted anew takes
+// the place of the drive that was there; where there was none, it is added. One that
+// was elsewhere has moved, and what was there before is used no more until it is said
+// where it is.
 func (s *Store) Replace(m Member) {
 	s.control(func(c *committer) { c.replace(m) })
 }
