@@ -22,10 +22,9 @@ const (
 	yields = 2
 )
 
-// Lane sends what waits in groups. There are no timers; where nobody else is
-// there, a group is one and goes at once. What is in a request was in the lane
-// before the request was made. Take and Send are set before the first Add; safe
-// for concurrent use.
+// Lane sends what waits in groups. Where nobody else is there, a group is one and
+// goes at once. What is in a request was in the lane before the request was made.
+// The exported fields are set before the first Add; safe for concurrent use.
 type Lane[T any] struct {
 	// Take chooses the next group out of what waits, in order, the first of
 	// all in any case; rest is what goes on waiting. It may use waiting's
@@ -37,11 +36,15 @@ type Lane[T any] struct {
 	// more requests share what each group costs, which is dear where it is
 	// written to disks.
 	Patient bool
+	// Gather has a group wait a moment for those who are likely to join it, see
+	// company: for requests whose number is dearer than what is in them.
+	Gather bool
 
 	mu      sync.Mutex // guards what follows
 	waiting []T
 	flights int       // goroutines that send
 	begun   time.Time // when the newest request was; zero: it has ended, nothing waited
+	company company
 }
 
 // Add puts one in the lane and returns at once.
@@ -49,6 +52,7 @@ func (l *Lane[T]) Add(one T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = append(l.waiting, one)
+	l.company.came(len(l.waiting))
 	if l.flights == 0 || l.flights < maxFlights && time.Since(l.begun) > slowFlight {
 		l.flights++
 		l.begun = time.Now()
@@ -62,6 +66,9 @@ func (l *Lane[T]) fly() {
 	for {
 		LetOthersRun(yields, l.Patient)
 		l.mu.Lock()
+		if l.Gather && l.flights == 1 {
+			l.company.gather(&l.mu, func() int { return len(l.waiting) })
+		}
 		relieved := !begun.IsZero() && !l.begun.Equal(begun) && time.Since(l.begun) <= slowFlight
 		if len(l.waiting) == 0 || relieved {
 			if l.begun.Equal(begun) { // what comes next goes at once, and older ones are not relieved
@@ -77,6 +84,9 @@ func (l *Lane[T]) fly() {
 		l.begun = begun
 		l.mu.Unlock()
 		l.Send(group)
+		l.mu.Lock()
+		l.company.left(len(group), begun, len(l.waiting))
+		l.mu.Unlock()
 	}
 }
 

@@ -57,7 +57,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.data, s.end = DataRange(cfg.Prefix)
 	s.fence.init(append([]byte(cfg.Prefix+"f/"), rand.Text()...))
-	s.looks.Take, s.looks.Send = takeLooks, s.sendLooks
+	s.looks.Take, s.looks.Send, s.looks.Gather = takeLooks, s.sendLooks, true
 	s.commits.Take, s.commits.Send, s.commits.Patient = takeCommits, s.sendCommits, true
 	scheme := "http://"
 	if cfg.TLS != nil {
