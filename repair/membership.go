@@ -235,8 +235,12 @@ func (m *membership) hear(a storagenode.Announcement) error {
 	defer m.mu.Unlock()
 	was, known := m.members[a.Name]
 	if known && was.address != a.Address && now.Sub(was.heard) < m.cfg.NodeTimeout {
-		return fmt.Errorf("node %q at %s: the name is borne by the node at %s, last heard of %s ago: %w",
-			a.Name, a.Address, was.address, now.Sub(was.heard).Truncate(time.Second), storagenode.ErrNameTaken)
+		heard := fmt.Sprintf("last heard of %s ago", now.Sub(was.heard).Truncate(time.Second))
+		if was.assumed {
+			heard = fmt.Sprintf("which a former leader may have heard of a moment ago; it is free %s from now", (m.cfg.NodeTimeout - now.Sub(was.heard)).Truncate(time.Second))
+		}
+		return fmt.Errorf("node %q at %s: the name is borne by the node at %s, %s: %w",
+			a.Name, a.Address, was.address, heard, storagenode.ErrNameTaken)
 	}
 	if !known && len(m.members) >= maxNodes {
 		return fmt.Errorf("node %q: there are %d nodes already", a.Name, maxNodes)
@@ -364,8 +368,8 @@ type NodeStatus struct {
 	Zone    string    `json:"zone,omitempty"`
 	Address string    `json:"address"`
 	Version string    `json:"version,omitempty"`
-	Heard   time.Time `json:"heard"`  // zero: not yet, by this process
-	Living  bool      `json:"living"` // heard of within NodeTimeout, or may have been by a former leader
+	Heard   time.Time `json:"heard,omitzero"` // zero: not yet, by this process
+	Living  bool      `json:"living"`         // heard of within NodeTimeout, or may have been by a former leader
 	Drives  int       `json:"drives"`
 }
 

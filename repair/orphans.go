@@ -89,7 +89,7 @@ func (o *orphans) pass(ctx context.Context) error {
 	below := storagenode.BlobIDAt(o.cfg.Clock.Now().Add(-o.cfg.OrphanAge))
 	err := o.cfg.Horizon.RaiseHorizon(ctx, below)
 	o.mu.Lock()
-	o.restored = errors.Is(err, metadata.ErrRestored)
+	o.restored = errors.Is(err, metadata.ErrRestored) || err != nil && o.restored
 	o.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("raise horizon: %w", err)

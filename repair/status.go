@@ -102,7 +102,7 @@ func (r *Repairer) Status() Status {
 		if d.record.State == storagenode.DriveRetired && d.away.IsZero() {
 			st.Reason = "not used: another drive took its place while it was away; empty its directory to have a new drive there"
 		}
-		if !d.reported && !d.away.IsZero() && d.record.State != storagenode.DriveRetired {
+		if !d.reported && !d.away.IsZero() && d.record.State == storagenode.DriveDown {
 			st.Reason = unserved
 		}
 		if st.Reason == "" && r.planner.tenanted(d.record.ID) {

@@ -110,12 +110,12 @@ func verdict(st adminStatus) string {
 		return fmt.Sprintf("degraded: %d of %d blobs lack shards, all can be read", d.Blobs-d.Full, d.Blobs)
 	case d.At.IsZero():
 		return "not yet counted"
+	case st.Recount != nil && !st.Recount.Whole:
+		return "no damage known; the last recount found some: run `kintsugi admin repair`"
 	case st.Metadata.Degraded != "":
-		return "no blob lacks shards, but the metadata is short of its tolerance: see below"
+		return "no blob is known to lack shards, but the metadata is not well: see below"
 	case st.Recount == nil:
 		return "no damage known; the first recount is still to come"
-	case !st.Recount.Whole:
-		return "no damage known; the last recount found some: run `kintsugi admin repair`"
 	}
 	return "no damage known; what changed a moment ago is being counted"
 }

@@ -70,6 +70,9 @@ func (c *adminClient) send(ctx context.Context, method, path string, query url.V
 	}
 	sigv4.Sign(r, c.cred.AccessKey, c.cred.SecretKey, c.region, console.Service, time.Now(), sigv4.EmptyPayload)
 	resp, err := http.DefaultClient.Do(r)
+	if errors.Is(err, context.Canceled) { // a signal's, which has a text of its own
+		return nil, context.Canceled
+	}
 	if errors.As(err, new(x509.UnknownAuthorityError)) {
 		return nil, fmt.Errorf("%w\nwhere the authority is your own, name its certificate with the variable SSL_CERT_FILE", err)
 	}

@@ -211,7 +211,9 @@ func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 	for {
 		var text string
 		var st adminStatus
-		err := client.call(c.Context(), "GET", "/admin/v1/status", nil, &st)
+		ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
+		err := client.call(ctx, "GET", "/admin/v1/status", nil, &st)
+		cancel()
 		switch {
 		case err == nil:
 			answered = time.Now()
@@ -245,18 +247,22 @@ func watchDrain(c *cobra.Command, client *adminClient, answer commanded) error {
 // left is how many of the drives are not DRAINED yet; one that the repairer does
 // not speak of is not, for it may have begun to lead a moment ago.
 func (a commanded) left(drives []repair.DriveStatus, begun map[storagenode.DriveID]bool) (int, error) {
-	left := len(a.Drives)
+	now := map[storagenode.DriveID]storagenode.DriveState{}
 	for _, d := range drives {
-		was, named := a.Drives[d.ID]
+		now[d.ID] = d.State
+	}
+	left := 0
+	for id, was := range a.Drives {
+		state, known := now[id]
 		switch {
-		case !named:
-		case d.State == storagenode.DriveDrained:
-			a.Drives[d.ID] = d.State
-			left--
-		case d.State == storagenode.DriveDraining || was != storagenode.DriveDrained && !begun[d.ID]:
-			begun[d.ID] = begun[d.ID] || d.State == storagenode.DriveDraining
+		case known && state == storagenode.DriveDrained:
+			a.Drives[id] = state
+		case !known && was == storagenode.DriveDrained: // and taken out since
+		case !known || state == storagenode.DriveDraining || was != storagenode.DriveDrained && !begun[id]:
+			begun[id] = begun[id] || state == storagenode.DriveDraining
+			left++
 		default:
-			return 0, fmt.Errorf("drive %s is not being drained any more: it is %s", d.ID, d.State)
+			return 0, fmt.Errorf("drive %s is not being drained any more: it is %s", id, state)
 		}
 	}
 	return left, nil

@@ -43,7 +43,8 @@ func TestVerdict(t *testing.T) {
 		"not yet recounted":  {adminStatus{Status: repair.Status{Durability: counted}}, []string{"first recount", "blobs      3, 1 KiB"}},
 		"damage was found":   {adminStatus{Status: repair.Status{Durability: counted, Recount: broken}}, []string{"admin repair"}},
 		"changed since":      {adminStatus{Status: repair.Status{Durability: counted, Recount: whole}}, []string{"being counted"}},
-		"a member is away":   {adminStatus{Status: repair.Status{Durability: counted, Recount: whole}, Metadata: metadataStatus{Degraded: "1 of 3"}}, []string{"state      no blob lacks shards, but the metadata", "; 1 of 3\n"}},
+		"a member is away":   {adminStatus{Status: repair.Status{Durability: counted, Recount: whole}, Metadata: metadataStatus{Degraded: "1 of 3"}}, []string{"state      no blob is known to lack shards, but the metadata", "; 1 of 3\n"}},
+		"both":               {adminStatus{Status: repair.Status{Durability: counted, Recount: broken}, Metadata: metadataStatus{Degraded: "1 of 3"}}, []string{"admin repair", "; 1 of 3\n"}},
 		"whole":              {adminStatus{Status: repair.Status{Durability: counted, Recount: whole, Whole: true}}, []string{"state      whole"}},
 		"drives are missing": {adminStatus{Status: repair.Status{Durability: repair.Durability{At: time.Unix(1, 0), Blobs: 3, Full: 1}}}, []string{"degraded: 2 of 3"}},
 	} {

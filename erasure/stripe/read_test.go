@@ -128,13 +128,7 @@ func testHangingReads(t *testing.T) {
 				return time.Since(start)
 			}
 			gate := make(chan struct{})
-			bad := []int{0, 1}
-			for _, i := range bad {
-				r.setState(i, storagenode.DriveDown)
-			}
-			down := rush() // what decoding costs on this machine now
-			for _, i := range bad {
-				r.setState(i, storagenode.DriveActive)
+			for i := range 2 {
 				if hard {
 					r.setStore(r.group.Slots[i].Drive, &stubborn{ShardStore: r.mem[i], gate: gate})
 				} else {
@@ -142,9 +136,8 @@ func testHangingReads(t *testing.T) {
 				}
 			}
 			took := rush()
-			t.Logf("%d bytes, hard %v: %v, with the drives down %v", size, hard, took, down)
-			if took > 2*time.Second+3*down {
-				t.Errorf("%d bytes, hard %v: took %v, with the drives down %v", size, hard, took, down)
+			if took > 2*time.Second {
+				t.Errorf("%d bytes, hard %v: took %v", size, hard, took)
 			}
 			close(gate)
 			if d := r.taken(); len(d) > 0 {
@@ -405,10 +398,12 @@ func TestVerifySaysWhat(t *testing.T) {
 
 // TestRandomFaults reads under random loss, errors, delays and hangs: the bytes
 // are right or there is an error, and an error only where too few were left.
-func TestRandomFaults(t *testing.T) { synctest.Test(t, testRandomFaults) }
+func TestRandomFaults(t *testing.T) {
+	seed := uint64(time.Now().UnixNano()) // in a bubble it would always be the same
+	synctest.Test(t, func(t *testing.T) { testRandomFaults(t, seed) })
+}
 
-func testRandomFaults(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
+func testRandomFaults(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for round := range 25 {
 		r := newRig(t, "4+2", func(c *Config) { c.ReadWait = 500 * time.Millisecond })

@@ -20,10 +20,10 @@ const (
 // halves, each of which waits for the other: a wait that is shorter than that
 // makes one group of them, for half the cost. It is the answered who are
 // expected back, so that who is alone waits for nobody, and where waits are not
-// worth their time there are ever fewer of them. All is done under the lock that
+// worth their time there are fewer of them. All is done under the lock that
 // guards who waits.
 type company struct {
-	expected int           // who was in the last group, and who came while it was under way
+	expected int           // who was in the last group, and who came while it was under way; as many as fit into one
 	took     time.Duration // by the last group
 	ended    time.Time     // when it did
 	all      chan struct{} // closed when the expected are there; nil: nobody waits for it
@@ -72,9 +72,12 @@ func (c *company) gather(l sync.Locker, waiting func() int) {
 	c.alone = min(c.failed/2, maxAlone)
 }
 
-// left is told how many were in a group that has ended, when it began, and how
-// many came meanwhile.
-func (c *company) left(group int, begun time.Time, waiting int) {
+// left is told how many were in a group that has ended, whether no more fitted into
+// it, when it began, and how many wait now.
+func (c *company) left(group int, full bool, begun time.Time, waiting int) {
 	c.expected, c.ended = group+waiting, time.Now()
+	if full {
+		c.expected = group
+	}
 	c.took = c.ended.Sub(begun)
 }

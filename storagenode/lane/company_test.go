@@ -74,3 +74,40 @@ func TestWaitsThatDoNotPayEnd(t *testing.T) {
 		}
 	})
 }
+
+// Where more wait than a group may have, nobody waits for those who cannot be in
+// it.
+func TestFullGroupsWaitForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const request = time.Millisecond
+		l := Lane[chan struct{}]{
+			Gather: true,
+			Take: func(waiting []chan struct{}) (group, rest []chan struct{}) {
+				n := min(len(waiting), 4)
+				return append([]chan struct{}{}, waiting[:n]...), append([]chan struct{}{}, waiting[n:]...)
+			},
+			Send: func(group []chan struct{}) {
+				time.Sleep(request)
+				for _, answered := range group {
+					close(answered)
+				}
+			},
+		}
+		begun := time.Now()
+		var all sync.WaitGroup
+		for range 12 {
+			all.Go(func() {
+				for range 50 {
+					answered := make(chan struct{})
+					l.Add(answered)
+					<-answered
+					time.Sleep(request / 3)
+				}
+			})
+		}
+		all.Wait()
+		if took, most := time.Since(begun), 12*50/4*request*105/100; took > most {
+			t.Fatalf("took %v, want %v at most", took, most)
+		}
+	})
+}

@@ -22,8 +22,8 @@ const (
 	yields = 2
 )
 
-// Lane sends what waits in groups. Where nobody else is there, a group is one and
-// goes at once. What is in a request was in the lane before the request was made.
+// Lane sends what waits in groups. Who is alone goes
+// at once. What is in a request was in the lane before the request was made.
 // The exported fields are set before the first Add; safe for concurrent use.
 type Lane[T any] struct {
 	// Take chooses the next group out of what waits, in order, the first of
@@ -37,7 +37,8 @@ type Lane[T any] struct {
 	// written to disks.
 	Patient bool
 	// Gather has a group wait a moment for those who are likely to join it, see
-	// company: for requests whose number is dearer than what is in them.
+	// company: for requests whose number is dearer than what is in them. Not for
+	// lanes that tests Hold in a bubble, where its timer would stand still.
 	Gather bool
 
 	mu      sync.Mutex // guards what follows
@@ -80,13 +81,16 @@ func (l *Lane[T]) fly() {
 		}
 		var group []T
 		group, l.waiting = l.Take(l.waiting)
+		full := len(l.waiting) > 0
 		begun = time.Now()
 		l.begun = begun
 		l.mu.Unlock()
 		l.Send(group)
-		l.mu.Lock()
-		l.company.left(len(group), begun, len(l.waiting))
-		l.mu.Unlock()
+		if l.Gather {
+			l.mu.Lock()
+			l.company.left(len(group), full, begun, len(l.waiting))
+			l.mu.Unlock()
+		}
 	}
 }
 

@@ -406,6 +406,51 @@ func TestDisksMove(t *testing.T) {
 	}
 }
 
+// TestDiskMovesAndIsTakenOut: a disk is put in the place of another, which comes back
+// there. Nothing is written by the path of the first any more: it leads to the other.
+func TestDiskMovesAndIsTakenOut(t *testing.T) {
+	cfg, fs, _ := faulty(t, 3, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	i := slices.IndexFunc(cfg.Drives, func(m journal.Member) bool { return slices.Contains(s.Status().Members, m.ID) })
+	x, y := cfg.Drives[i], cfg.Drives[(i+1)%3]
+	move := func(from, to string) {
+		t.Helper()
+		if err := fs.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(m journal.Member) {
+		t.Helper()
+		s.Replace(m)
+		s.SetUsable(m.ID, true)
+		other := x.ID
+		if m.ID == x.ID {
+			other = y.ID
+		}
+		eventually(t, "the drive that is there to be a member, and not the other", func() bool {
+			st := s.Status()
+			return st.Degraded == "" && slices.Contains(st.Members, m.ID) && !slices.Contains(st.Members, other)
+		})
+	}
+	move(y.Dir, "/aside")
+	move(x.Dir, y.Dir)
+	is(journal.Member{ID: x.ID, Dir: y.Dir})
+	mustPut(t, s, "b", "2")
+	move(y.Dir, "/taken")
+	move("/aside", y.Dir)
+	is(y)
+	mustPut(t, s, "c", "3")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Unusable = []storagenode.DriveID{x.ID}
+	s = open(t, cfg)
+	for key, want := range map[string]string{"a": "1", "b": "2", "c": "3"} {
+		wantGet(t, s, key, want)
+	}
+}
+
 // TestSnapshotAndTrim: the log stays bounded, and a state can be built from a
 // snapshot and what follows it.
 func TestSnapshotAndTrim(t *testing.T) {

@@ -184,6 +184,8 @@ type drive struct {
 	usable bool
 	// leaving: it is to be taken out.
 	leaving bool
+	// displaced: another drive is in its directory, and nobody has said where it is.
+	displaced bool
 	// failure is why the drive was left out; it may join again after retry.
 	failure error
 	retry   time.Time

@@ -240,23 +240,28 @@ func (c *committer) setUsable(id storagenode.DriveID, usable bool) {
 
 // replace is Store.Replace.
 func (c *committer) replace(m Member) {
-	known := c.drive(m.ID)
-	if known != nil && known.dir == m.Dir {
-		return
-	}
-	fresh, at := c.newDrive(m), len(c.drives)
+	known, at := c.drive(m.ID), -1
 	for i, d := range c.drives {
-		if d.id != m.ID && d.dir != m.Dir {
+		switch {
+		case d == known && d.dir == m.Dir:
+			d.displaced = false
 			continue
+		case d != known && d.dir != m.Dir:
+		default: // paths of it lead to another drive now, or to none
+			d.usable, d.displaced = false, true
+			c.driveLost(d, errors.New("replaced"))
 		}
-		// Paths of it lead to another drive now.
-		d.usable = false
-		c.driveLost(d, errors.New("replaced"))
-		if d == known || known == nil {
+		if d == known || known == nil && d.displaced && (at < 0 || d.dir == m.Dir) {
 			at = i
 		}
 	}
-	c.drives = slices.Replace(c.drives, at, min(at+1, len(c.drives)), fresh)
+	switch {
+	case known != nil && known.dir == m.Dir: // it is there already
+	case at < 0:
+		c.drives = append(c.drives, c.newDrive(m))
+	default:
+		c.drives[at] = c.newDrive(m)
+	}
 }
 
 func (c *committer) isMember(d *drive) bool {

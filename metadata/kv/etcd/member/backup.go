@@ -44,7 +44,7 @@ func tryBackups(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".snapshot.try-*")
+	f, err := os.OpenFile(filepath.Join(dir, ".snapshot.try"), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
