@@ -362,6 +362,24 @@ func TestReplace(t *testing.T) {
 	check(t, open(t, cfg), acked)
 }
 
+// TestNewDriveHasTheMembershipAtOnce: a start that finds too few drives with it is
+// refused, so one that came in the place of another has it before the next probe.
+func TestNewDriveHasTheMembershipAtOnce(t *testing.T) {
+	cfg, fs, _ := faulty(t, 3, 1)
+	cfg.Tick = time.Hour
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	i := slices.IndexFunc(cfg.Drives, func(m journal.Member) bool { return !slices.Contains(s.Status().Members, m.ID) })
+	empty(t, fs, cfg.Drives[i].Dir)
+	m := journal.Member{ID: storagenode.DriveID{0xe}, Dir: cfg.Drives[i].Dir}
+	s.Replace(m)
+	s.SetUsable(m.ID, true)
+	eventually(t, "the membership on it", func() bool {
+		_, err := fs.Stat(m.Dir + "/journal/membership")
+		return err == nil
+	})
+}
+
 // TestDisksMove: drives whose disks were exchanged between directories are used where
 // they are now: what is acknowledged is found by a start that finds them there.
 func TestDisksMove(t *testing.T) {

@@ -15,6 +15,7 @@ var (
 	errUnlinked = errors.New("the log file was removed")
 	errReplaced = errors.New("the log file is another one now")
 	errBehind   = errors.New("too slow to follow")
+	errGivenUp  = errors.New("given up")
 )
 
 // record is a group on its way to the members, which share its buffer.
@@ -114,6 +115,9 @@ func (m *member) run(first, prev uint64) {
 	m.report(first-1, err)
 	last := first - 1
 	for j := range m.jobs {
+		if err == nil && m.givenUp() {
+			err = errGivenUp // another drive may be where its paths lead
+		}
 		if err != nil {
 			continue // stop was or will be called
 		}
@@ -124,6 +128,16 @@ func (m *member) run(first, prev uint64) {
 	}
 	if m.file != nil {
 		_ = m.file.Close() // all that counts was synced
+	}
+}
+
+// givenUp says that stop was called: nothing counts that is written from now on.
+func (m *member) givenUp() bool {
+	select {
+	case <-m.quit:
+		return true
+	default:
+		return false
 	}
 }
 

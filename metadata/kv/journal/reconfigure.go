@@ -233,8 +233,11 @@ func (c *committer) setUsable(id storagenode.DriveID, usable bool) {
 	}
 	d.usable = usable
 	d.failure = nil
-	if !usable {
+	switch {
+	case !usable:
 		c.driveLost(d, errUnusable)
+	case c.downErr == nil:
+		c.spreadMissing() // a start counts the drives that have the membership
 	}
 }
 
