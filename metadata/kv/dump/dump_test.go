@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,8 +206,9 @@ var errStopped = errors.New("stopped")
 // others have an outcome that is not known.
 type stopping struct {
 	kv.Store
-	commits, count int
-	unknown        int // every so many commits; 0: none
+	commits int
+	count   atomic.Int64
+	unknown int // every so many commits; 0: none
 }
 
 func (s *stopping) Begin(ctx context.Context) (kv.Txn, error) {
@@ -220,12 +222,12 @@ type stoppingTxn struct {
 }
 
 func (t *stoppingTxn) Commit(ctx context.Context) error {
-	t.s.count++
-	if t.s.count > t.s.commits {
+	count := int(t.s.count.Add(1)) // several at a time
+	if count > t.s.commits {
 		return errStopped
 	}
 	err := t.Txn.Commit(ctx)
-	if t.s.unknown > 0 && t.s.count%t.s.unknown == 0 {
+	if t.s.unknown > 0 && count%t.s.unknown == 0 {
 		return kv.ErrUnknown
 	}
 	return err
