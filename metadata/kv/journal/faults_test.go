@@ -622,6 +622,10 @@ func TestDamagedSnapshot(t *testing.T) {
 			}
 			cfg.SnapshotAfter = 1 << 30
 			s = open(t, cfg)
+			eventually(t, "a state", func() bool { // on a busy machine the others are heard of later
+				_, err := s.Get(t.Context(), []byte("k0"))
+				return err == nil
+			})
 			for i := range 60 {
 				wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
 			}
