@@ -84,10 +84,11 @@ func (r *Repairer) forgetDrives(ctx context.Context, name string, ids []storagen
 func (r *Repairer) forgettable(ctx context.Context, name string) ([]storagenode.DriveID, error) {
 	known, heard, assumed := r.members.heardOf(name)
 	ago := r.cfg.Clock.Now().Sub(heard)
-	if known && ago < r.cfg.NodeTimeout && assumed {
+	switch {
+	case !known || ago >= r.cfg.NodeTimeout:
+	case assumed:
 		return nil, fmt.Errorf("node %q may be there, this repairer leads for %s only: wait for %s: %w", name, ago.Truncate(time.Second), r.cfg.NodeTimeout, ErrNotForgettable)
-	}
-	if known && ago < r.cfg.NodeTimeout {
+	default:
 		return nil, fmt.Errorf("node %q was heard of %s ago: stop it, and wait for %s: %w", name, ago.Truncate(time.Second), r.cfg.NodeTimeout, ErrNotForgettable)
 	}
 	records, err := r.cfg.Records.ListDrives(ctx)

@@ -22,9 +22,9 @@ const (
 	yields = 2
 )
 
-// Lane sends what waits in groups. Who is alone goes
-// at once. What is in a request was in the lane before the request was made.
-// The exported fields are set before the first Add; safe for concurrent use.
+// Lane sends what waits in groups. Who is alone goes at once. What is in a request
+// was in the lane before the request was made. The exported fields are set before
+// the first Add; safe for concurrent use.
 type Lane[T any] struct {
 	// Take chooses the next group out of what waits, in order, the first of
 	// all in any case; rest is what goes on waiting. It may use waiting's
