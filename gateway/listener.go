@@ -231,25 +231,26 @@ func (x *exchange) stalled() func() bool {
 
 // keepTaking gives the client its time for what is written before end is called,
 // on a connection where a write that ran into its deadline cannot go on, as with
-// TLS: the deadline is put off in good time instead.
+// TLS: it gets its deadline only when the time is over.
 func (x *exchange) keepTaking() (end func()) {
 	d, ok := x.w.(interface{ SetWriteDeadline(time.Time) error })
 	if !ok {
 		return func() {}
 	}
-	step := x.g.timeout / stallSteps
-	_ = d.SetWriteDeadline(time.Now().Add(x.g.timeout)) // fails where the write does
 	var mu sync.Mutex
 	ended, may := false, x.stalled()
 	mu.Lock()
 	defer mu.Unlock()
 	var late *time.Timer
-	late = time.AfterFunc(x.g.timeout-step, func() {
+	late = time.AfterFunc(x.g.timeout, func() {
 		mu.Lock()
 		defer mu.Unlock()
-		if !ended && may() {
-			_ = d.SetWriteDeadline(time.Now().Add(2 * step))
-			late.Reset(step)
+		switch {
+		case ended:
+		case may():
+			late.Reset(x.g.timeout / stallSteps)
+		default:
+			_ = d.SetWriteDeadline(time.Now()) // fails where the write does
 		}
 	})
 	return func() {

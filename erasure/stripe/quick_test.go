@@ -228,14 +228,27 @@ func TestQuickReadEnds(t *testing.T) {
 }
 
 // TestQuickReadPanics where its caller would have: on the caller's goroutine.
-func TestQuickReadPanics(t *testing.T) {
-	r := quickRig(t)
-	b := r.put(noise(1<<20, 1))
-	defer func() {
-		if c := recover(); c != errTold {
-			t.Errorf("recovered %v", c)
-		}
-	}()
-	_ = r.set.Read(t.Context(), r.group, b, 0, b.Size, &slowly{wait: func(int) { panic(errTold) }})
-	t.Error("no panic")
+func TestQuickReadPanics(t *testing.T) { panics(t, quickRig(t)) }
+
+// TestReadPanics: nothing is held on to where stripes are read ahead, either.
+func TestReadPanics(t *testing.T) { panics(t, newRig(t, "4+2")) }
+
+// panics has the writer of reads panic, at once and later.
+func panics(t *testing.T, r *rig) {
+	b := r.put(noise(9<<20, 1))
+	for _, at := range []int{0, 1 << 20, 8 << 20} {
+		func() {
+			defer func() {
+				if c := recover(); c != errTold {
+					t.Errorf("recovered %v", c)
+				}
+			}()
+			_ = r.set.Read(t.Context(), r.group, b, 0, b.Size, &slowly{wait: func(n int) {
+				if n >= at {
+					panic(errTold)
+				}
+			}})
+			t.Error("no panic")
+		}()
+	}
 }

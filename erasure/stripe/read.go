@@ -75,6 +75,17 @@ type fetched struct {
 	err    error
 }
 
+// write writes the window, and lets go of its memory whatever happens.
+func (f *fetched) write(w io.Writer) error {
+	defer f.mem.release()
+	for _, p := range f.pieces {
+		if err := writeAll(w, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // window gives the next window from pos on: the rest of a stripe, or of the
 // range.
 func (r *reader) window(pos int64) window {
@@ -98,7 +109,11 @@ func (r *reader) run(ctx context.Context, w io.Writer) error {
 // rest writes what is left of the range, of which f is next, or nil.
 func (r *reader) rest(ctx context.Context, w io.Writer, f *fetched) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends what is read ahead in vain
+	var ahead chan *fetched
+	defer func() {
+		cancel() // ends what is read ahead in vain
+		r.forget(ahead)
+	}()
 	for f != nil || r.off < r.end {
 		if f == nil {
 			f = r.fetch(ctx, r.lacking(r.window(r.off)), nil)
@@ -109,22 +124,14 @@ func (r *reader) rest(ctx context.Context, w io.Writer, f *fetched) error {
 		for _, p := range f.pieces {
 			r.off += int64(len(p))
 		}
-		var ahead chan *fetched
 		if r.off < r.end && !r.kept() && !r.inTurns(r.off) {
 			ahead = r.prefetch(ctx, r.lacking(r.window(r.off)))
 		}
-		for _, p := range f.pieces {
-			if f.err = writeAll(w, p); f.err != nil {
-				break
-			}
-		}
-		f.mem.release()
-		if f.err != nil {
-			r.forget(ahead)
-			return f.err
+		if err := f.write(w); err != nil {
+			return err
 		}
 		if ahead != nil {
-			f = <-ahead
+			f, ahead = <-ahead, nil
 		} else {
 			f = r.fromMemory(ctx, w)
 		}
