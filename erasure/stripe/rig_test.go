@@ -116,6 +116,14 @@ func newRig(t testing.TB, scheme string, change ...func(*Config)) *rig {
 	return r
 }
 
+// fewer is a quarter of n in short runs, which have the race detector's cost.
+func fewer(n int) int {
+	if testing.Short() {
+		return (n + 3) / 4
+	}
+	return n
+}
+
 // keeps has what is read again and again kept, but not what is written.
 func (r *rig) keeps() {
 	r.set.hot.limit = r.set.memory.total / 16 * hotShare
