@@ -79,7 +79,7 @@ func TestPacketKeepsTheOrder(t *testing.T) {
 // TestPacketWaitsForItsClient as long as it may, and the time of one is not that
 // of the next.
 func TestPacketWaitsForItsClient(t *testing.T) {
-	const size, limit = 32 << 20, 500 * time.Millisecond
+	const size, limit = 16 << 20, time.Second
 	server, client := dialled(t)
 	body := make([]byte, size)
 	send := func(limit time.Duration) error {
