@@ -225,10 +225,12 @@ func move(t *testing.T, s kv.Store, rng *rand.Rand, accounts, start int, name fu
 }
 
 // counter: increments are not lost, and a register read after an acknowledged
-// write shows at least that write, never less than an earlier read showed.
+// write shows at least that write, never less than an earlier read showed. Few
+// outcomes may be unknown, where an engine takes a busy machine for a broken one.
 func counter(t *testing.T, s kv.Store) {
 	const workers, each = 8, 50
 	var acked atomic.Uint64 // the highest acknowledged value
+	var unknown atomic.Uint64
 	var wg, readers sync.WaitGroup
 	stop := make(chan struct{})
 	for range 2 {
@@ -260,6 +262,10 @@ func counter(t *testing.T, s kv.Store) {
 					x.Put([]byte("counter"), bytesOf(wrote))
 					return err
 				})
+				if errors.Is(err, kv.ErrUnknown) {
+					unknown.Add(1)
+					continue
+				}
 				if err != nil {
 					t.Error(err)
 					return
@@ -275,7 +281,7 @@ func counter(t *testing.T, s kv.Store) {
 	readers.Wait()
 	v, err := s.Get(t.Context(), []byte("counter"))
 	must(t, err)
-	if number(v) != workers*each {
-		t.Fatalf("counter is %d after %d increments", number(v), workers*each)
+	if u := unknown.Load(); number(v) > workers*each || number(v)+u < workers*each || u > workers*each/10 {
+		t.Fatalf("counter is %d after %d increments, %d of unknown outcome", number(v), workers*each, u)
 	}
 }
