@@ -95,6 +95,7 @@ func (i *Injected) Release() {
 // Rules may be added and taken away while calls run. It also counts calls.
 type Fault struct {
 	fs    FS
+	of    *Fault // a pinned one: whose rules hold and who counts
 	calls [opKinds]atomic.Int64
 	mu    sync.Mutex // guards changes of rules
 	rules atomic.Pointer[[]*Injected]
@@ -182,6 +183,9 @@ func FlipBit(fs FS, path string, off int64, bit int) error {
 // apply counts a call and finds what shall go wrong with it: (nil, nil) where
 // nothing does.
 func (f *Fault) apply(op Op, path, other string) (*Rule, error) {
+	if f.of != nil {
+		f = f.of
+	}
 	f.calls[bits.TrailingZeros32(uint32(op))].Add(1)
 	rules := f.rules.Load()
 	if rules == nil {
@@ -316,4 +320,26 @@ func (f *Fault) Lock(path string) (io.Closer, error) {
 		return nil, err
 	}
 	return f.fs.Lock(path)
+}
+
+// Pin implements FS: the rules hold for what is pinned as well, by the paths that it was
+// pinned by.
+func (f *Fault) Pin(dir string) (Pinned, error) {
+	if _, err := f.apply(OpOpen, dir, ""); err != nil {
+		return nil, err
+	}
+	p, err := f.fs.Pin(dir)
+	if err != nil {
+		return nil, err
+	}
+	of := f
+	if f.of != nil {
+		of = f.of
+	}
+	return &faultPinned{Fault: &Fault{fs: p, of: of}, Closer: p}, nil
+}
+
+type faultPinned struct {
+	*Fault
+	io.Closer
 }

@@ -39,6 +39,8 @@ type Mem struct {
 	root    *inode
 	lastIno uint64
 	locks   map[*inode]bool
+	lastPin uint64
+	pins    map[string]*inode // pinned directories, by names of their own (mempin.go)
 	// renames are the changes of directory entries no SyncDir has covered yet,
 	// oldest first.
 	renames []entryChange
@@ -46,7 +48,7 @@ type Mem struct {
 
 // NewMem makes an empty file system with nothing but the directory "/".
 func NewMem() *Mem {
-	m := &Mem{locks: map[*inode]bool{}}
+	m := &Mem{locks: map[*inode]bool{}, pins: map[string]*inode{}}
 	m.root = m.newInode(true)
 	m.root.links = 1
 	return m
@@ -113,6 +115,9 @@ func (m *Mem) lookup(path string) (*inode, error) {
 			return nil, syscall.ENOTDIR
 		}
 		next := n.entries[name]
+		if pin := m.pins[name]; pin != nil && n == m.root {
+			next = pin
+		}
 		if next == nil {
 			return nil, syscall.ENOENT
 		}
@@ -133,6 +138,9 @@ func (m *Mem) parent(path string) (*inode, string, error) {
 	}
 	if !d.isDir() {
 		return nil, "", syscall.ENOTDIR
+	}
+	if d.links == 0 { // removed, but pinned
+		return nil, "", syscall.ENOENT
 	}
 	return d, filepath.Base(path), nil
 }

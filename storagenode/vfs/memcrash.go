@@ -106,7 +106,7 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.crashed = true
-	next := &Mem{lastIno: m.lastIno, locks: map[*inode]bool{}}
+	next := &Mem{lastIno: m.lastIno, locks: map[*inode]bool{}, pins: map[string]*inode{}}
 	next.capacity.Store(m.capacity.Load())
 	m.loseEntries(rng, survival(rng))
 	c := crash{rng: rng, next: next, copies: map[*inode]*inode{}}

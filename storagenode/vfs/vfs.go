@@ -2,12 +2,15 @@
 //
 // OS is the real one. Mem is a file system in memory that knows what was
 // synced: Crash gives what a power cut would leave. Fault wraps any FS and
-// makes chosen calls fail, hang or run out of space.
+// makes chosen calls fail, hang or run out of space. Each of them pins
+// directories: Pin gives an FS that goes by the open directory, not by its path.
 package vfs
 
 import (
+	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"syscall"
 	"unsafe"
 )
@@ -98,6 +101,28 @@ type FS interface {
 	// Lock takes an exclusive lock on a file, made when absent, and fails at
 	// once where another process has it.
 	Lock(path string) (io.Closer, error)
+	// Pin opens a directory once and gives the FS of what is in it.
+	Pin(dir string) (Pinned, error)
+}
+
+// Pinned is an FS of one directory: a path in it leads to where the directory is now,
+// moved or mounted elsewhere as it may be, and never to what has taken its name. Other
+// paths are refused. After Close every call fails; files that are open stay so.
+type Pinned interface {
+	FS
+	io.Closer
+}
+
+// inDir gives a path relative to a directory that it is in, or is; both are clean.
+func inDir(dir, path string) (string, error) {
+	if path == dir {
+		return ".", nil
+	}
+	rel, ok := strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+	if !ok {
+		return "", fmt.Errorf("%s is not in the pinned directory %s: %w", path, dir, fs.ErrInvalid)
+	}
+	return rel, nil
 }
 
 // ErrNotExist and ErrExist are those of io/fs.

@@ -24,6 +24,16 @@ func TestConformance(t *testing.T) {
 			return m, "/some/dir"
 		},
 		"Fault": func(t *testing.T) (vfs.FS, string) { return vfs.NewFault(vfs.NewMem()), "/" },
+		"pinned OS": func(t *testing.T) (vfs.FS, string) {
+			dir := t.TempDir()
+			return pin(t, vfs.OS(), dir), dir
+		},
+		"pinned Mem": func(t *testing.T) (vfs.FS, string) {
+			m := vfs.NewMem()
+			must(t, m.MkdirAll("/some/dir"))
+			return pin(t, pin(t, m, "/some"), "/some/dir"), "/some/dir"
+		},
+		"pinned Fault": func(t *testing.T) (vfs.FS, string) { return pin(t, vfs.NewFault(vfs.NewMem()), "/"), "/" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			for name, test := range map[string]func(*testing.T, vfs.FS, string){

@@ -156,6 +156,9 @@ func (g *guard) Lock(path string) (io.Closer, error) {
 	return guarded(g, g.read, func() (io.Closer, error) { return g.fs.Lock(path) }, closeLate)
 }
 
+// Pin implements vfs.FS; the journal goes by paths.
+func (g *guard) Pin(string) (vfs.Pinned, error) { return nil, errors.ErrUnsupported }
+
 // guardFile is a file of a guard.
 type guardFile struct {
 	g *guard
