@@ -22,7 +22,7 @@ func TestDirectoriesThatWereMadeSurviveAPowerCut(t *testing.T) {
 		open := func() storagenode.DriveID {
 			n, err := Open(t.Context(), Config{
 				FS: mem, Dirs: []string{"/srv/kintsugi/d1"}, Join: join, Poll: time.Hour,
-				Open: func(context.Context, string, Identity) (storagenode.Drive, error) { return &drive{}, nil },
+				Open: func(context.Context, vfs.FS, string, Identity) (storagenode.Drive, error) { return &drive{}, nil },
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,6 +28,16 @@ func (f noWrites) OpenFile(path string, flag int) (vfs.File, error) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: f.err}
 	}
 	return f.FS.OpenFile(path, flag)
+}
+
+func (f noWrites) Pin(dir string) (vfs.Pinned, error) {
+	p, err := f.FS.Pin(dir)
+	return noWritesPinned{noWrites{p, f.name, f.err}, p}, err
+}
+
+type noWritesPinned struct {
+	noWrites
+	io.Closer
 }
 
 // TestRefusedStartFormatsNothing: the last directory cannot be used, so that no
@@ -91,9 +102,9 @@ func TestSaysWhereNewDrivesLie(t *testing.T) {
 	cfg.FS, cfg.Logger = vfs.NewMem(), slog.New(slog.NewTextHandler(&log, nil))
 	_ = cfg.FS.MkdirAll(r.dirs[0])
 	open := cfg.Open
-	cfg.Open = func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error) {
+	cfg.Open = func(ctx context.Context, fs vfs.FS, dir string, id Identity) (storagenode.Drive, error) {
 		_ = os.MkdirAll(filepath.Join(dir), 0o700)
-		return open(ctx, dir, id)
+		return open(ctx, fs, dir, id)
 	}
 	r.startWith(cfg)
 	made := strings.Split(log.String(), "directory made")

@@ -20,9 +20,9 @@ func TestStoreThatHangsInCloseKeepsItsDirectory(t *testing.T) {
 	t.Cleanup(fault.Clear)
 	n, err := Open(t.Context(), Config{
 		FS: fault, Dirs: []string{"/d1"}, Poll: time.Hour,
-		Open: func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error) {
+		Open: func(ctx context.Context, fs vfs.FS, dir string, id Identity) (storagenode.Drive, error) {
 			return segment.Open(ctx, segment.Config{
-				FS: fault, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Stuck: 50 * time.Millisecond,
+				FS: fs, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Stuck: 50 * time.Millisecond,
 			})
 		},
 	})

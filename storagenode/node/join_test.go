@@ -156,6 +156,18 @@ func (o *otherDisk) Stat(path string) (vfs.Stat, error) {
 	return st, err
 }
 
+func (o *otherDisk) Pin(dir string) (vfs.Pinned, error) {
+	p, err := o.FS.Pin(dir)
+	return &pinnedDisk{p, o}, err
+}
+
+type pinnedDisk struct {
+	vfs.Pinned
+	o *otherDisk
+}
+
+func (p *pinnedDisk) Stat(path string) (vfs.Stat, error) { return p.o.Stat(path) }
+
 func (o *otherDisk) mount(dir string, is bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

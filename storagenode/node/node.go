@@ -1,8 +1,9 @@
 // Package node is one process's set of drives: it formats empty directories,
 // proves the identity of formatted ones, opens their stores, and watches them
 // while it runs. A directory that was emptied, unmounted, swapped or moved
-// away is noticed within seconds; an empty one in a known drive's place, on
-// the same file system, becomes that drive's replacement.
+// away is noticed within seconds, and until then its store goes on on its own
+// disk (ground.go); an empty one in a known drive's place, on the same file
+// system, becomes that drive's replacement.
 package node
 
 import (
@@ -40,8 +41,9 @@ type Config struct {
 	// disks may not be mounted; it may wait for as long as ctx lets it. Nil: a new
 	// cluster is founded.
 	Join func(ctx context.Context) (storagenode.UUID, []storagenode.KnownDrive, error)
-	// Open opens the store of a formatted drive.
-	Open func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error)
+	// Open opens the store of a formatted drive. All access to dir goes through fs, which is
+	// pinned to the directory that holds the drive, and closed after the store.
+	Open func(ctx context.Context, fs vfs.FS, dir string, id Identity) (storagenode.Drive, error)
 	// Changed is told of every change of a drive's state, one call at a time.
 	// It must not block for long and must not call the node. Nil: nobody.
 	Changed func(storagenode.DriveReport)

@@ -50,7 +50,7 @@ func newRig(t *testing.T, n int) *rig {
 func (r *rig) config() Config {
 	return Config{
 		FS: vfs.OS(), Dirs: r.dirs, Name: "n1", Poll: 5 * time.Millisecond,
-		Open: func(_ context.Context, dir string, _ Identity) (storagenode.Drive, error) {
+		Open: func(_ context.Context, _ vfs.FS, dir string, _ Identity) (storagenode.Drive, error) {
 			if err := os.MkdirAll(filepath.Join(dir, "segments"), 0o700); err != nil {
 				return nil, err
 			}

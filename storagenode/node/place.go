@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -31,8 +30,8 @@ type place struct {
 	since    time.Time
 	heard    time.Time
 	store    storagenode.Drive // nil while closed
-	lock     io.Closer
-	device   uint64 // of the directory's file system
+	ground   *ground           // of store
+	device   uint64            // of the directory's file system
 	total    int64
 	inode    uint64 // of the directory
 
@@ -118,11 +117,21 @@ func (p *place) mayTake(old storagenode.KnownDrive, known bool) error {
 
 // format makes a drive of the empty directory, in the place of replaces.
 func (p *place) format(replaces storagenode.DriveID) error {
-	fsys := p.node.cfg.FS
+	fsys, err := p.node.cfg.FS.Pin(p.dir)
+	if err != nil {
+		return err
+	}
+	defer fsys.Close()
 	// A drive that was not there a moment ago: this directory has another name
 	// (a link, a second mount) and was formatted by that, or by another node.
 	if id, err := readIdentity(fsys, p.dir); err == nil {
 		return fmt.Errorf("%w: %s was empty and now is drive %s: it was named under another name too, or another node took it; name it once", ErrRefused, p.dir, id.Drive)
+	}
+	switch left, err := remains(fsys, p.dir, true); {
+	case err != nil:
+		return err
+	case len(left) > 0:
+		return fmt.Errorf("%w: %s was empty and now holds %s", ErrRefused, p.dir, left[0])
 	}
 	if err := clearRemains(fsys, p.dir); err != nil {
 		return err
@@ -143,7 +152,7 @@ func (p *place) format(replaces storagenode.DriveID) error {
 	if err := writeIdentity(fsys, p.dir, id); err != nil {
 		return err
 	}
-	if err := fsys.SyncDir(filepath.Dir(p.dir)); err != nil {
+	if err := p.node.cfg.FS.SyncDir(filepath.Dir(p.dir)); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -155,42 +164,6 @@ func (p *place) format(replaces storagenode.DriveID) error {
 	}
 	p.node.cfg.Logger.Info("drive formatted", about...)
 	return nil
-}
-
-// open opens the formatted drive's store.
-func (p *place) open(ctx context.Context) {
-	fsys := p.node.cfg.FS
-	lock, err := fsys.Lock(filepath.Join(p.dir, lockName))
-	if err != nil {
-		p.fail(storagenode.DriveDown, fmt.Sprintf("%s is in use by another process, or its store hangs in closing: %v", p.dir, err))
-		return
-	}
-	st, err := fsys.Stat(p.dir)
-	if err == nil {
-		var dev uint64
-		var total int64
-		dev, total, err = fileSystem(fsys, p.dir)
-		p.mu.Lock()
-		p.inode, p.device, p.total = st.Inode, dev, total
-		p.mu.Unlock()
-	}
-	var store storagenode.Drive
-	if err == nil {
-		store, err = p.node.cfg.Open(ctx, p.dir, p.ident())
-	}
-	if err != nil {
-		_ = lock.Close()
-		state := storagenode.DriveBroken
-		if vfs.Short(err) {
-			state = storagenode.DriveDown // of this process: it is tried again
-		}
-		p.fail(state, err.Error())
-		return
-	}
-	p.mu.Lock()
-	p.lock, p.heard = lock, p.node.cfg.Clock.Now()
-	p.mu.Unlock()
-	p.setState(storagenode.DriveActive, "", store)
 }
 
 // watch checks the place again and again. A check that hangs shows in the
@@ -257,7 +230,7 @@ func (p *place) check(ctx context.Context) {
 		p.adopt(ctx, id)
 	case p.current() == nil:
 		// broken when it was opened: stays so until it is replaced
-	case st.Inode != p.inode:
+	case st.Inode != p.inode || st.Dev != p.device:
 		p.shut()
 		p.adopt(ctx, id)
 	default:
@@ -412,52 +385,6 @@ func (p *place) health() {
 		}
 	default:
 		p.setState(storagenode.DriveBroken, err.Error(), store)
-	}
-}
-
-// closeAgain is how long after a store hung in Close it is asked again whether it
-// has let go.
-const closeAgain = time.Second
-
-// shut withdraws the store and closes it. A store that hangs in Close is left
-// to itself, and so is the directory's lock: it may still write there, and nobody
-// else must until it has let go.
-func (p *place) shut() {
-	p.mu.Lock()
-	store, lock := p.store, p.lock
-	p.store, p.lock = nil, nil
-	id := p.identity.Drive
-	p.mu.Unlock()
-	if store == nil {
-		return
-	}
-	p.node.publish(p, id, &entry{state: storagenode.DriveDown, place: p})
-	p.closeStore(store, lock)
-}
-
-func (p *place) closeStore(store storagenode.Drive, lock io.Closer) {
-	done := make(chan error, 1)
-	go func() {
-		err := store.Close()
-		if !errors.Is(err, storagenode.ErrSuspect) {
-			_ = lock.Close()
-			done <- err
-			return
-		}
-		done <- err
-		for errors.Is(err, storagenode.ErrSuspect) {
-			<-p.node.cfg.Clock.After(closeAgain)
-			err = store.Close()
-		}
-		_ = lock.Close()
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			p.node.cfg.Logger.Warn("drive closed with an error", "dir", p.dir, "err", err)
-		}
-	case <-p.node.cfg.Clock.After(suspectAfter):
-		p.node.cfg.Logger.Warn("drive does not close", "dir", p.dir)
 	}
 }
 

@@ -20,11 +20,11 @@ func TestProcessShortOfFiles(t *testing.T) {
 	cfg := r.config()
 	next := cfg.Open
 	cfg.FS = fault
-	cfg.Open = func(ctx context.Context, dir string, id Identity) (storagenode.Drive, error) {
+	cfg.Open = func(ctx context.Context, fs vfs.FS, dir string, id Identity) (storagenode.Drive, error) {
 		if opens.Add(1) == 1 {
 			return nil, fmt.Errorf("open segment store: %w", syscall.EMFILE)
 		}
-		return next(ctx, dir, id)
+		return next(ctx, fs, dir, id)
 	}
 	n, err := Open(t.Context(), cfg)
 	if err != nil {

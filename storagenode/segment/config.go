@@ -15,7 +15,7 @@ import (
 // Config is what Open needs. FS, Dir, Cluster and Drive must be set; the zero
 // value of the rest is usable.
 type Config struct {
-	FS  vfs.FS
+	FS  vfs.FS // pinned to Dir where disks may move
 	Dir string // of the drive; segments and index are made in it when absent
 	// Cluster and Drive are the identity, checked by the owner; records are
 	// bound to the drive.

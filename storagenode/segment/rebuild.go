@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -88,6 +89,9 @@ func (s *Store) rebuildInto(ctx context.Context, x *index) error {
 // indexFailed is told by the index that its files cannot be written or hold
 // damage. The log loses nothing; the index is rebuilt as soon as it can be.
 func (s *Store) indexFailed(gen uint64, err error) {
+	if s.idx.Load() == nil && errors.Is(err, fs.ErrClosed) {
+		return // the last reader left after the store was closed, and so was the directory
+	}
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(fmt.Errorf("index: %w", err))
 		return

@@ -149,9 +149,9 @@ func (s *Store) openNode(ctx context.Context) (err error) {
 	s.Node, err = node.Open(ctx, node.Config{
 		FS: s.cfg.FS, Dirs: s.cfg.Dirs, Name: s.cfg.Name, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Poll: s.cfg.Poll,
 		Changed: s.driveChanged, Join: s.cfg.join(),
-		Open: func(ctx context.Context, dir string, id node.Identity) (storagenode.Drive, error) {
+		Open: func(ctx context.Context, fs vfs.FS, dir string, id node.Identity) (storagenode.Drive, error) {
 			return segment.Open(ctx, segment.Config{
-				FS: s.cfg.FS, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+				FS: fs, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
 				Cache: s.cache, SegmentSize: s.cfg.SegmentSize, Grace: s.cfg.Grace,
 				TrustSums: true, // they were made in this process
 				Damaged: func(id storagenode.ShardID, err error) {

@@ -123,9 +123,9 @@ func (s *StorageNode) Handler() http.Handler { return s.server }
 // end. Other calls go on.
 func (s *StorageNode) Drain() { s.server.Close() }
 
-func (s *StorageNode) openDrive(ctx context.Context, dir string, id node.Identity) (storagenode.Drive, error) {
+func (s *StorageNode) openDrive(ctx context.Context, fs vfs.FS, dir string, id node.Identity) (storagenode.Drive, error) {
 	return segment.Open(ctx, segment.Config{
-		FS: s.cfg.FS, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
+		FS: fs, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,
 		Cache: s.cache, SegmentSize: s.cfg.SegmentSize, Grace: s.cfg.Grace,
 		TrustSums: true, // the server has compared them with what arrived
 		Damaged:   func(shard storagenode.ShardID, err error) { s.damaged(id.Drive, shard, err) },

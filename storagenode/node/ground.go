@@ -1,0 +1,128 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
+)
+
+// open opens the formatted drive's store, pinned to the directory that was found to be
+// the drive: whatever comes to lie in its place, the store stays on its own disk until
+// the watch has closed it.
+func (p *place) open(ctx context.Context) {
+	g, err := p.hold()
+	if err != nil {
+		p.fail(storagenode.DriveDown, err.Error())
+		return
+	}
+	st, err := g.Stat(p.dir)
+	if err == nil {
+		var dev uint64
+		var total int64
+		dev, total, err = fileSystem(g, p.dir)
+		p.mu.Lock()
+		p.inode, p.device, p.total = st.Inode, dev, total
+		p.mu.Unlock()
+	}
+	var store storagenode.Drive
+	if err == nil {
+		store, err = p.node.cfg.Open(ctx, g, p.dir, p.ident())
+	}
+	if err != nil {
+		_ = g.Close()
+		state := storagenode.DriveBroken
+		if vfs.Short(err) {
+			state = storagenode.DriveDown // of this process: it is tried again
+		}
+		p.fail(state, err.Error())
+		return
+	}
+	p.mu.Lock()
+	p.ground, p.heard = g, p.node.cfg.Clock.Now()
+	p.mu.Unlock()
+	p.setState(storagenode.DriveActive, "", store)
+}
+
+// ground is what a store stands on: its directory, pinned, and the lock of it.
+type ground struct {
+	vfs.Pinned
+	lock io.Closer
+}
+
+// Close gives the directory back.
+func (g *ground) Close() error { return errors.Join(g.lock.Close(), g.Pinned.Close()) }
+
+// hold pins and locks the place's directory, and makes sure that it is the drive's still.
+func (p *place) hold() (*ground, error) {
+	pin, err := p.node.cfg.FS.Pin(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := pin.Lock(filepath.Join(p.dir, lockName))
+	if err != nil {
+		_ = pin.Close()
+		return nil, fmt.Errorf("%s is in use by another process, or its store hangs in closing: %w", p.dir, err)
+	}
+	g := &ground{pin, lock}
+	id, err := readIdentity(g, p.dir)
+	if err == nil && id.Drive != p.drive() {
+		err = fmt.Errorf("%s holds drive %s by now", p.dir, id.Drive)
+	}
+	if err != nil {
+		_ = g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// closeAgain is how long after a store hung in Close it is asked again whether it
+// has let go.
+const closeAgain = time.Second
+
+// shut withdraws the store and closes it. A store that hangs in Close is left
+// to itself, and so is the directory's lock: it may still write there, and nobody
+// else must until it has let go.
+func (p *place) shut() {
+	p.mu.Lock()
+	store, g := p.store, p.ground
+	p.store, p.ground = nil, nil
+	id := p.identity.Drive
+	p.mu.Unlock()
+	if store == nil {
+		return
+	}
+	p.node.publish(p, id, &entry{state: storagenode.DriveDown, place: p})
+	p.closeStore(store, g)
+}
+
+func (p *place) closeStore(store storagenode.Drive, g *ground) {
+	done := make(chan error, 1)
+	go func() {
+		err := store.Close()
+		if !errors.Is(err, storagenode.ErrSuspect) {
+			_ = g.Close()
+			done <- err
+			return
+		}
+		done <- err
+		for errors.Is(err, storagenode.ErrSuspect) {
+			<-p.node.cfg.Clock.After(closeAgain)
+			err = store.Close()
+		}
+		_ = g.Close()
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			p.node.cfg.Logger.Warn("drive closed with an error", "dir", p.dir, "err", err)
+		}
+	case <-p.node.cfg.Clock.After(suspectAfter):
+		p.node.cfg.Logger.Warn("drive does not close", "dir", p.dir)
+	}
+}
