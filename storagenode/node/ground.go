@@ -89,16 +89,9 @@ const closeAgain = time.Second
 // to itself, and so is the directory's lock: it may still write there, and nobody
 // else must until it has let go.
 func (p *place) shut() {
-	p.mu.Lock()
-	store, g := p.store, p.ground
-	p.store, p.ground = nil, nil
-	id := p.identity.Drive
-	p.mu.Unlock()
-	if store == nil {
-		return
+	if store, g := p.withdraw(); store != nil {
+		p.closeStore(store, g)
 	}
-	p.node.publish(p, id, &entry{state: storagenode.DriveDown, place: p})
-	p.closeStore(store, g)
 }
 
 func (p *place) closeStore(store storagenode.Drive, g *ground) {

@@ -44,8 +44,8 @@ type Config struct {
 	// Open opens the store of a formatted drive. All access to dir goes through fs, which is
 	// pinned to the directory that holds the drive, and closed after the store.
 	Open func(ctx context.Context, fs vfs.FS, dir string, id Identity) (storagenode.Drive, error)
-	// Changed is told of every change of a drive's state, one call at a time.
-	// It must not block for long and must not call the node. Nil: nobody.
+	// Changed is told of every change of a drive's state, one call at a time, in
+	// their order. It must not block for long and must not call the node. Nil: nobody.
 	Changed func(storagenode.DriveReport)
 	Clock   clock.Clock
 	Logger  *slog.Logger
@@ -74,7 +74,9 @@ type Node struct {
 	mu    sync.Mutex // guards publication; never held during I/O
 	table atomic.Pointer[map[storagenode.DriveID]*entry]
 
-	tell        sync.Mutex // one call of Changed at a time
+	// tell is held from a change of a drive's state or store until Changed has heard
+	// of it: reports come in the order of the states, and the last is how it is.
+	tell        sync.Mutex
 	remembering sync.Mutex // one rewrite of the drives' records at a time
 
 	cancel context.CancelFunc
@@ -328,6 +330,15 @@ func (n *Node) Reports() []storagenode.DriveReport {
 		}
 	}
 	return out
+}
+
+// Tell has Changed told how every drive is now, in turn with what changes.
+func (n *Node) Tell() {
+	n.tell.Lock()
+	defer n.tell.Unlock()
+	for _, p := range n.places {
+		p.inform()
+	}
 }
 
 // Unusable says of each directory that has no drive in service, and why.

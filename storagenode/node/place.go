@@ -42,62 +42,6 @@ type place struct {
 	remembered chan struct{}
 }
 
-// fail records why the place has no usable drive.
-func (p *place) fail(state storagenode.DriveState, reason string) {
-	p.setState(state, reason, nil)
-}
-
-// setState changes state and store together, publishes and tells.
-func (p *place) setState(state storagenode.DriveState, reason string, store storagenode.Drive) {
-	now := p.node.cfg.Clock.Now()
-	p.mu.Lock()
-	changed := p.state != state || p.reason != reason || p.store != store || p.since.IsZero()
-	if p.state != state || p.since.IsZero() {
-		p.since = now
-	}
-	p.state, p.reason, p.store, p.astray = state, reason, store, false
-	id := p.identity.Drive
-	p.mu.Unlock()
-	if !changed {
-		return
-	}
-	if !id.IsZero() {
-		p.node.publish(p, id, &entry{store: store, state: state, place: p})
-	}
-	say, about := p.node.cfg.Logger.Info, []any{"dir", p.dir, "state", state.String()}
-	if !id.IsZero() {
-		about = append(about, "drive", id.String())
-	}
-	if state != storagenode.DriveActive {
-		say, about = p.node.cfg.Logger.Warn, append(about, "reason", reason)
-	}
-	say("drive state", about...)
-	if r, ok := p.report(); ok && p.node.cfg.Changed != nil {
-		p.node.tell.Lock()
-		p.node.cfg.Changed(r)
-		p.node.tell.Unlock()
-	}
-}
-
-// report says how the place's drive is; false where there is nothing to say.
-func (p *place) report() (storagenode.DriveReport, bool) {
-	p.mu.Lock()
-	r := storagenode.DriveReport{
-		ID: p.identity.Drive, Node: p.node.cfg.Name, Zone: p.node.cfg.Zone, Dir: p.dir,
-		State: p.state, Reason: p.reason, Since: p.since, Heard: p.heard, Device: p.device, Total: p.total,
-		Replaces: p.identity.Replaces,
-	}
-	if r.ID.IsZero() {
-		r.ID = p.lost
-	}
-	store := p.store
-	p.mu.Unlock()
-	if store != nil {
-		r.Space = store.Space()
-	}
-	return r, !r.ID.IsZero() && !p.node.elsewhere(p, r.ID)
-}
-
 // mayTake says whether this empty directory may become the drive of its
 // place: when nothing is known of the place, or it lies on the same file
 // system as the drive that was here.
@@ -189,9 +133,9 @@ func (p *place) watch(ctx context.Context) {
 		}
 		switch waited := time.Duration(p.node.count.Now() - began); {
 		case waited > downAfter:
-			p.setState(storagenode.DriveDown, "does not answer", p.current())
+			p.silent(began, storagenode.DriveDown)
 		case waited > suspectAfter:
-			p.setState(storagenode.DriveSuspect, "does not answer", p.current())
+			p.silent(began, storagenode.DriveSuspect)
 		}
 	}
 }

@@ -207,9 +207,7 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 		return fmt.Errorf("open metadata: %w", err)
 	}
 	s.engine.Store(s.Journal)
-	for _, d := range s.Node.Reports() { // what changed meanwhile
-		s.driveChanged(d)
-	}
+	s.Node.Tell() // what changed meanwhile
 	if founding {
 		return s.Node.Founded()
 	}
