@@ -82,7 +82,7 @@ func (p *place) open(ctx context.Context, format bool) (kv.Store, error) {
 		return nil, err
 	}
 	cfg := journal.Config{
-		FS: vfs.OS(), Cluster: held[0].Cluster, Tolerance: int(scheme.M), Marker: node.IdentityName, Format: format,
+		FS: vfs.OS(), Cluster: held[0].Cluster, Tolerance: int(scheme.M), Whose: node.Whose, Format: format,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	for _, h := range held {

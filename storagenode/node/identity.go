@@ -79,6 +79,15 @@ func readIdentity(fsys vfs.FS, dir string) (Identity, error) {
 	return parseIdentity(path, text)
 }
 
+// Whose reads which drive a directory is; vfs.ErrNotExist where it is none.
+func Whose(fsys vfs.FS, dir string) (storagenode.DriveID, error) {
+	id, err := readIdentity(fsys, dir)
+	if errors.Is(err, errNoIdentity) {
+		err = fmt.Errorf("%s is %w: %w", dir, err, vfs.ErrNotExist)
+	}
+	return id.Drive, err
+}
+
 // readFile reads a small file whole.
 func readFile(fsys vfs.FS, path string) ([]byte, error) {
 	f, err := fsys.OpenFile(path, os.O_RDONLY)

@@ -197,7 +197,7 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 	founding := s.Node.Founding()
 	s.Journal, err = journal.Open(ctx, journal.Config{
 		FS: s.cfg.FS, Cluster: s.Node.Cluster(), Drives: drives, Unusable: unusable, Tolerance: int(s.cfg.Scheme.M),
-		Marker: node.IdentityName, Format: founding, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Cache: s.cache,
+		Whose: node.Whose, Format: founding, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Cache: s.cache,
 		LogSize: s.cfg.LogSize, SnapshotAfter: s.cfg.SnapshotAfter,
 	})
 	if away := s.Node.Unusable(); err != nil && len(away) > 0 {

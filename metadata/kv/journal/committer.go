@@ -2,7 +2,6 @@ package journal
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -66,12 +65,8 @@ func newCommitter(s *Store) *committer {
 }
 
 func (c *committer) newDrive(m Member) *drive {
-	d := &drive{id: m.ID, dir: m.Dir, usable: true,
+	return &drive{id: m.ID, dir: m.Dir, usable: true, whose: c.cfg.Whose,
 		fs: newGuard(c.cfg.FS, c.cfg.Clock, c.cfg.StateTimeout, 5*c.cfg.StateTimeout, nil)}
-	if c.cfg.Marker != "" {
-		d.marker = filepath.Join(m.Dir, c.cfg.Marker)
-	}
-	return d
 }
 
 // run serves until Close.

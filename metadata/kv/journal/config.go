@@ -28,9 +28,10 @@ type Config struct {
 	Tolerance int
 	// Unusable names drives not to touch until SetUsable says otherwise.
 	Unusable []storagenode.DriveID
-	// Marker names a file that every formatted drive has in its directory:
-	// where it is missing nothing is made there. Empty: the directory suffices.
-	Marker string
+	// Whose reads which drive a directory is: where it is another one than the
+	// member's, or none, nothing is written there or removed. Nil: that the
+	// directory is there suffices.
+	Whose func(fs vfs.FS, dir string) (storagenode.DriveID, error)
 	// Format creates the namespace, where no drive has one. Where one exists
 	// Format changes nothing.
 	Format bool

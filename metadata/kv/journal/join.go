@@ -161,6 +161,9 @@ func (d *drive) wipeLog(claim uint64) error {
 
 // trim removes from a member what a snapshot at commit makes superfluous.
 func (d *drive) trim(commit uint64) error {
+	if err := d.there(); err != nil {
+		return err
+	}
 	names, err := d.fs.List(d.journalDir())
 	if err != nil {
 		return err

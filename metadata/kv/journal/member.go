@@ -229,6 +229,9 @@ func (m *member) probe() error {
 // roll goes on in a new file. One that has this place already, without a
 // group, is used; its header stays, so that the log is never without one.
 func (m *member) roll(first, prev uint64) error {
+	if err := m.d.thereBy(m.fs); err != nil {
+		return err
+	}
 	path := m.d.path(numberedName(logPrefix, first))
 	f, err := m.fs.OpenFile(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {

@@ -44,6 +44,7 @@ const (
 var (
 	errMembership = errors.New("damaged membership record")
 	errOutdated   = errors.New("outdated membership record")
+	errOther      = errors.New("another drive is in its directory")
 )
 
 func (m membership) sum() (string, error) {
@@ -201,7 +202,8 @@ type drive struct {
 	// wiping is held while its log is removed; claims counts the wishes to.
 	wiping sync.Mutex
 	claims atomic.Uint64
-	marker string  // path of a file every formatted drive has; "": not checked
+	// whose is Config.Whose.
+	whose  func(fs vfs.FS, dir string) (storagenode.DriveID, error)
 	member *member // the last one on this drive, maybe still stuck in a call
 	state  *guard  // of the last state on this drive, maybe still stuck as well
 }
@@ -212,14 +214,22 @@ func (d *drive) hangs() bool {
 	return d.fs.isStuck() || d.state != nil && d.state.isStuck()
 }
 
-// there checks that the drive is what it was: an emptied or unmounted
-// directory is not ours to fill.
-func (d *drive) there() error {
-	path := d.dir
-	if d.marker != "" {
-		path = d.marker
+// there checks that the drive is in its directory: an emptied or unmounted one is
+// not ours to fill, and one where another disk is not ours to touch.
+func (d *drive) there() error { return d.thereBy(d.fs) }
+
+// thereBy is there for who minds the time of fs itself.
+func (d *drive) thereBy(fs vfs.FS) error {
+	id, err := d.id, error(nil)
+	if d.whose != nil {
+		id, err = d.whose(fs, d.dir)
+	} else {
+		_, err = fs.Stat(d.dir)
 	}
-	if _, err := d.fs.Stat(path); err != nil {
+	if err == nil && id != d.id {
+		err = fmt.Errorf("%w: %s is drive %s", errOther, d.dir, id)
+	}
+	if err != nil {
 		return fmt.Errorf("drive %s: %w", d.id, err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,5 +61,37 @@ func TestTornFileAfterSnapshot(t *testing.T) {
 		t.Fatal(err)
 	} else if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAnothersLogIsNotTrimmed: what a snapshot makes superfluous is removed only where
+// the drive is that has the snapshot.
+func TestAnothersLogIsNotTrimmed(t *testing.T) {
+	fs := vfs.NewMem()
+	is := storagenode.DriveID{1}
+	d := newCommitter(&Store{cfg: Config{FS: fs, Whose: func(vfs.FS, string) (storagenode.DriveID, error) { return is, nil }}.withDefaults()}).
+		newDrive(Member{ID: is, Dir: "/d"})
+	if err := fs.MkdirAll(d.journalDir()); err != nil {
+		t.Fatal(err)
+	}
+	for _, first := range []uint64{1, 5} {
+		if err := writeWhole(fs, d.path(numberedName(logPrefix, first)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logs := func() int {
+		names, err := fs.List(d.journalDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	is = storagenode.DriveID{2}
+	if err := d.trim(7); !errors.Is(err, errOther) || logs() != 2 {
+		t.Errorf("another's: %v, %d logs", err, logs())
+	}
+	is = d.id
+	if err := d.trim(7); err != nil || logs() != 1 {
+		t.Errorf("its own: %v, %d logs", err, logs())
 	}
 }

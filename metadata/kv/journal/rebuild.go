@@ -296,6 +296,9 @@ func (c *committer) cleanStates() {
 	}
 	names := make([][]string, len(open))
 	eachDrive(open, func(i int, d *drive) (err error) {
+		if err = d.there(); err != nil {
+			return err
+		}
 		names[i], err = d.stateNames()
 		return err // nothing there, nothing to remove
 	})

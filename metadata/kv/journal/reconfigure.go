@@ -47,7 +47,7 @@ func (c *committer) exclude(d *drive, err error) {
 	}
 	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
 		errors.Is(err, syscall.EDQUOT) || vfs.Short(err) ||
-		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||
+		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errOther) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||
 		errors.Is(err, errRotten) || errors.Is(err, errUnusable) {
 		d.retry = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
 	}

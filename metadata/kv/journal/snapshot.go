@@ -60,6 +60,9 @@ func writeSnapshot(d *drive, cluster storagenode.UUID, r pebble.Reader) (commit 
 	if err != nil {
 		return 0, 0, err
 	}
+	if err := d.there(); err != nil {
+		return 0, 0, err
+	}
 	tmp := d.path("snap.new")
 	f, err := d.fs.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
