@@ -469,6 +469,99 @@ func TestDiskMovesAndIsTakenOut(t *testing.T) {
 	}
 }
 
+// TestDiskThatCameAndWent: a drive was noticed in the place of another, which is back
+// there. Nothing is put on the first, whose path leads to the other's disk.
+func TestDiskThatCameAndWent(t *testing.T) {
+	cfg, fs, _ := faulty(t, 4, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	members := s.Status().Members
+	var rest []journal.Member
+	for _, m := range cfg.Drives {
+		if !slices.Contains(members, m.ID) {
+			rest = append(rest, m)
+		}
+	}
+	x, y := rest[0], rest[1]
+	for _, r := range [][2]string{{y.Dir, "/aside"}, {x.Dir, y.Dir}} {
+		if err := fs.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isIn(s, x.ID, y.Dir)
+	for _, r := range [][2]string{{y.Dir, "/taken"}, {"/aside", y.Dir}} {
+		if err := fs.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isIn(s, y.ID, y.Dir)
+	s.SetUsable(members[0], false)
+	whole(t, s, cfg, members[0], x.ID)
+	mustPut(t, s, "b", "2")
+	if got := s.Status().Members; !slices.Contains(got, y.ID) {
+		t.Errorf("members are %v", got)
+	}
+}
+
+func isIn(s *journal.Store, id storagenode.DriveID, dir string) {
+	s.Replace(journal.Member{ID: id, Dir: dir})
+	s.SetUsable(id, true)
+}
+
+// TestNewDriveTakesTheDisplacedOnesPlace: where a drive has moved into the directory of
+// another, whose disk is gone, a new drive in its old directory is counted for that
+// one: there are two drives, and one may be lost.
+func TestNewDriveTakesTheDisplacedOnesPlace(t *testing.T) {
+	cfg, fs, _ := faulty(t, 2, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	x, y, n := cfg.Drives[0], cfg.Drives[1], storagenode.DriveID{0xe}
+	for _, r := range [][2]string{{y.Dir, "/taken"}, {x.Dir, y.Dir}} {
+		if err := fs.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.MkdirAll(x.Dir); err != nil {
+		t.Fatal(err)
+	}
+	isIn(s, x.ID, y.Dir)
+	isIn(s, n, x.Dir)
+	whole(t, s, cfg, y.ID)
+	s.SetUsable(n, false)
+	mustPut(t, s, "b", "2")
+	wantGet(t, s, "a", "1")
+}
+
+// TestNewDriveLeavesOneThatIsBack: a drive that is back where another had been is not
+// displaced any more: a new drive takes the place of that other one.
+func TestNewDriveLeavesOneThatIsBack(t *testing.T) {
+	cfg, fs, _ := faulty(t, 3, 1)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	y, x, n := cfg.Drives[0], cfg.Drives[1], storagenode.DriveID{0xe}
+	for _, r := range [][2]string{{y.Dir, "/aside"}, {x.Dir, y.Dir}} {
+		if err := fs.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isIn(s, x.ID, y.Dir)
+	whole(t, s, cfg, y.ID)
+	for _, r := range [][2]string{{y.Dir, "/taken"}, {"/aside", y.Dir}} {
+		if err := fs.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isIn(s, y.ID, y.Dir)
+	if err := fs.MkdirAll(x.Dir); err != nil {
+		t.Fatal(err)
+	}
+	isIn(s, n, x.Dir)
+	whole(t, s, cfg, x.ID)
+	s.SetUsable(cfg.Drives[2].ID, false)
+	whole(t, s, cfg, x.ID, cfg.Drives[2].ID)
+	wantGet(t, s, "a", "1")
+}
+
 // TestSnapshotAndTrim: the log stays bounded, and a state can be built from a
 // snapshot and what follows it.
 func TestSnapshotAndTrim(t *testing.T) {
