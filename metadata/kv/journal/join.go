@@ -1,9 +1,12 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"kintsugi/storagenode/vfs"
 )
 
 // A drive joins in steps, each on the committer but for the slow work between:
@@ -92,6 +95,26 @@ func (c *committer) saveSnapshot(snap *pebble.Snapshot, d *drive) (commit uint64
 		err = readSnapshot(d, c.cfg.Cluster, ref, func(_, _ []byte) error { return nil })
 	}
 	return commit, size, err
+}
+
+// begin writes a snapshot of all there is to a drive that is to be a member from
+// there on. What it has of the log is removed before. But where that is whole, since
+// the drive was a member before its disk moved, it may be the only one: it stays
+// until it has been begun anew after the snapshot, and may be trimmed then.
+func (c *committer) begin(d *drive, snap *pebble.Snapshot) (whole bool, err error) {
+	claim := d.claim()
+	switch log := readLog(d, c.cfg.Cluster); {
+	case log.err == nil && c.hasServed(log):
+		whole = true
+	case log.err != nil && !errors.Is(log.err, errLog) && !errors.Is(log.err, vfs.ErrNotExist):
+		return false, log.err // nobody knows
+	default:
+		if err := d.wipeLog(claim); err != nil {
+			return false, err
+		}
+	}
+	_, _, err = writeSnapshot(d, c.cfg.Cluster, snap)
+	return whole, err
 }
 
 // finishJoin is step 4; nothing is being appended.

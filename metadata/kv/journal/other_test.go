@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -168,4 +169,76 @@ func write(t *testing.T, fs vfs.FS, path, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestTheOnlyMemberMoves: where one drive has the log and its disk is exchanged with
+// another, it has the log as long as no other is whole, whatever fails meanwhile.
+func TestTheOnlyMemberMoves(t *testing.T) {
+	writes := vfs.Rule{Ops: vfs.OpWrite, Path: "snap.new", Err: syscall.EIO}
+	reads := vfs.Rule{Ops: vfs.OpRead, Path: "/journal/log-", Err: syscall.EIO}
+	for _, faults := range [][]vfs.Rule{nil, {writes}, {writes, reads}} {
+		cfg, fs, _ := faulty(t, 3, 0)
+		named(t, fs, &cfg)
+		s := open(t, cfg)
+		mustPut(t, s, "a", "1")
+		x, y := &cfg.Drives[0], &cfg.Drives[2]
+		if st := s.Status(); st.Members[0] != x.ID || st.StateDrive != cfg.Drives[1].ID {
+			t.Fatalf("not as the test wants it: %+v", st)
+		}
+		exchange(t, fs, x, y)
+		for _, r := range faults {
+			fs.Inject(r)
+		}
+		isIn(s, x.ID, x.Dir)
+		want := map[string]string{"a": "1"}
+		if len(faults) > 0 {
+			eventually(t, "nothing to be committed", func() bool { return strings.Contains(s.Status().Degraded, "unavailable") })
+		} else {
+			mustPut(t, s, "b", "2")
+			want["b"] = "2"
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		fs.Clear()
+		s = open(t, cfg)
+		for k, v := range want {
+			wantGet(t, s, k, v)
+		}
+		mustPut(t, s, "c", "3")
+	}
+}
+
+// TestTheOnlyMembersDiskIsNotTakenOver: where the only member's disk has come into the
+// directory of another drive, of which nobody has told yet, that one does not take the
+// member's place with it: a third does.
+func TestTheOnlyMembersDiskIsNotTakenOver(t *testing.T) {
+	cfg, fs, _ := faulty(t, 3, 0)
+	named(t, fs, &cfg)
+	s := open(t, cfg)
+	mustPut(t, s, "a", "1")
+	x, y, z := &cfg.Drives[0], &cfg.Drives[1], &cfg.Drives[2]
+	s.SetUsable(y.ID, false)
+	eventually(t, "the state on the third", func() bool { return s.Status().StateDrive == z.ID })
+	s.SetUsable(y.ID, true)
+	exchange(t, fs, x, y)
+	eventually(t, "another member", func() bool { return !slices.Contains(s.Status().Members, x.ID) })
+	mustPut(t, s, "b", "2")
+	if got := s.Status().Members; len(got) != 1 || got[0] != z.ID {
+		t.Errorf("members are %v", got)
+	}
+	if _, err := fs.Stat(filepath.Join(x.Dir, "journal/log-0000000000000001")); err != nil {
+		t.Errorf("the log on the disk that moved: %v", err)
+	}
+}
+
+// exchange puts each disk in the directory of the other.
+func exchange(t *testing.T, fs vfs.FS, x, y *journal.Member) {
+	t.Helper()
+	for _, r := range [][2]string{{x.Dir, "/between"}, {y.Dir, x.Dir}, {"/between", y.Dir}} {
+		if err := fs.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.Dir, y.Dir = y.Dir, x.Dir
 }

@@ -74,11 +74,9 @@ func (c *committer) emergency() error {
 			return fmt.Errorf("%w: all members of the journal are lost", errNoDrives)
 		}
 		picked = picked[:min(len(picked), c.cfg.Tolerance+1)]
-		errs := eachDrive(picked, func(_ int, d *drive) error {
-			if err := d.wipeLog(d.claim()); err != nil {
-				return err
-			}
-			_, _, err := writeSnapshot(d, c.cfg.Cluster, snap)
+		whole := make([]bool, len(picked))
+		errs := eachDrive(picked, func(i int, d *drive) (err error) {
+			whole[i], err = c.begin(d, snap)
 			return err
 		})
 		for i, d := range picked {
@@ -89,6 +87,11 @@ func (c *committer) emergency() error {
 			c.members = append(c.members, startMember(c.cfg, d, c.results, c.commit+1, c.chain))
 		}
 		c.await(c.commit)
+		for _, m := range c.members {
+			if i := slices.Index(picked, m.d); m.err == nil && whole[i] {
+				m.err = m.d.trim(c.commit)
+			}
+		}
 		c.members = slices.DeleteFunc(c.members, func(m *member) bool {
 			if m.err != nil {
 				c.exclude(m.d, m.err)
