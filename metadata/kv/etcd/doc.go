@@ -5,7 +5,10 @@
 //
 // Gets that wait while a read is under way share the next request, whichever
 // state each of them wants: one linearizable transaction of ranges, made after
-// all of them were called (package lane, look.go). The first Get of a transaction,
+// all of them were called (package lane, look.go). It waits a moment, at most 1 ms and
+// half of what the last one took, for those who were answered last and are about to ask
+// again, so that clients in step make one request instead of two halves; who is alone
+// waits for nobody (lane.Lane.Gather, lane/company.go). The first Get of a transaction,
 // or the first page of a scan, tells the revision that the rest is read at. A
 // transaction that says beforehand what it will read (Prefetch) asks once. A
 // history compacted away meanwhile is a conflict to a transaction and the end
