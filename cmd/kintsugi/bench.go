@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -34,7 +36,8 @@ KINTSUGI_ROOT_SECRET_KEY (or …_FILE), or --access-key and --secret-key.
 nothing and stores nothing: the most that client and HTTP allow here. What a
 server reaches, divided by the floor measured in the same minutes, is a figure
 that can be compared between machines: --share N measures both in turn, N times,
-and prints the medians.`,
+and prints the medians. Ctrl-C and SIGTERM end the measurement; the objects are
+removed within 10 seconds, or left by a second signal.`,
 		Example: `  kintsugi bench --op put,get,stat --size 4KiB --concurrency 16
   kintsugi bench --op get --size 16MiB --range 1MiB --concurrency 8
   kintsugi bench --op put --size 1MiB --concurrency 8 --floor --json`,
@@ -42,10 +45,7 @@ and prints the medians.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.Size, cfg.Range = int64(size), int64(ranged)
 			names, err := benchOps(ops)
-			if err == nil {
-				err = benchRounds(rounds, floor, of)
-			}
-			if err != nil {
+			if err := errors.Join(err, benchRounds(rounds, floor, of)); err != nil {
 				return err
 			}
 			if floor {
@@ -57,6 +57,8 @@ and prints the medians.`,
 				cfg.Endpoint, cfg.Secure, cfg.AccessKey, cfg.SecretKey = f.Address(), false, "floor", "floor-floor"
 			} else if err := benchTarget(&cfg, endpoint); err != nil {
 				return err
+			} else {
+				cfg.Say = func(text string) { benchSays(c, text) }
 			}
 			if rounds > 0 {
 				cfg.Progress = benchProgress(c.ErrOrStderr())
@@ -83,6 +85,16 @@ and prints the medians.`,
 	f.StringVar(&of, "of", "", "with --share: another endpoint to compare with, instead of the floor")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// benchSays says what is left in the bucket. When the command was interrupted, a
+// second signal ends the process from here on.
+func benchSays(c *cobra.Command, text string) {
+	if c.Context().Err() != nil {
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+	}
+	clearLine(c.ErrOrStderr())
+	fmt.Fprintln(c.ErrOrStderr(), text)
 }
 
 // benchTarget reads endpoint and credentials.
@@ -146,6 +158,10 @@ func runBench(c *cobra.Command, cfg bench.Config, ops []bench.Op, asJSON bool) e
 			break
 		}
 		results = append(results, res)
+		if err := c.Context().Err(); err != nil {
+			failed = fmt.Errorf("%s: %w", cfg.Op, err)
+			break
+		}
 	}
 	if failed != nil && len(results) == 0 {
 		return failed

@@ -33,6 +33,7 @@ func runShares(c *cobra.Command, cfg bench.Config, of string, ops []bench.Op, ro
 			return err
 		}
 		defer floor.Close()
+		atFloor.Say = nil // it keeps nothing
 		atFloor.Endpoint, atFloor.Secure, atFloor.AccessKey, atFloor.SecretKey = floor.Address(), false, "floor", "floor-floor"
 	}
 	var shares []share
@@ -47,6 +48,9 @@ func runShares(c *cobra.Command, cfg bench.Config, of string, ops []bench.Op, ro
 			f, err := bench.Run(c.Context(), atFloor)
 			if err != nil {
 				return fmt.Errorf("%s, what it is compared with: %w", cfg.Op, err)
+			}
+			if err := c.Context().Err(); err != nil {
+				return fmt.Errorf("%s: %w", cfg.Op, err)
 			}
 			real, most = append(real, r), append(most, f)
 		}

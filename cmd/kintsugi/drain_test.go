@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 
 	"kintsugi/repair"
@@ -71,8 +72,8 @@ func TestDrainThatIsNoLongerWatched(t *testing.T) {
 	root.SetErr(&bytes.Buffer{})
 	root.SetContext(ctx)
 	err = watchDrain(root, client, commanded{map[storagenode.DriveID]storagenode.DriveState{id: storagenode.DriveDraining}})
-	text, code := ending(err, true)
-	if code != interrupted || !strings.HasPrefix(text, "interrupted, but the drain goes on") {
+	text, code := ending(err, syscall.SIGINT)
+	if code != 130 || !strings.HasPrefix(text, "interrupted, but the drain goes on") {
 		t.Errorf("exit code %d: %s", code, text)
 	}
 }

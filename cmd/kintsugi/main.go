@@ -11,36 +11,52 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, signalled := untilSignal(context.Background())
 	err := newRoot().ExecuteContext(ctx)
-	text, code := ending(err, ctx.Err() != nil)
-	stop()
+	text, code := ending(err, signalled())
 	if text != "" {
 		fmt.Fprintf(os.Stderr, "kintsugi: %s\n", text)
 	}
 	os.Exit(code)
 }
 
-// interrupted is the exit code of a command that Ctrl-C or SIGTERM ended before
-// it was done, as shells have it.
-const interrupted = 130
+// untilSignal gives a context that ends with Ctrl-C or SIGTERM; signalled says with
+// which, 0: none came.
+func untilSignal(ctx context.Context) (_ context.Context, signalled func() syscall.Signal) {
+	ctx, cancel := context.WithCancel(ctx)
+	var which atomic.Int32
+	came := make(chan os.Signal, 1)
+	signal.Notify(came, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		if s, ok := (<-came).(syscall.Signal); ok {
+			which.Store(int32(s))
+		}
+		cancel()
+	}()
+	return ctx, func() syscall.Signal { return syscall.Signal(which.Load()) }
+}
+
+// ofSignal and a signal's number are the exit code of a command that it ended
+// before it was done, as shells have it.
+const ofSignal = 128
 
 // ending is what is said at the end, and the exit code.
-func ending(err error, signalled bool) (text string, code int) {
+func ending(err error, signalled syscall.Signal) (text string, code int) {
 	var quiet exitCode
 	switch {
 	case err == nil:
 		return "", 0
 	case errors.As(err, &quiet):
 		return "", int(quiet)
-	case signalled && errors.Is(err, context.Canceled):
-		return strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted"), interrupted
+	case signalled != 0 && errors.Is(err, context.Canceled):
+		return strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted"), ofSignal + int(signalled)
 	}
 	return err.Error(), 1
 }

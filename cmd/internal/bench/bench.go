@@ -50,6 +50,11 @@ type Config struct {
 	Concurrency          int           // clients
 	Duration             time.Duration // of the measured part
 	Keep                 bool          // leave the objects in the bucket
+	// CleanTime is how long their removal may take when the context has ended; 0: 10 s.
+	CleanTime time.Duration
+	// Say is told of objects that are still in the bucket when the context ends,
+	// before they are removed, and of those that stay there; nil: nobody.
+	Say func(text string)
 	// Progress is called about twice a second, nil: never.
 	Progress func(Progress)
 }
@@ -103,12 +108,18 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	}
 	stop := r.report()
 	defer stop()
+	if err := r.makeBucket(ctx); err != nil {
+		return Result{}, fmt.Errorf("prepare: %w", err)
+	}
+	if !cfg.Keep {
+		defer r.clean(ctx)
+	}
 	if err := r.prepare(ctx); err != nil {
 		return Result{}, fmt.Errorf("prepare: %w", err)
 	}
 	res := r.measure(ctx)
-	if !cfg.Keep {
-		r.clean(context.WithoutCancel(ctx))
+	if res.Operations == 0 && ctx.Err() != nil {
+		return res, ctx.Err()
 	}
 	if res.Operations == 0 {
 		return res, fmt.Errorf("no operation succeeded: %s", res.FirstError)
@@ -174,8 +185,7 @@ func (r *run) report() (stop func()) {
 	return func() { close(done); <-ended }
 }
 
-// prepare makes the bucket and the objects that the load reads or deletes.
-func (r *run) prepare(ctx context.Context) error {
+func (r *run) makeBucket(ctx context.Context) error {
 	ok, err := r.core.BucketExists(ctx, r.Bucket)
 	if err == nil && !ok {
 		err = r.core.MakeBucket(ctx, r.Bucket, minio.MakeBucketOptions{Region: r.Region})
@@ -183,6 +193,11 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", r.Bucket, err)
 	}
+	return nil
+}
+
+// prepare makes the objects that the load reads or deletes.
+func (r *run) prepare(ctx context.Context) error {
 	if r.Op == Put {
 		return nil
 	}
@@ -381,15 +396,4 @@ func (r *run) get(ctx context.Context, key string, rng *rand.Rand) error {
 	}
 	r.bytes.Add(n)
 	return err
-}
-
-// clean removes what the run made.
-func (r *run) clean(ctx context.Context) {
-	r.setPhase("clean")
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	objects := r.core.Client.ListObjects(ctx, r.Bucket, minio.ListObjectsOptions{Prefix: r.prefix, Recursive: true})
-	for range r.core.RemoveObjects(ctx, r.Bucket, objects, minio.RemoveObjectsOptions{}) {
-		continue // what could not be removed stays; the measurement stands
-	}
 }
