@@ -45,6 +45,9 @@ func runShares(c *cobra.Command, cfg bench.Config, of string, ops []bench.Op, ro
 			if err != nil {
 				return fmt.Errorf("%s: %w", cfg.Op, err)
 			}
+			if err := c.Context().Err(); err != nil {
+				return fmt.Errorf("%s: %w", cfg.Op, err)
+			}
 			f, err := bench.Run(c.Context(), atFloor)
 			if err != nil {
 				return fmt.Errorf("%s, what it is compared with: %w", cfg.Op, err)

@@ -60,25 +60,46 @@ func (g *ground) Close() error { return errors.Join(g.lock.Close(), g.Pinned.Clo
 
 // hold pins and locks the place's directory, and makes sure that it is the drive's still.
 func (p *place) hold() (*ground, error) {
+	if err := p.letGo(); err != nil {
+		return nil, err
+	}
 	pin, err := p.node.cfg.FS.Pin(p.dir)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := pin.Lock(filepath.Join(p.dir, lockName))
-	if err != nil {
-		_ = pin.Close()
-		return nil, fmt.Errorf("%s is in use by another process, or its store hangs in closing: %w", p.dir, err)
-	}
-	g := &ground{pin, lock}
-	id, err := readIdentity(g, p.dir)
+	id, err := readIdentity(pin, p.dir)
 	if err == nil && id.Drive != p.drive() {
 		err = fmt.Errorf("%s holds drive %s by now", p.dir, id.Drive)
 	}
+	var lock io.Closer
+	if err == nil {
+		lock, err = pin.Lock(filepath.Join(p.dir, lockName))
+		if errors.Is(err, vfs.ErrLocked) {
+			err = fmt.Errorf("%s is in use by another process: %w", p.dir, err)
+		}
+	}
 	if err != nil {
-		_ = g.Close()
+		_ = pin.Close()
 		return nil, err
 	}
-	return g, nil
+	return &ground{pin, lock}, nil
+}
+
+// stands gives what the place's store stands on; nil while it is closed.
+func (p *place) stands() *ground {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ground
+}
+
+// letGo says whether all stores of the place have let go of what they stood on: the
+// lock of one that hangs in Close does not keep others out of a directory that was
+// emptied, and it may still write there.
+func (p *place) letGo() error {
+	if p.closing.Load() > 0 {
+		return fmt.Errorf("%s: the store that was here hangs in closing; the drive is opened when it has let go", p.dir)
+	}
+	return nil
 }
 
 // closeAgain is how long after a store hung in Close it is asked again whether it
@@ -96,7 +117,9 @@ func (p *place) shut() {
 
 func (p *place) closeStore(store storagenode.Drive, g *ground) {
 	done := make(chan error, 1)
+	p.closing.Add(1)
 	go func() {
+		defer p.closing.Add(-1)
 		err := store.Close()
 		if !errors.Is(err, storagenode.ErrSuspect) {
 			_ = g.Close()

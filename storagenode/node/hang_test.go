@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"syscall"
 	"testing"
 	"time"
@@ -11,10 +12,18 @@ import (
 	"kintsugi/storagenode/vfs"
 )
 
-// TestStoreThatHangsInCloseKeepsItsDirectory: a drive whose store does not close is
-// not opened a second time, for the first one may still write; what that acknowledges
-// is there afterwards.
-func TestStoreThatHangsInCloseKeepsItsDirectory(t *testing.T) {
+// hung is a node of one drive whose store hangs in making a shard durable.
+type hung struct {
+	*Node
+	mem   *vfs.Mem
+	fault *vfs.Fault
+	id    storagenode.DriveID
+	write func(blob byte) error // to the first store
+	hang  *vfs.Injected
+	done  chan error // of the write of blob 2, which hangs
+}
+
+func hangs(t *testing.T) *hung {
 	mem := vfs.NewMem()
 	fault := vfs.NewFault(mem)
 	t.Cleanup(fault.Clear)
@@ -30,48 +39,91 @@ func TestStoreThatHangsInCloseKeepsItsDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.Close() })
-	id := n.Reports()[0].ID
-	first := n.Store(id)
-	shard := func(blob byte) storagenode.Shard {
-		return storagenode.Shard{ID: storagenode.ShardID{PG: 1, Blob: storagenode.BlobID{blob}}, K: 1, Last: true, StripeLen: 3, Payload: []byte("abc")}
-	}
-	write := func(blob byte) error {
-		token, err := first.Put(t.Context(), shard(blob))
+	h := &hung{Node: n, mem: mem, fault: fault, id: n.Reports()[0].ID, done: make(chan error, 1)}
+	first := n.Store(h.id)
+	h.write = func(blob byte) error {
+		token, err := first.Put(t.Context(), shardOf(blob))
 		if err == nil {
 			err = first.Sync(t.Context(), token)
 		}
 		return err
 	}
-	if err := write(1); err != nil {
+	if err := h.write(1); err != nil {
 		t.Fatal(err)
 	}
-	hang := fault.Inject(vfs.Rule{Ops: vfs.OpSync, Path: "/segments/", Times: 1, Hang: true})
-	done := make(chan error, 1)
-	go func() { done <- write(2) }()
-	for hang.Waiting() == 0 {
+	h.hang = fault.Inject(vfs.Rule{Ops: vfs.OpSync, Path: "/segments/", Times: 1, Hang: true})
+	go func() { h.done <- h.write(2) }()
+	for h.hang.Waiting() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	fault.Inject(vfs.Rule{Ops: vfs.OpRead, Path: IdentityName, Times: 1, Err: syscall.EIO})
-	for range 3 {
-		n.places[0].check(t.Context())
-	}
-	if n.Store(id) != nil {
-		t.Error("the directory was opened again while its first store still hangs in a write")
-	}
-	hang.Release()
-	acknowledged := map[byte]bool{1: true, 2: <-done == nil, 3: write(3) == nil}
+	return h
+}
+
+func shardOf(blob byte) storagenode.Shard {
+	return storagenode.Shard{ID: storagenode.ShardID{PG: 1, Blob: storagenode.BlobID{blob}}, K: 1, Last: true, StripeLen: 3, Payload: []byte("abc")}
+}
+
+// served checks the place until a drive is in service there, and gives its store.
+func (h *hung) served(t *testing.T) storagenode.ShardStore {
+	t.Helper()
 	for range 1000 {
-		if n.places[0].check(t.Context()); n.Store(id) != nil {
-			break
+		h.places[0].check(t.Context())
+		for _, r := range h.Reports() {
+			if s := h.Store(r.ID); s != nil {
+				return s
+			}
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if n.Store(id) == nil {
-		t.Fatalf("the drive does not come back: %+v", n.Reports())
+	t.Fatalf("no drive comes back: %+v", h.Reports())
+	return nil
+}
+
+// TestStoreThatHangsInCloseKeepsItsDirectory: a drive whose store does not close is
+// not opened a second time, for the first one may still write; what that acknowledges
+// is there afterwards.
+func TestStoreThatHangsInCloseKeepsItsDirectory(t *testing.T) {
+	h := hangs(t)
+	h.fault.Inject(vfs.Rule{Ops: vfs.OpRead, Path: IdentityName, Times: 1, Err: syscall.EIO})
+	for range 3 {
+		h.places[0].check(t.Context())
 	}
+	if h.Store(h.id) != nil {
+		t.Error("the directory was opened again while its first store still hangs in a write")
+	}
+	h.hang.Release()
+	acknowledged := map[byte]bool{1: true, 2: <-h.done == nil, 3: h.write(3) == nil}
+	store := h.served(t)
 	for blob, yes := range acknowledged {
-		if _, err := n.Store(id).Stat(t.Context(), shard(blob).ID); yes && err != nil {
+		if _, err := store.Stat(t.Context(), shardOf(blob).ID); yes && err != nil {
 			t.Errorf("blob %d was acknowledged: %v", blob, err)
 		}
+	}
+}
+
+// TestStoreThatHangsInCloseInAnEmptiedDirectory: neither is a new drive made beside
+// it, though its lock is gone with what else was there.
+func TestStoreThatHangsInCloseInAnEmptiedDirectory(t *testing.T) {
+	h := hangs(t)
+	names, err := h.mem.List("/d1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := h.mem.RemoveAll("/d1/" + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		h.places[0].check(t.Context())
+	}
+	if names, err := h.mem.List("/d1"); err != nil || len(names) > 0 {
+		t.Errorf("made while the store of before has not let go: %v, %v; %+v", names, err, h.Reports())
+	}
+	h.hang.Release()
+	<-h.done
+	store := h.served(t)
+	if _, err := store.Stat(t.Context(), shardOf(1).ID); !errors.Is(err, storagenode.ErrNotFound) {
+		t.Errorf("a new drive has a shard of the one before: %v", err)
 	}
 }

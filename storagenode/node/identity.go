@@ -210,10 +210,11 @@ func (n *Node) rememberPlace(p *place) error {
 	defer n.remembering.Unlock()
 	var all []storagenode.KnownDrive
 	for _, q := range n.places { // a new drive's own record is empty, another's may be damaged
-		if q == p || q.current() == nil {
+		g := q.stands()
+		if q == p || g == nil {
 			continue
 		}
-		for _, k := range readKnown(n.cfg.FS, q.dir) {
+		for _, k := range readKnown(g, q.dir) {
 			all = replaceKnown(all, k)
 		}
 	}
@@ -227,8 +228,8 @@ func (n *Node) rememberPlace(p *place) error {
 	}
 	var errs []error
 	for _, q := range n.places {
-		if q.current() != nil {
-			errs = append(errs, writeKnown(n.cfg.FS, q.dir, all))
+		if g := q.stands(); g != nil {
+			errs = append(errs, writeKnown(g, q.dir, all))
 		}
 	}
 	return errors.Join(errs...)

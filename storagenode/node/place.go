@@ -35,6 +35,7 @@ type place struct {
 	total    int64
 	inode    uint64 // of the directory
 
+	closing  atomic.Int32  // stores that were closed and have not let go
 	checking atomic.Int64  // by the node's count, when the running check began; 0: none
 	work     chan struct{} // holds one token: one check, replace or close at a time
 	// remembered is closed when the other drives know of the last replacement
@@ -61,6 +62,9 @@ func (p *place) mayTake(old storagenode.KnownDrive, known bool) error {
 
 // format makes a drive of the empty directory, in the place of replaces.
 func (p *place) format(replaces storagenode.DriveID) error {
+	if err := p.letGo(); err != nil {
+		return err
+	}
 	fsys, err := p.node.cfg.FS.Pin(p.dir)
 	if err != nil {
 		return err

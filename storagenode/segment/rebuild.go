@@ -127,6 +127,9 @@ func (s *Store) indexErr(x *index, err error) error {
 	if err == nil || errors.Is(err, pebble.ErrNotFound) {
 		return nil
 	}
+	if s.idx.Load() == nil && errors.Is(err, fs.ErrClosed) {
+		return errClosed // as in indexFailed
+	}
 	if short(err) {
 		return s.passing(err)
 	}

@@ -139,8 +139,12 @@ func (p *osPinned) RemoveAll(path string) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	names, lerr := p.List(path)
-	if lerr != nil {
+	d, oerr := p.open(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if oerr != nil {
+		return err
+	}
+	names, err := listOS(d)
+	if err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -148,7 +152,10 @@ func (p *osPinned) RemoveAll(path string) error {
 			return err
 		}
 	}
-	return p.Remove(path)
+	if err := p.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // List implements FS.

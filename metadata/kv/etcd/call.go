@@ -71,8 +71,8 @@ func (s *Store) repeat(ctx context.Context, timeout time.Duration, f func(contex
 }
 
 // attempt performs a request once and says whether it is worth another time. A
-// member that said nothing for as long as a first attempt may take is left, where
-// there are others: what else is under way there would have an unknown outcome.
+// member that said nothing for as long as a first attempt may take is left, and the
+// only one after more than that: what else is under way there gets an unknown outcome.
 func (s *Store) attempt(ctx context.Context, limit time.Duration, f func(context.Context, grpc.CallOption) error) (again bool, err error) {
 	start := time.Now()
 	var p peer.Peer
@@ -84,7 +84,11 @@ func (s *Store) attempt(ctx context.Context, limit time.Duration, f func(context
 		return false, nil
 	}
 	again, err = s.judge(ctx, err)
-	if again && len(s.cfg.Endpoints) > 1 && time.Since(start) >= max(limit, firstAttempt) {
+	patience := firstAttempt
+	if len(s.cfg.Endpoints) == 1 {
+		patience = keepaliveTimeout
+	}
+	if again && time.Since(start) >= max(limit, patience) {
 		silent(p.Addr, start)
 	}
 	return again, err

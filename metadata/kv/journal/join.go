@@ -113,7 +113,7 @@ func (c *committer) begin(d *drive, snap *pebble.Snapshot) (whole bool, err erro
 			return false, err
 		}
 	}
-	_, _, err = writeSnapshot(d, c.cfg.Cluster, snap)
+	_, _, err = c.saveSnapshot(snap, d)
 	return whole, err
 }
 

@@ -176,12 +176,21 @@ func write(t *testing.T, fs vfs.FS, path, text string) {
 func TestTheOnlyMemberMoves(t *testing.T) {
 	writes := vfs.Rule{Ops: vfs.OpWrite, Path: "snap.new", Err: syscall.EIO}
 	reads := vfs.Rule{Ops: vfs.OpRead, Path: "/journal/log-", Err: syscall.EIO}
-	for _, faults := range [][]vfs.Rule{nil, {writes}, {writes, reads}} {
+	snaps := vfs.Rule{Ops: vfs.OpRead, Path: "/journal/snap-", Err: syscall.EIO}
+	for i, faults := range [][]vfs.Rule{nil, {writes}, {writes, reads}, {writes, snaps}} {
 		cfg, fs, _ := faulty(t, 3, 0)
 		named(t, fs, &cfg)
+		cfg.LogSize, cfg.SnapshotAfter = 16<<10, 64<<10
 		s := open(t, cfg)
 		mustPut(t, s, "a", "1")
 		x, y := &cfg.Drives[0], &cfg.Drives[2]
+		if i > 1 { // a log that begins with a snapshot
+			eventually(t, "a log that was trimmed", func() bool {
+				mustPut(t, s, "fill", strings.Repeat("x", 8<<10))
+				_, err := fs.Stat(filepath.Join(x.Dir, "journal/log-0000000000000001"))
+				return err != nil
+			})
+		}
 		if st := s.Status(); st.Members[0] != x.ID || st.StateDrive != cfg.Drives[1].ID {
 			t.Fatalf("not as the test wants it: %+v", st)
 		}

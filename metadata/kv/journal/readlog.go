@@ -93,9 +93,13 @@ func readLog(d *drive, cluster storagenode.UUID) *memberLog {
 	}
 	slices.Sort(l.files)
 	slices.Sort(snaps)
+	var unread error
 	for len(snaps) > 0 && l.snap.commit == 0 {
-		if ref, err := openSnapshot(d, cluster, snaps[len(snaps)-1]); err == nil {
+		switch ref, err := openSnapshot(d, cluster, snaps[len(snaps)-1]); {
+		case err == nil:
 			l.snap = ref
+		case !errors.Is(err, errSnapshot):
+			unread = errors.Join(unread, err)
 		}
 		snaps = snaps[:len(snaps)-1]
 	}
@@ -107,6 +111,9 @@ func readLog(d *drive, cluster storagenode.UUID) *memberLog {
 	}
 	if l.err = l.walk(cluster); l.err == nil {
 		l.err = l.checkSnapshot(cluster)
+	}
+	if unread != nil && errors.Is(l.err, errLog) {
+		l.err = unread // with that snapshot it may be whole
 	}
 	return l
 }

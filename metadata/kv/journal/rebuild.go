@@ -38,7 +38,7 @@ func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 		if names, err := d.stateNames(); err == nil && len(names) > 0 {
 			name = names[len(names)-1]
 		}
-		if name == "" || !d.usable || d.failure != nil || c.state != old {
+		if name == "" || !d.usable || d.failure != nil || c.state != old || d.there() != nil {
 			continue
 		}
 		st, err := openState(c.cfg, d, name, c.s.wake)

@@ -64,6 +64,10 @@ func writeSnapshot(d *drive, cluster storagenode.UUID, r pebble.Reader) (commit 
 		return 0, 0, err
 	}
 	tmp := d.path("snap.new")
+	// One that was given up, as its disk was moved, may still be written to.
+	if err := d.fs.Remove(tmp); err != nil && !errors.Is(err, vfs.ErrNotExist) {
+		return 0, 0, err
+	}
 	f, err := d.fs.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return 0, 0, err

@@ -225,9 +225,9 @@ func move(t *testing.T, s kv.Store, rng *rand.Rand, accounts, start int, name fu
 }
 
 // counter: increments are not lost, and a register read after an acknowledged
-// write shows at least that write, never less than an earlier read showed. Few
-// outcomes may be unknown, where an engine takes a busy machine for a broken one.
-func counter(t *testing.T, s kv.Store) {
+// write shows at least that write, never less than an earlier read showed. So
+// many outcomes of 400 may be unknown.
+func counter(t *testing.T, s kv.Store, most uint64) {
 	const workers, each = 8, 50
 	var acked atomic.Uint64 // the highest acknowledged value
 	var unknown atomic.Uint64
@@ -281,7 +281,7 @@ func counter(t *testing.T, s kv.Store) {
 	readers.Wait()
 	v, err := s.Get(t.Context(), []byte("counter"))
 	must(t, err)
-	if u := unknown.Load(); number(v) > workers*each || number(v)+u < workers*each || u > workers*each/10 {
+	if u := unknown.Load(); number(v) > workers*each || number(v)+u < workers*each || u > most {
 		t.Fatalf("counter is %d after %d increments, %d of unknown outcome", number(v), workers*each, u)
 	}
 }
