@@ -50,13 +50,13 @@ type Config struct {
 	Concurrency          int           // clients
 	Duration             time.Duration // of the measured part
 	Keep                 bool          // leave the objects in the bucket
-	// CleanTime is how long their removal may take when the context has ended; 0: 10 s.
-	CleanTime time.Duration
 	// Say is told of objects that are still in the bucket when the context ends,
 	// before they are removed, and of those that stay there; nil: nobody.
 	Say func(text string)
 	// Progress is called about twice a second, nil: never.
 	Progress func(Progress)
+
+	hurried time.Duration // of tests, in place of cleanTimeEnded
 }
 
 // Progress is where a run stands.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -18,10 +19,7 @@ const (
 // measurement stands.
 func (r *run) clean(ctx context.Context) {
 	r.setPhase("clean")
-	within := r.CleanTime
-	if within <= 0 {
-		within = cleanTimeEnded
-	}
+	within := cmp.Or(r.hurried, cleanTimeEnded)
 	cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 	defer cancel()
 	told := make(chan struct{})

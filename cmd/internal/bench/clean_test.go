@@ -33,7 +33,7 @@ func config(address string, op Op) (cfg Config, said func() string) {
 	var all []string
 	cfg = Config{
 		Endpoint: address, AccessKey: "access", SecretKey: "secret-of-the-test", Region: "us-east-1", Bucket: "bkt",
-		Op: op, Size: 1, Concurrency: 1, Objects: 1000, Duration: time.Hour, CleanTime: time.Hour,
+		Op: op, Size: 1, Concurrency: 1, Objects: 1000, Duration: time.Hour, hurried: time.Hour,
 		Say: func(text string) { mu.Lock(); all = append(all, text); mu.Unlock() },
 	}
 	return cfg, func() string { mu.Lock(); defer mu.Unlock(); return strings.Join(all, "\n") }
@@ -45,7 +45,7 @@ func TestRemovalIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	address := endpoint(t, cancel, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	cfg, said := config(address, Put)
-	cfg.CleanTime = 10 * time.Millisecond
+	cfg.hurried = 10 * time.Millisecond
 	_, _ = Run(ctx, cfg) // the one operation was interrupted, or was not
 	if got := said(); !strings.Contains(got, "interrupted: what is in bucket bkt under bench/") ||
 		!strings.Contains(got, "not all was removed that is in bucket bkt under bench/") {

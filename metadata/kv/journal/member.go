@@ -115,7 +115,7 @@ func (m *member) run(first, prev uint64) {
 	m.report(first-1, err)
 	last := first - 1
 	for j := range m.jobs {
-		if err == nil && m.givenUp() {
+		if err == nil && ended(m.quit) { // nothing counts that is written after stop
 			err = errGivenUp // another drive may be where its paths lead
 		}
 		if err != nil {
@@ -128,16 +128,6 @@ func (m *member) run(first, prev uint64) {
 	}
 	if m.file != nil {
 		_ = m.file.Close() // all that counts was synced
-	}
-}
-
-// givenUp says that stop was called: nothing counts that is written from now on.
-func (m *member) givenUp() bool {
-	select {
-	case <-m.quit:
-		return true
-	default:
-		return false
 	}
 }
 

@@ -150,14 +150,7 @@ func (st *state) fail(err error) {
 	})
 }
 
-func (st *state) hasFailed() bool {
-	select {
-	case <-st.failed:
-		return true
-	default:
-		return false
-	}
-}
+func (st *state) hasFailed() bool { return ended(st.failed) }
 
 // readable says whether the state may be read: it has not failed, or only for
 // want of space, which leaves all that was applied in place. So reads go on
