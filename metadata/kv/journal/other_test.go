@@ -58,7 +58,15 @@ func foreign(t *testing.T, fs vfs.FS, mem *vfs.Mem, m journal.Member) (changed f
 	}
 	list := func() []string {
 		var all []string
-		for _, dir := range []string{"", "journal", "state"} {
+		dirs := []string{"", "journal", "state"}
+		states, err := mem.List(filepath.Join(m.Dir, "state"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range states {
+			dirs = append(dirs, filepath.Join("state", s))
+		}
+		for _, dir := range dirs {
 			names, err := mem.List(filepath.Join(m.Dir, dir))
 			if err != nil {
 				t.Fatal(err)
