@@ -78,7 +78,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 
 // runGateway serves until ctx ends.
 func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
-	tuneGarbageCollector(cfg.memory)
+	tuneHeap(cfg.memory)
 	log, err := newLogger(cfg.cluster.logLevel)
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 
 // runRepairer repairs until ctx ends.
 func runRepairer(ctx context.Context, cfg repairerConfig, out io.Writer) error {
-	tuneGarbageCollector(256 << 20)
+	tuneHeap(256 << 20)
 	inside, err := listen("--address", cfg.address)
 	if err != nil {
 		return err

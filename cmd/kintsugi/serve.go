@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,7 +30,7 @@ const (
 
 // serve runs the store until ctx ends, then stops within stopTime.
 func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
-	tuneGarbageCollector(cfg.memory)
+	tuneHeap(cfg.memory)
 	tuneScheduler(len(cfg.dirs))
 	secure, err := cfg.https.load(cfg.logger)
 	if err != nil {
@@ -101,18 +99,6 @@ func shutdown(front, back *http.Server, store *embedded.Store) error {
 		_ = front.Close() // their clients see a cut connection
 	}
 	return store.Close()
-}
-
-// tuneGarbageCollector lets the heap grow to four times what lives before it
-// is collected, since little lives and much is made a second, and bounds it
-// where the environment does not.
-func tuneGarbageCollector(transfers int64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(300)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" && debug.SetMemoryLimit(-1) == math.MaxInt64 {
-		debug.SetMemoryLimit(transfers + 384<<20)
-	}
 }
 
 // tuneScheduler keeps drives from holding up the processors. The runtime counts

@@ -114,7 +114,7 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 	if cfg.name == "" {
 		return errors.New("--name: this machine has no name; name the node")
 	}
-	tuneGarbageCollector(cfg.memory)
+	tuneHeap(cfg.memory)
 	front, err := listen("--address", cfg.address)
 	if err != nil {
 		return err
