@@ -201,7 +201,8 @@ func TestMultipartChecksums(t *testing.T) {
 			t.Errorf("%s part 2: %v", target, r.header)
 		}
 		r = s.must(call{method: "GET", target: target + "?attributes", header: headers("x-amz-object-attributes", "ObjectParts, Checksum", "x-amz-max-parts", "1")})
-		if got := elements(r.body, "Checksum"+a.String()); len(got) != 2 || got[0] != want.String() || got[1] != values[0] || between(r.body, "<IsTruncated>", "<") != "true" {
+		bare := strings.TrimSuffix(want.String(), "-2") // here S3 leaves the number of parts out
+		if got := elements(r.body, "Checksum"+a.String()); len(got) != 2 || got[0] != bare || got[1] != values[0] || between(r.body, "<IsTruncated>", "<") != "true" {
 			t.Errorf("%s attributes: %s", target, r.body)
 		}
 	}
