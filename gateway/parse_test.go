@@ -27,6 +27,20 @@ func TestSplitTarget(t *testing.T) {
 	}
 }
 
+func TestBucketOfHost(t *testing.T) {
+	outer, inner := ".example.com", ".s3.example.com"
+	for _, domains := range [][]string{{outer, inner}, {inner, outer}} {
+		for host, want := range map[string]string{
+			"b.example.com": "b", "b.s3.example.com": "b", "B.C.S3.Example.com:9000": "b.c",
+			"example.com": "", "s3.example.com": "", "S3.example.com:9000": "", "s3.example.org": "", "": "",
+		} {
+			if got := bucketOfHost(host, domains); got != want {
+				t.Errorf("%s under %v: %q, want %q", host, domains, got, want)
+			}
+		}
+	}
+}
+
 func TestBucketNames(t *testing.T) {
 	for _, n := range []string{"abc", "a-b", "a.b.c", "1.2.3", "1.2.3.x", "0ab", strings.Repeat("a", 63)} {
 		if !validBucketName(n) {

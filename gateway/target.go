@@ -50,7 +50,8 @@ func splitTarget(bucket, path, raw string) (name, key string, err error) {
 }
 
 // bucketOfHost gives the bucket where the host is a bucket's name under one
-// of the domains.
+// of the domains. Of domains within each other the longest counts, and a host
+// that is a domain itself names no bucket of another.
 func bucketOfHost(host string, domains []string) string {
 	if len(domains) == 0 {
 		return ""
@@ -58,12 +59,17 @@ func bucketOfHost(host string, domains []string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
+	bucket := ""
 	for _, d := range domains {
-		if len(host) > len(d) && strings.EqualFold(host[len(host)-len(d):], d) {
-			return strings.ToLower(host[:len(host)-len(d)])
+		at := len(host) - len(d)
+		switch {
+		case strings.EqualFold(host, d[1:]):
+			return ""
+		case at > 0 && strings.EqualFold(host[at:], d) && (bucket == "" || at < len(bucket)):
+			bucket = host[:at]
 		}
 	}
-	return ""
+	return strings.ToLower(bucket)
 }
 
 // validBucketName follows the rules for general purpose buckets: 3 to 63
