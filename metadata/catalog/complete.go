@@ -57,6 +57,11 @@ func (s *Uploads) CompleteUpload(ctx context.Context, b metadata.Bucket, key, id
 		o, err = run.do(ctx)
 		return err
 	})
+	if errors.Is(err, metadata.ErrNoSuchUpload) {
+		// It was there, or so it seemed: another request may have ended it just now,
+		// the same one at another gateway for instance.
+		return run.completed(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -358,3 +358,47 @@ func TestUnreadableList(t *testing.T) {
 		t.Errorf("%d blobs are owed a delete, want those of the list that can be read", n)
 	}
 }
+
+// overtaken calls before at the Begin of that number, from 0 on.
+type overtaken struct {
+	kv.Store
+	left   int
+	before func()
+}
+
+func (s *overtaken) Begin(ctx context.Context) (kv.Txn, error) {
+	if s.left--; s.left == -1 {
+		s.before()
+	}
+	return s.Store.Begin(ctx)
+}
+
+// TestCompleteOvertaken: a completion that another gateway was asked for too, since
+// its client asked again, and which that one ends at any step, answers with the
+// object, too: the upload is not gone, it was completed.
+func TestCompleteOvertaken(t *testing.T) {
+	store := memory.New()
+	f := newFixture(t, store)
+	b := f.bucket("bucket")
+	for step := range 3 { // begin, part list, object
+		key := fmt.Sprint("k", step)
+		parts := f.upload(b, key, key, 3, 10)
+		complete := func(c *Catalog) (*metadata.Object, error) {
+			return c.CompleteUpload(t.Context(), b, key, key, metadata.Completion{Parts: parts, Seal: sealed("s")})
+		}
+		s := &overtaken{Store: store, left: step}
+		s.before = func() {
+			if _, err := complete(f.Catalog); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o, err := complete(f.another(s))
+		if err != nil || o.Size != 30 {
+			t.Errorf("overtaken at step %d: %v %v", step, o, err)
+		}
+		if s.left >= 0 {
+			t.Fatalf("step %d was not reached", step)
+		}
+	}
+	f.checkClean()
+}
