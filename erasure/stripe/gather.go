@@ -23,6 +23,9 @@ type gather struct {
 	stripe int
 	n      int  // bytes of data in the stripe
 	all    bool // read every slot, from its own drive only
+	// need is how many good shards of one generation are collected: k, and more
+	// where k of them did not fit together.
+	need int
 	// without is a slot whose own drive is not read, only the one it was
 	// mapped from; -1: none.
 	without int
@@ -71,7 +74,7 @@ func (s *Set) newGather(ctx context.Context, g *erasure.Group, b *erasure.Blob, 
 	}
 	a := &gather{
 		mem: mem, set: s, coder: coder, group: g, blob: b, stripe: stripe,
-		n: stripeLen(b.Size, stripe), without: -1,
+		n: stripeLen(b.Size, stripe), need: int(g.Scheme.K), without: -1,
 		results: make(chan gathered, g.Scheme.N()),
 	}
 	a.size = g.Scheme.ShardSize(a.n)
@@ -98,11 +101,26 @@ func (s *Set) gather(ctx context.Context, g *erasure.Group, b *erasure.Blob, str
 	defer a.release()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends stragglers
-	if err := a.collect(ctx); err != nil {
-		return nil, err
+	d, err := a.fit(ctx, 0)
+	if err == nil {
+		s.stats.decoded.Inc()
 	}
-	s.stats.decoded.Inc()
-	return a.decode(0)
+	return d, err
+}
+
+// fit collects shards and decodes them. Where they do not give the stripe that was
+// written, though their drives take them for good, one of them is wrong, and it goes
+// on with those that were not asked yet.
+func (a *gather) fit(ctx context.Context, want erasure.SlotMask) (*decoded, error) {
+	for ; ; a.need++ {
+		if err := a.collect(ctx); err != nil {
+			return nil, err
+		}
+		d, err := a.decode(want)
+		if !errors.Is(err, storagenode.ErrCorrupt) || a.pick() < 0 && a.running == 0 {
+			return d, err
+		}
+	}
 }
 
 // pick finds the best slot not asked yet, -1 when all were: data before parity,
@@ -232,24 +250,22 @@ func readFull(ctx context.Context, store storagenode.ShardStore, id storagenode.
 // once where it failed; ErrUnreadable when nothing is left to ask.
 func (a *gather) collect(ctx context.Context) error {
 	k := int(a.group.Scheme.K)
-	first := k
 	if a.all {
-		first = a.group.Scheme.N()
+		a.need = a.group.Scheme.N()
 	}
-	for range first {
-		a.startNext(ctx)
+	for !a.hopeful() && a.startNext(ctx) {
 	}
 	clock := a.set.cfg.Clock
 	began, over := clock.Now(), clock.After(a.set.cfg.ReadWait)
 	tick := clock.After(a.lateness())
 	for a.running != 0 {
-		if _, most := a.generation(); !a.all && most >= k {
+		if _, most := a.generation(); !a.all && most >= a.need {
 			return nil
 		}
 		select {
 		case r := <-a.results:
 			a.take(r)
-			if !a.all && !a.hopeful(k) {
+			if !a.all && !a.hopeful() {
 				a.startNext(ctx)
 			}
 		case <-tick:
@@ -289,9 +305,9 @@ func (a *gather) startNext(ctx context.Context) bool {
 }
 
 // hopeful says that enough shards are there or on their way.
-func (a *gather) hopeful(k int) bool {
+func (a *gather) hopeful() bool {
 	_, most := a.generation()
-	return most+a.running.Count() >= k
+	return most+a.running.Count() >= a.need
 }
 
 func (a *gather) lateness() time.Duration {

@@ -569,3 +569,23 @@ func TestLateCopyWithoutMemory(t *testing.T) {
 		buf.release()
 	}
 }
+
+// TestUnverifiedIsReadAround: a shard that its drive takes for good and that is wrong
+// all the same is one loss like another: while k others are good, the blob is read
+// and rebuilt.
+func TestUnverifiedIsReadAround(t *testing.T) {
+	for at := 1; at < 6; at++ {
+		r := newRig(t, "4+2")
+		data := noise(1<<20, 1)
+		b := r.put(data)
+		r.setStore(r.group.Slots[at].Drive, liar{r.mem[at]})
+		dst := storetest.NewMemory()
+		r.lose(0, b.ID, 0)
+		if err := r.set.Rebuild(t.Context(), r.group, b, 0, dst, 3); err != nil {
+			t.Errorf("liar at %d: rebuild: %v", at, err)
+		}
+		if at >= 4 { // no hash is compared where nothing is decoded, and the drive says it is good
+			r.want(b, data, 0, b.Size)
+		}
+	}
+}

@@ -83,10 +83,7 @@ func (r *rebuilder) source(ctx context.Context, stripe int) (*decoded, error) {
 	a.without = r.slot
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends stragglers
-	if err := a.collect(ctx); err != nil {
-		return nil, err
-	}
-	return a.decode(erasure.SlotMask(1) << r.slot)
+	return a.fit(ctx, erasure.SlotMask(1)<<r.slot)
 }
 
 // taken reads the slot's shard of a stripe from the drive it is moved from.
