@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kintsugi/erasure"
+	"kintsugi/erasure/stripe"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -225,6 +226,9 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 		return false, nil
 	}
 	what, cause := v.worker.inspect.inspect(ctx, store, pg, slot, rec.Blob, deep)
+	if what == good && deep {
+		what, cause = v.fits(ctx, g, slot, rec.Blob)
+	}
 	if what == unknown {
 		return false, fmt.Errorf("inspect blob %s at slot %d of pg %d: %w", id, slot, pg, cause)
 	}
@@ -239,6 +243,20 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 	}
 	v.cfg.Logger.Warn("shard found bad", "pg", uint32(pg), "slot", slot, "blob", id.String(), "drive", s.Drive.String(), "err", cause)
 	return true, nil
+}
+
+// fits says whether a slot's part of a blob that verifies by itself is also what the
+// other slots give: one that was computed or summed wrongly is not. Only what was
+// claimed gets here, so that it may cost the reading of all of the blob.
+func (v *inventory) fits(ctx context.Context, g erasure.Group, slot int, b erasure.Blob) (finding, error) {
+	all, err := v.cfg.Stripes.Verify(ctx, g, b)
+	if err != nil {
+		return unknown, err
+	}
+	if s := all.Slots[slot]; s.Finding == stripe.Corrupt {
+		return corrupt, s.Err
+	}
+	return good, nil
 }
 
 // strays drops what drives still hold of slots that were mapped elsewhere and
