@@ -89,7 +89,7 @@ func (c *Connections) RoundTrip(q *http.Request) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	key := q.URL.Scheme + "://" + q.URL.Host
+	key := hostKey(q.URL)
 	conn := c.take(key)
 	if conn != nil {
 		resp, err := c.call(q, conn)
@@ -204,6 +204,21 @@ func (c *Connections) CloseIdleConnections() {
 	defer c.mu.Unlock()
 	c.closeBefore(time.Now().Add(time.Hour))
 }
+
+// CloseIdle closes those to the host of a URL that no call is using: what they lead
+// to is away, and the way to the host may be another by now.
+func (c *Connections) CloseIdle(u *url.URL) {
+	key := hostKey(u)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.idle[key] {
+		_ = conn.Close()
+	}
+	delete(c.idle, key)
+}
+
+// hostKey is what connections are kept by.
+func hostKey(u *url.URL) string { return u.Scheme + "://" + u.Host }
 
 // closeBefore: mu is held. Those idle longest come first.
 func (c *Connections) closeBefore(t time.Time) {

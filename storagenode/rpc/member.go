@@ -99,7 +99,8 @@ func (m *member) unanswered(err error, since uint64) {
 }
 
 // opened follows from the breaker having opened: calls under way would wait for
-// as long as they may.
+// as long as they may, and the polls to come try what was left idle, one connection
+// after another, though nobody may be at their other ends any more.
 func (m *member) opened(err error) {
 	m.mu.Lock()
 	m.since = m.fleet.cfg.Clock.Now()
@@ -112,6 +113,7 @@ func (m *member) opened(err error) {
 	m.fleet.mu.Lock()
 	m.fleet.publish() // another node may have its drives
 	m.fleet.mu.Unlock()
+	m.client.cfg.Transport.CloseIdle(m.client.base)
 	m.under.giveUp()
 }
 

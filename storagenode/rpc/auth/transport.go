@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 
@@ -31,6 +32,14 @@ func NewTransport(key *Key, next http.RoundTripper, c clock.Clock) *Transport {
 		c = clock.System{}
 	}
 	return &Transport{key: key, next: next, clock: c, sender: newLife()}
+}
+
+// CloseIdle has connections to the host of a URL closed that no request is using,
+// where what is below keeps some.
+func (t *Transport) CloseIdle(u *url.URL) {
+	if c, ok := t.next.(interface{ CloseIdle(u *url.URL) }); ok {
+		c.CloseIdle(u)
+	}
 }
 
 // Body is the body of a request: a head, which is signed, and bulk, which is
