@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -81,11 +82,15 @@ func (in *Incoming) Close() error { return nil }
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		patient(w)
-		t, head, ok := g.authentic(w, r)
-		if !ok {
-			// It says nothing of what was wrong: whoever asks has no key, and no
+		t, head, err := g.authentic(w, r)
+		if err != nil {
+			// It says nothing of what was wrong: whoever asks may have no key, and has no
 			// connection that stays.
 			w.Header().Set("Connection", "close")
+			if errors.Is(err, ErrBusy) {
+				http.Error(w, "busy", http.StatusServiceUnavailable)
+				return
+			}
 			http.Error(w, "not authenticated", http.StatusUnauthorized)
 			return
 		}
@@ -123,25 +128,27 @@ func (g *Guard) enter(r *http.Request) bool {
 	return false
 }
 
-// authentic reads the head of a request and verifies its signature.
-func (g *Guard) authentic(w http.ResponseWriter, r *http.Request) (ticket, []byte, bool) {
+// authentic reads the head of a request and verifies its signature: ErrRefused, or
+// ErrBusy where there is no room for the head.
+func (g *Guard) authentic(w http.ResponseWriter, r *http.Request) (t ticket, head []byte, err error) {
 	t, ok := parseTicket(r.Header.Get("Authorization"))
 	if !ok || r.ContentLength < 0 || t.head > MaxHead || int64(t.head) > r.ContentLength {
-		return t, nil, false
+		return t, nil, ErrRefused
 	}
-	var head []byte
 	if t.head > 0 {
 		// A deadline left in place would end the request's context later on.
 		ctl := http.NewResponseController(w)
 		_ = ctl.SetReadDeadline(time.Now().Add(g.cfg.HeadTime)) // a test's recorder has none
-		var err error
 		head, err = g.readHead(r, int(t.head))
 		_ = ctl.SetReadDeadline(time.Time{})
 		if err != nil {
-			return t, nil, false
+			return t, nil, err
 		}
 	}
-	return t, head, t.sign(g.cfg.Key, r, r.ContentLength, head).equal(t.mac)
+	if !t.sign(g.cfg.Key, r, r.ContentLength, head).equal(t.mac) {
+		return t, nil, ErrRefused
+	}
+	return t, head, nil
 }
 
 // Heads whose sender is not known yet: those above shortHead bytes are read in

@@ -62,3 +62,18 @@ func TestReadHead(t *testing.T) {
 		t.Errorf("a short head waits for long ones: %v", err)
 	}
 }
+
+// TestLongHeadsOfStrangersMakeTheServerBusy: who has the key and finds no room for a
+// long head is told so, and not that the secret is another.
+func TestLongHeadsOfStrangersMakeTheServerBusy(t *testing.T) {
+	guard := NewGuard(GuardConfig{Key: key(t, "s"), Wait: time.Millisecond})
+	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	defer server.Close()
+	for range longHeads { // strangers, who do not send theirs
+		guard.long <- struct{}{}
+	}
+	q, _ := http.NewRequestWithContext(t.Context(), "POST", server.URL, bytes.NewReader(make([]byte, shortHead+1)))
+	if _, err := NewTransport(key(t, "s"), http.DefaultTransport, nil).RoundTrip(q); !errors.Is(err, ErrBusy) {
+		t.Errorf("a long head more than there is room for: %v", err)
+	}
+}
