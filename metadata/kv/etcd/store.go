@@ -144,7 +144,9 @@ func (s *Store) GetAll(ctx context.Context, keys ...[]byte) ([][]byte, error) {
 				values[i+j] = kvs[j].Value
 			}
 		}
-		i, rev = i+n, at
+		if i += n; rev == 0 {
+			rev = at // of the first; later answers tell what was the newest then
+		}
 	}
 	return values, nil
 }

@@ -247,4 +247,46 @@ func TestLargeReadsTogether(t *testing.T) {
 	}
 }
 
+// What is more than fits into one request is of one state all the same.
+func TestManyKeysAreOfOneState(t *testing.T) {
+	s := start(t, 1)
+	st, writer := s.open("/x/"), s.open("/x/")
+	keys := make([][]byte, 400)
+	for i := range keys {
+		keys[i] = fmt.Append(nil, "k", i)
+	}
+	first, last := keys[0], keys[len(keys)-1]
+	ended, stop := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			x, err := writer.Begin(t.Context())
+			if err == nil {
+				x.Put(first, fmt.Append(nil, i))
+				x.Put(last, fmt.Append(nil, i))
+				err = x.Commit(t.Context())
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	defer func() { close(stop); <-ended }()
+	for range 100 {
+		v, err := st.GetAll(t.Context(), keys...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := string(v[0]), string(v[len(v)-1]); a != b {
+			t.Fatalf("of keys that are written together one is %q, the other %q", a, b)
+		}
+	}
+}
+
 var _ kv.AllGetter = (*etcd.Store)(nil)
