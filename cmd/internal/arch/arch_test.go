@@ -38,7 +38,7 @@ var may = map[string][]string{
 	"metadata/kv/kvtest":    {"metadata/kv"},
 	"metadata/kv/memory":    {"metadata/kv"},
 	"metadata/kv/journal":   {"metadata/kv", "storagenode", "storagenode/clock", "storagenode/lane", "storagenode/vfs", "storagenode/vfs/pebblefs"},
-	"metadata/kv/etcd":      {"metadata/kv", "storagenode/lane", "storagenode/tcp"},
+	"metadata/kv/etcd":      {"metadata/kv", "storagenode/clock", "storagenode/lane", "storagenode/tcp"},
 	"metadata/catalog":      {"metadata", "metadata/kv", "erasure", "storagenode", "storagenode/clock"},
 	"gateway":               {"metadata", "erasure", "erasure/stripe", "storagenode", "storagenode/clock", "storagenode/tcp", "gateway/sigv4", "gateway/checksum"},
 	"gateway/sigv4":         {"gateway/sigv4/twin"},

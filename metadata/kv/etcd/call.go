@@ -49,8 +49,8 @@ func (s *Store) repeat(ctx context.Context, timeout time.Duration, f func(contex
 	if err := s.outlast(ctx); err != nil {
 		return err
 	}
-	begun := time.Now()
-	end, wait, pause := begun.Add(timeout), firstAttempt, 20*time.Millisecond
+	begun := s.count.Now()
+	end, wait, pause := time.Now().Add(timeout), firstAttempt, 20*time.Millisecond
 	for {
 		if err := s.usable(ctx); err != nil {
 			return err
@@ -74,7 +74,7 @@ func (s *Store) repeat(ctx context.Context, timeout time.Duration, f func(contex
 // member that said nothing for as long as a first attempt may take is left, and the
 // only one after more than that: what else is under way there gets an unknown outcome.
 func (s *Store) attempt(ctx context.Context, limit time.Duration, f func(context.Context, grpc.CallOption) error) (again bool, err error) {
-	start := time.Now()
+	start, since := time.Now(), s.count.Now()
 	var p peer.Peer
 	once, cancel := context.WithDeadline(ctx, start.Add(limit))
 	err = f(once, grpc.Peer(&p))
@@ -89,7 +89,7 @@ func (s *Store) attempt(ctx context.Context, limit time.Duration, f func(context
 		patience = keepaliveTimeout
 	}
 	if again && time.Since(start) >= max(limit, patience) {
-		silent(p.Addr, start)
+		silent(p.Addr, since)
 	}
 	return again, err
 }
@@ -189,7 +189,7 @@ const fullFor = 250 * time.Millisecond
 
 // full says why a transaction that takes space need not be sent now.
 func (s *Store) full() error {
-	if time.Now().UnixNano() < s.fullUntil.Load() {
+	if s.count.Now() < s.fullUntil.Load() {
 		return unavailable(rpctypes.ErrGRPCNoSpace)
 	}
 	return nil

@@ -215,7 +215,7 @@ var errSplit = errors.New("refused together")
 // again: it was certainly not done, and may be sent anew.
 func (s *Store) sendOnce(ctx context.Context, group []*commit, asserted int64) (again bool, err error) {
 	req := s.request(group, asserted)
-	start := time.Now()
+	start, since := time.Now(), s.count.Now()
 	var p peer.Peer
 	attempt, cancel := context.WithDeadline(ctx, start.Add(s.cfg.Timeout))
 	resp, err := s.txn(attempt, req, grpc.Peer(&p))
@@ -231,7 +231,7 @@ func (s *Store) sendOnce(ctx context.Context, group []*commit, asserted int64) (
 		}
 		return false, unavailable(err)
 	case noSpace:
-		s.fullUntil.Store(time.Now().Add(fullFor).UnixNano())
+		s.fullUntil.Store(s.count.Now() + int64(fullFor))
 		return false, fmt.Errorf("%w: %s", kv.ErrUnknown, noSpaceText)
 	case undone:
 		again, err = s.judge(ctx, err)
@@ -239,7 +239,7 @@ func (s *Store) sendOnce(ctx context.Context, group []*commit, asserted int64) (
 	}
 	s.tear(asserted)
 	if time.Since(start) >= s.cfg.Timeout {
-		silent(p.Addr, start)
+		silent(p.Addr, since)
 	}
 	return false, fmt.Errorf("%w: %w", kv.ErrUnknown, err)
 }

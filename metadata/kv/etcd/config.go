@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"time"
+
+	"kintsugi/storagenode/clock"
 )
 
 // Config of a Store. Zero values mean what the comments say.
@@ -19,6 +21,7 @@ type Config struct {
 	// with kv.ErrUnavailable, commits that were sent with kv.ErrUnknown. A
 	// page of a scan has four times that. 0: 5 s.
 	Timeout time.Duration
+	Clock   clock.Clock  // nil: the system's
 	Logger  *slog.Logger // nil: discards
 }
 
@@ -36,6 +39,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
+	}
+	if c.Clock == nil {
+		c.Clock = clock.System{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

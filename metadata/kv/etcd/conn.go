@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kintsugi/storagenode/clock"
 )
 
 // conn is a connection to a member that remembers when the member was last
@@ -16,7 +18,8 @@ import (
 // none until it greets again.
 type conn struct {
 	net.Conn
-	heard atomic.Int64 // ns since 1970
+	count clock.Count
+	heard atomic.Int64 // by count
 	addr  connAddr
 }
 
@@ -26,7 +29,7 @@ type connAddr struct {
 	conn *conn
 }
 
-func dial(ctx context.Context, address string) (net.Conn, error) {
+func (s *Store) dial(ctx context.Context, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}
 	raw, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -39,9 +42,9 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 			})
 		}
 	}
-	c := &conn{Conn: raw}
+	c := &conn{Conn: raw, count: s.count}
 	c.addr = connAddr{raw.RemoteAddr(), c}
-	c.heard.Store(time.Now().UnixNano())
+	c.heard.Store(c.count.Now())
 	return c, nil
 }
 
@@ -49,7 +52,7 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		c.heard.Store(time.Now().UnixNano())
+		c.heard.Store(c.count.Now())
 	}
 	return n, err
 }
@@ -58,9 +61,9 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) RemoteAddr() net.Addr { return &c.addr }
 
 // silent closes the connection behind a peer's address if nothing was heard
-// there since a request was sent.
-func silent(peer net.Addr, since time.Time) {
-	if a, ok := peer.(*connAddr); ok && a.conn.heard.Load() < since.UnixNano() {
+// there since a request was sent, by the store's count.
+func silent(peer net.Addr, since int64) {
+	if a, ok := peer.(*connAddr); ok && a.conn.heard.Load() < since {
 		_ = a.conn.Close()
 	}
 }

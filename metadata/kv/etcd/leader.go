@@ -28,7 +28,7 @@ const (
 type leaders struct {
 	now     atomic.Pointer[leader] // nil: not known
 	looking atomic.Bool
-	next    atomic.Int64 // no look before, ns since 1970
+	next    atomic.Int64 // no look before, by the store's count
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn // by endpoint; guarded by mu, nil once closed
@@ -102,18 +102,18 @@ func (s *Store) leads() *leader {
 // lookForLeader asks the members who leads, in the background and not too often.
 func (s *Store) lookForLeader() {
 	ls := &s.leaders
-	if now := time.Now().UnixNano(); now < ls.next.Load() || !ls.looking.CompareAndSwap(false, true) {
+	if s.count.Now() < ls.next.Load() || !ls.looking.CompareAndSwap(false, true) {
 		return
 	}
 	go func() { // ends by itself, after lookTime for each member at most
 		defer ls.looking.Store(false)
-		ls.next.Store(time.Now().Add(lookEvery).UnixNano())
+		ls.next.Store(s.count.Now() + int64(lookEvery))
 		for i := range s.cfg.Endpoints {
 			if s.isLeader(s.client.Endpoints()[i]) {
 				break
 			}
 		}
-		ls.next.Store(time.Now().Add(lookEvery).UnixNano())
+		ls.next.Store(s.count.Now() + int64(lookEvery))
 	}()
 }
 
@@ -127,10 +127,10 @@ func (s *Store) isLeader(endpoint string) bool {
 	ctx, cancel := context.WithTimeout(s.client.Ctx(), lookTime)
 	defer cancel()
 	var p peer.Peer
-	begun := time.Now()
+	begun, since := time.Now(), s.count.Now()
 	st, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.Peer(&p))
 	if time.Since(begun) >= lookTime {
-		silent(p.Addr, begun)
+		silent(p.Addr, since)
 	}
 	if err != nil || st.Leader == 0 || st.Leader != st.Header.MemberId {
 		return false

@@ -19,16 +19,17 @@ const probePause = 250 * time.Millisecond
 // wait a fifth of their time only, since clients have other gateways to go to; one
 // at a time finds out when it is over.
 type outage struct {
-	since time.Time
+	since int64 // by the store's count
 	over  chan struct{}
 }
 
 // answered notes that a majority has just answered.
-func (s *Store) answered() { s.heard.Store(time.Now().UnixNano()) }
+func (s *Store) answered() { s.heard.Store(s.count.Now()) }
 
-// unanswered notes that a request got no answer in its time.
-func (s *Store) unanswered(begun time.Time) {
-	if s.heard.Load() >= begun.UnixNano() || s.closed.Load() {
+// unanswered notes that a request got no answer in its time, which began then, by
+// count.
+func (s *Store) unanswered(begun int64) {
+	if s.heard.Load() >= begun || s.closed.Load() {
 		return
 	}
 	o := &outage{since: begun, over: make(chan struct{})}
@@ -52,9 +53,12 @@ func (s *Store) outlast(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-late.C:
-		return fmt.Errorf("%w: no majority of the metadata members has answered for %s", kv.ErrUnavailable, time.Since(o.since).Round(time.Second))
+		return fmt.Errorf("%w: no majority of the metadata members has answered for %s", kv.ErrUnavailable, s.lasted(o).Round(time.Second))
 	}
 }
+
+// lasted is for how long there is an outage.
+func (s *Store) lasted(o *outage) time.Duration { return time.Duration(s.count.Now() - o.since) }
 
 // probe ends an outage when a member answers, whatever it says, or the store ends.
 func (s *Store) probe(o *outage) {
@@ -71,6 +75,6 @@ func (s *Store) probe(o *outage) {
 		}
 	}
 	if !s.closed.Load() {
-		s.cfg.Logger.Info("the metadata members answer again", "after", time.Since(o.since).Round(time.Millisecond))
+		s.cfg.Logger.Info("the metadata members answer again", "after", s.lasted(o).Round(time.Millisecond))
 	}
 }

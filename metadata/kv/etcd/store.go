@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"kintsugi/metadata/kv"
+	"kintsugi/storagenode/clock"
 	"kintsugi/storagenode/lane"
 )
 
@@ -33,9 +34,10 @@ type Store struct {
 	data    []byte // what all keys of pairs start with
 	end     []byte // the least key above them
 	closed  atomic.Bool
-	// fullUntil, in ns since 1970: see full.
+	count   clock.Count
+	// fullUntil, by count: see full.
 	fullUntil atomic.Int64
-	heard     atomic.Int64           // when a member answered last, ns since 1970
+	heard     atomic.Int64           // when a member answered last, by count
 	outage    atomic.Pointer[outage] // nil: none is known of
 }
 
@@ -53,7 +55,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("etcd: prefix of %d bytes, at most %d", len(cfg.Prefix), maxPrefix)
 	}
 	s := &Store{
-		cfg: cfg, auth: &login{user: cfg.User, password: cfg.Password},
+		cfg: cfg, count: clock.NewCount(cfg.Clock), auth: &login{user: cfg.User, password: cfg.Password},
 	}
 	s.data, s.end = DataRange(cfg.Prefix)
 	s.fence.init(append([]byte(cfg.Prefix+"f/"), rand.Text()...))
@@ -73,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		MaxUnaryRetries: 1, // this package repeats what may be repeated, and nothing else
 		Logger:          zap.NewNop(),
 		DialOptions: []grpc.DialOption{
-			grpc.WithContextDialer(dial), grpc.WithPerRPCCredentials(s.auth), grpc.WithDisableRetry(),
+			grpc.WithContextDialer(s.dial), grpc.WithPerRPCCredentials(s.auth), grpc.WithDisableRetry(),
 			// Windows that stay as they are: gRPC otherwise sends a ping with each
 			// answer, to learn how large they should be.
 			grpc.WithStaticStreamWindowSize(maxAnswer), grpc.WithStaticConnWindowSize(maxAnswer),
