@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
@@ -227,8 +226,7 @@ func stopped(ctx context.Context, err error) error {
 // process ends after stopTime whatever happens.
 func drain(servers ...*http.Server) (done func()) {
 	late := time.AfterFunc(stopTime, func() {
-		fmt.Fprintln(os.Stderr, "kintsugi: something does not let go; stopping all the same. Nothing acknowledged is lost.")
-		os.Exit(1)
+		exit("something does not let go; stopping all the same. Nothing acknowledged is lost.", 1)
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()

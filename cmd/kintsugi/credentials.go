@@ -58,7 +58,7 @@ func readSecret(path string) (string, error) {
 	case len(bytes.TrimSpace(text)) == 0:
 		return "", fmt.Errorf("%s is empty", path)
 	}
-	warnIfOpen(os.Stderr, path)
+	warnIfOpen(logs, path)
 	return string(bytes.TrimSpace(text)), nil
 }
 
@@ -113,7 +113,7 @@ func loadCredentials(path string) (c credentials, made bool, err error) {
 		if err := c.validate(); err != nil {
 			return c, false, fmt.Errorf("credentials file %s: %w", path, err)
 		}
-		warnIfOpen(os.Stderr, path)
+		warnIfOpen(logs, path)
 		return c, false, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"os"
 	"path"
 	"sync"
 	"time"
@@ -86,7 +85,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serverLog is what net/http says, but for handshakes that clients fail.
-var serverLog = log.New(noHandshakes{os.Stderr}, "", log.LstdFlags)
+var serverLog = log.New(noHandshakes{logs}, "", log.LstdFlags)
 
 type noHandshakes struct{ io.Writer }
 

@@ -21,10 +21,7 @@ func main() {
 	ctx, signalled := untilSignal(context.Background())
 	err := newRoot().ExecuteContext(ctx)
 	text, code := ending(err, signalled())
-	if text != "" {
-		fmt.Fprintf(os.Stderr, "kintsugi: %s\n", text)
-	}
-	os.Exit(code)
+	exit(text, code)
 }
 
 // untilSignal gives a context that ends with Ctrl-C or SIGTERM; signalled says with
@@ -86,7 +83,7 @@ Ask how it is:
 		Version:       version(),
 	}
 	root.PersistentPreRun = func(*cobra.Command, []string) {
-		warnOfVariables(os.Stderr, os.Environ(), knownVariables(root))
+		warnOfVariables(logs, os.Environ(), knownVariables(root))
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -125,8 +125,7 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 	case err = <-m.Failed():
 	}
 	late := time.AfterFunc(stopTime, func() {
-		fmt.Fprintln(os.Stderr, "kintsugi: etcd does not stop; ending all the same. Nothing acknowledged is lost.")
-		os.Exit(1)
+		exit("etcd does not stop; ending all the same. Nothing acknowledged is lost.", 1)
 	})
 	defer late.Stop()
 	return errors.Join(err, m.Close())

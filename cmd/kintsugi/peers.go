@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"os"
@@ -39,15 +38,6 @@ func clusterSecretFrom(file string) (string, *auth.Key, error) {
 	}
 	key, err := auth.NewKey([]byte(secret))
 	return secret, key, err
-}
-
-// newLogger logs to standard error from the level on.
-func newLogger(level string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 }
 
 func hostname() string {

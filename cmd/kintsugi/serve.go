@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -88,8 +87,7 @@ func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 // shutdown lets requests in flight end, then closes the store.
 func shutdown(front, back *http.Server, store *embedded.Store) error {
 	late := time.AfterFunc(stopTime, func() {
-		fmt.Fprintln(os.Stderr, "kintsugi: a drive does not let go; stopping all the same. Nothing acknowledged is lost.")
-		os.Exit(1)
+		exit("a drive does not let go; stopping all the same. Nothing acknowledged is lost.", 1)
 	})
 	defer late.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)

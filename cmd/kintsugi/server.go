@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -92,11 +91,10 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 
 // complete checks the flags and reads the credentials.
 func (cfg *serverConfig) complete(scheme, logLevel string) error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(logLevel)); err != nil {
-		return fmt.Errorf("--log-level %q: want debug, info, warn or error", logLevel)
+	var err error
+	if cfg.logger, err = newLogger(logLevel); err != nil {
+		return err
 	}
-	cfg.logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if cfg.memory < 32<<20 {
 		return fmt.Errorf("--transfer-memory %s: want at least 32 MiB", formatSize(cfg.memory))
 	}
