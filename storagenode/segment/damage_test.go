@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -666,7 +668,7 @@ func TestUnreadableTailIsKept(t *testing.T) {
 }
 
 // TestSegmentOfAnotherDriveIsLeftAlone: a file that was put here by mistake is
-// reported, and neither cut nor removed.
+// told as what it is, and neither cut nor removed.
 func TestSegmentOfAnotherDriveIsLeftAlone(t *testing.T) {
 	other := newRig(t, func(c *Config) { c.Drive = storagenode.DriveID{9} })
 	other.put(1, 5000)
@@ -681,7 +683,8 @@ func TestSegmentOfAnotherDriveIsLeftAlone(t *testing.T) {
 	other.must(err)
 	other.must(f.Close())
 
-	r := newRig(t, nil)
+	var log bytes.Buffer
+	r := newRig(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	r.put(1, 5000)
 	r.put(2, 5000)
 	strange := filepath.Join(r.segDir, segName(7))
@@ -692,8 +695,11 @@ func TestSegmentOfAnotherDriveIsLeftAlone(t *testing.T) {
 		r.must(err)
 		r.must(f.Close())
 	})
-	if rep := r.OpenReport(); len(rep.Damaged) == 0 {
-		t.Error("nothing is reported")
+	if rep := r.OpenReport(); len(rep.Damaged) > 0 || strings.Contains(log.String(), "damage") {
+		t.Errorf("it is called damage: %+v\n%s", rep, log.String())
+	}
+	if said := log.String(); !strings.Contains(said, "of another drive") || !strings.Contains(said, "file="+strange) || !strings.Contains(said, "of="+other.cfg.Drive.String()) {
+		t.Errorf("said: %s", said)
 	}
 	r.put(3, 5000)
 	for range 3 {

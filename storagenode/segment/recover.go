@@ -134,10 +134,12 @@ func (s *Store) inspect(g *segFile) (segmentKind, error) {
 	if !foreign && (serr != nil || !first.isRecord && first.last && !first.nonzero) {
 		return segmentEmpty, nil
 	}
-	s.reportDamage(g.id, 0, superSize, err)
 	if foreign && (serr != nil || !first.isRecord && first.last && !first.unread) {
-		return segmentForeign, nil // nothing in it is ours
+		s.cfg.Logger.Warn("a segment of another drive, or under another's name, is left alone: move it where it belongs, or remove it",
+			"file", g.path, "of", super.drive.String(), "segment", super.segment)
+		return segmentForeign, nil
 	}
+	s.reportDamage(g.id, 0, superSize, err)
 	return segmentOurs, nil
 }
 
