@@ -50,8 +50,9 @@ type Config struct {
 	Concurrency          int           // clients
 	Duration             time.Duration // of the measured part
 	Keep                 bool          // leave the objects in the bucket
-	// Say is told of objects that are still in the bucket when the context ends,
-	// before they are removed, and of those that stay there; nil: nobody.
+	// Say is told of objects that are still in the bucket when the context ends or
+	// the load could not be prepared, before they are removed, and of those that stay
+	// there; nil: nobody.
 	Say func(text string)
 	// Progress is called about twice a second, nil: never.
 	Progress func(Progress)
@@ -115,7 +116,11 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		defer r.clean(ctx)
 	}
 	if err := r.prepare(ctx); err != nil {
-		return Result{}, fmt.Errorf("prepare: %w", err)
+		err = fmt.Errorf("prepare: %w", err)
+		if !cfg.Keep && ctx.Err() == nil { // the removal may take long where the endpoint does not answer
+			r.say(fmt.Sprintf("%v; what is in bucket %s under %s is being removed, for at most %s", err, r.Bucket, r.prefix, cleanTime))
+		}
+		return Result{}, err
 	}
 	res := r.measure(ctx)
 	if res.Operations == 0 && ctx.Err() != nil {

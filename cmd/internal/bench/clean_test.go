@@ -69,3 +69,31 @@ func TestInterruptedWhilePreparing(t *testing.T) {
 		t.Errorf("listed %q, said %s", listed, said())
 	}
 }
+
+// TestFailedPrepareIsToldAtOnce: before what was made is removed, for an endpoint that
+// fails may not answer that either.
+func TestFailedPrepareIsToldAtOnce(t *testing.T) {
+	refusing, asked := make(chan struct{}), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPut:
+			w.WriteHeader(http.StatusForbidden)
+		case r.Method == http.MethodGet && r.URL.Query().Has("list-type"):
+			close(asked)
+			<-refusing
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}))
+	defer s.Close()
+	cfg, said := config(strings.TrimPrefix(s.URL, "http://"), Get)
+	done := make(chan error, 1)
+	go func() { _, err := Run(t.Context(), cfg); done <- err }()
+	<-asked
+	if got := said(); !strings.Contains(got, "prepare: ") || !strings.Contains(got, "is being removed") {
+		t.Errorf("while it removes it has said: %s", got)
+	}
+	close(refusing)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "prepare: ") {
+		t.Error(err)
+	}
+}
