@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"kintsugi/storagenode/vfs"
 )
 
 // What lies in a member's files is read once, at an open. What goes bad in them
@@ -122,8 +124,8 @@ func (c *committer) checkMember(d *drive, synced uint64) (err error) {
 		if err == nil && l.snap.commit > 0 {
 			err = readSnapshot(d, c.cfg.Cluster, l.snap, func(_, _ []byte) error { return nil })
 		}
-		if err == nil || errors.Is(err, errHung) {
-			return nil // who hangs is found by others
+		if err == nil || errors.Is(err, errHung) || vfs.Short(err) {
+			return nil // who hangs is found by others, and a process that is short says nothing of its drives
 		}
 	}
 	return err

@@ -42,6 +42,8 @@ type committer struct {
 
 	lastTick, lastProbe, lastCheckpoint, lastRecover, lastSalvage, lastMove time.Time
 
+	snapshotDue time.Time // not before: there was no room for one
+
 	check        checks
 	checkpointed uint64
 	downErr      error

@@ -45,12 +45,17 @@ func (c *committer) exclude(d *drive, err error) {
 	if errors.Is(err, errSync) {
 		return // whatever its reason is called
 	}
-	if errors.Is(err, errHung) || errors.Is(err, errBehind) || errors.Is(err, syscall.ENOSPC) ||
-		errors.Is(err, syscall.EDQUOT) || vfs.Short(err) ||
+	if errors.Is(err, errHung) || errors.Is(err, errBehind) || passing(err) ||
 		errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errOther) || errors.Is(err, errUnlinked) || errors.Is(err, errReplaced) ||
 		errors.Is(err, errRotten) || errors.Is(err, errUnusable) {
 		d.retry = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
 	}
+}
+
+// passing says whether a call failed for want of space, or of files or memory.
+func passing(err error) bool {
+	return !errors.Is(err, errSync) &&
+		(errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || vfs.Short(err))
 }
 
 // emergency makes members where none is left: every acknowledged commit is in

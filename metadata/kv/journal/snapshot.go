@@ -74,7 +74,9 @@ func writeSnapshot(d *drive, cluster storagenode.UUID, r pebble.Reader) (commit 
 	}
 	w := &snapWriter{f: f, buf: make([]byte, 0, snapBlock+blockHead)}
 	if err = w.all(cluster, commit, chain, r); err == nil {
-		err = f.Sync()
+		if err = f.Sync(); err != nil {
+			err = fmt.Errorf("%w: %w", errSync, err)
+		}
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return 0, 0, errors.Join(err, d.fs.Remove(tmp))

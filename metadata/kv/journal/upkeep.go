@@ -3,7 +3,10 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"kintsugi/storagenode/vfs"
 )
 
 // upkeep does what is due between groups.
@@ -45,7 +48,7 @@ func (c *committer) upkeep() {
 	}
 	c.startJoin()
 	c.moveState(now)
-	c.startSnapshot()
+	c.startSnapshot(now)
 	c.startCheckpoint(now)
 	c.startCheck(now)
 	c.publish()
@@ -93,8 +96,9 @@ func (c *committer) spreadMissing() {
 }
 
 // startSnapshot begins a snapshot on all members when the log has grown.
-func (c *committer) startSnapshot() {
-	if c.snapshotting || c.logBytes < max(c.cfg.SnapshotAfter, c.snapSize) || !c.state.acquire() {
+func (c *committer) startSnapshot(now time.Time) {
+	if c.snapshotting || c.logBytes < max(c.cfg.SnapshotAfter, c.snapSize) ||
+		now.Before(c.snapshotDue) || !c.state.acquire() {
 		return
 	}
 	c.snapshotting = true
@@ -141,12 +145,17 @@ func (c *committer) snapshotAll(st *state, drives []*drive) (commit uint64, size
 }
 
 // snapshotDone trims the members that have the snapshot; the others have
-// failed, unless it was the state that did.
+// failed, unless it was the state that did. Where no drive has room for one, or the
+// process is short, there are no better members: it is put off.
 func (c *committer) snapshotDone(drives []*drive, errs []error, commit uint64) {
 	var trim []*drive
+	some := slices.Contains(errs, nil)
 	for i, d := range drives {
 		switch {
 		case !c.isMember(d) || c.state == nil || c.state.hasFailed():
+		case errs[i] != nil && passing(errs[i]) && (!some || vfs.Short(errs[i])):
+			c.cfg.Logger.Warn("no room for a snapshot, it is put off", "drive", d.id.String(), "err", errs[i])
+			c.snapshotDue = c.cfg.Clock.Now().Add(c.cfg.RetryAfter)
 		case errs[i] != nil:
 			c.driveLost(d, fmt.Errorf("snapshot: %w", errs[i]))
 		default:
@@ -154,7 +163,7 @@ func (c *committer) snapshotDone(drives []*drive, errs []error, commit uint64) {
 		}
 	}
 	for i, err := range eachDrive(trim, func(_ int, d *drive) error { return d.trim(commit) }) {
-		if err != nil {
+		if err != nil && !passing(err) { // else the next one trims
 			c.driveLost(trim[i], fmt.Errorf("trim: %w", err))
 		}
 	}
