@@ -35,7 +35,7 @@ func (g *group) end(err error) {
 // Sync implements storagenode.ShardStore.
 func (s *Store) Sync(ctx context.Context, t storagenode.Token) error {
 	s.mu.Lock()
-	if uint64(t)>>ticketBits != s.incarnation {
+	if uint64(t)>>ticketBits != s.incarnation || uint64(t)&ticketMask < s.newFrom {
 		s.mu.Unlock()
 		if uint64(t)>>ticketBits == 0 { // no incarnation gives such: it covers nothing
 			return s.brokenErr()
@@ -152,6 +152,7 @@ func (s *Store) commit(b *blockWriter, batch []pending) ([]pending, bool) {
 		s.retire(batch)
 		if refused != nil { // the tokens of the refused records must not pass for durable
 			s.incarnation = nextIncarnation(s.incarnation)
+			s.newFrom = s.lastTicket() + 1 // incarnations come again
 		}
 	}
 	s.mu.Unlock()

@@ -348,7 +348,15 @@ func (s *Store) removeSegment(g *segFile) error {
 	s.setSegment(g.id, nil)
 	s.mu.Unlock()
 	if err := s.cfg.FS.Remove(g.path); err != nil && !errors.Is(err, vfs.ErrNotExist) { // or lost
-		s.fail(fmt.Errorf("remove segment: %w", err))
+		err = fmt.Errorf("remove segment: %w", err)
+		if refused := s.passing(err); refused != nil {
+			// Its file may still be read at an open: tombstones of what is in it are needed.
+			s.mu.Lock()
+			s.setSegment(g.id, g)
+			s.mu.Unlock()
+			return refused
+		}
+		s.fail(err)
 		return err
 	}
 	g.release()

@@ -222,9 +222,9 @@ func (m *crashModel) synced(s *Store) {
 
 func (m *crashModel) sync(s *Store) error {
 	s.mu.Lock()
-	last, now := s.lastTicket(), s.incarnation
+	last := s.lastTicket()
 	s.mu.Unlock()
-	if err := s.Sync(m.t.Context(), reservation{ticket: last, incarnation: now}.token()); err != nil {
+	if err := s.syncAll(m.t.Context()); err != nil {
 		return m.ended(s, fmt.Errorf("sync: %w", err))
 	}
 	m.logf("synced up to %d", last)

@@ -479,7 +479,7 @@ func (s *Store) sealAll() error {
 // trim cuts a sealed segment to its end and makes it durable: what replay took
 // from the cache may not have been.
 func (s *Store) trim(g *segFile) error {
-	if err := g.f.Truncate(g.tail); err != nil && !isNoSpace(err) {
+	if err := g.f.Truncate(g.tail); err != nil && !isNoSpace(err) && !short(err) {
 		return fmt.Errorf("trim segment %d: %w", g.id, err)
 	}
 	if err := g.f.Sync(); err != nil {

@@ -20,6 +20,8 @@ func TestProcessShort(t *testing.T) {
 		"no file for the directory":    {Ops: vfs.OpSyncDir, Path: "/segments", Err: syscall.EMFILE},
 		"no memory for a write":        {Ops: vfs.OpWrite, Path: "/segments/", Err: syscall.ENOMEM},
 		"no memory for an allocation":  {Ops: vfs.OpAllocate, Path: "/segments/", Err: syscall.ENOMEM},
+		"no memory to cut a segment":   {Ops: vfs.OpTruncate, Path: "/segments/", Err: syscall.ENOMEM},
+		"no memory to remove one":      {Ops: vfs.OpRemove, Path: "/segments/", Err: syscall.ENOMEM},
 		"no memory to look at the dir": {Ops: vfs.OpStat, Path: "/segments", Err: syscall.ENOMEM},
 		"no file for anything":         {Ops: vfs.OpOpen | vfs.OpCreate | vfs.OpSyncDir | vfs.OpList | vfs.OpLock, Err: syscall.EMFILE},
 	} {
@@ -135,4 +137,73 @@ func TestQuotaDoesNotFlap(t *testing.T) {
 		err = r.tryPut(4, 1000)
 	}
 	r.must(err)
+}
+
+// TestTokenOutlivesNoRefusal: a token of a record that found no space stands for
+// nothing, however many groups were refused since.
+func TestTokenOutlivesNoRefusal(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.SegmentSize = 4 << 20 })
+	r.put(1, 1000)
+	r.fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "/segments/", Err: syscall.ENOSPC})
+	token, err := r.Put(r.Context(), storagenode.Shard{ID: rigID(2), K: 1, M: 1, Payload: []byte("x")})
+	r.must(err)
+	for n := range 3 << refusalBits {
+		if err := r.Delete(r.Context(), 1, 2, testBlob(uint64(1000+n))); !errors.Is(err, storagenode.ErrReadOnly) {
+			t.Fatal(err)
+		}
+		if err := r.Sync(r.Context(), token); !errors.Is(err, storagenode.ErrUnavailable) {
+			t.Fatalf("after %d refused groups: %v", n+1, err)
+		}
+	}
+	r.fault.Clear()
+	r.fails(2, storagenode.ErrNotFound)
+	token, err = r.Put(r.Context(), storagenode.Shard{ID: rigID(3), K: 1, M: 1, Payload: rigPayload(3, 10)})
+	if errors.Is(err, storagenode.ErrReadOnly) {
+		r.clock.advance(10 * time.Second)
+		token, err = r.Put(r.Context(), storagenode.Shard{ID: rigID(3), K: 1, M: 1, Payload: rigPayload(3, 10)})
+	}
+	r.must(err)
+	r.must(r.Sync(r.Context(), token))
+	r.holds(3, 10)
+}
+
+// TestSegmentCannotBeRemoved: a copying file system may want space to remove a file,
+// and a full one refuses. The segment is removed once there is some.
+func TestSegmentCannotBeRemoved(t *testing.T) {
+	for _, why := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.ENOMEM} {
+		r := newRig(t, func(c *Config) { c.Grace = -1 })
+		for n := range 30 {
+			r.put(n, 20<<10)
+		}
+		for n := range 20 {
+			r.must(r.Delete(r.Context(), 1, 2, testBlob(uint64(n))))
+		}
+		before := len(r.segments())
+		rule := r.fault.Inject(vfs.Rule{Ops: vfs.OpRemove, Path: segSuffix, Err: why})
+		for range 3 {
+			_ = r.keep(r.Context())
+		}
+		if rule.Hits() == 0 {
+			t.Fatal("no segment was to be removed")
+		}
+		r.must(r.Health())
+		r.fault.Clear()
+		r.clock.advance(10 * time.Second)
+		r.must(r.keep(r.Context()))
+		if after := len(r.segments()); after > before/2 {
+			t.Errorf("%d segments of %d are left", after, before)
+		}
+		for _, lost := range []bool{false, true} {
+			r.reopen(func() {
+				if lost {
+					r.must(r.fs.RemoveAll("/d/index"))
+				}
+			})
+			for n := range 30 {
+				if _, err := r.Stat(r.Context(), rigID(n)); n < 20 != errors.Is(err, storagenode.ErrNotFound) {
+					t.Errorf("shard %d: %v", n, err)
+				}
+			}
+		}
+	}
 }

@@ -93,6 +93,7 @@ type Store struct {
 	// deadTo is the greatest blob id that ever got a tombstone.
 	deadTo      storagenode.BlobID
 	incarnation uint64    // the high bits of tokens given now
+	newFrom     uint64    // the first ticket since the last refused group
 	queue       []pending // reservations not yet durable, in order
 	base        uint64    // the ticket of queue[0]
 	bytes       int64     // of queue
