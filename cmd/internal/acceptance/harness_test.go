@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary = filepath.Join(dir, "kintsugi")
-	build := exec.Command("go", "build", "-o", binary, "kintsugi/cmd/kintsugi")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "kintsugi/cmd/kintsugi") // as scripts/run does
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Printf("build: %v\n%s", err, out)
