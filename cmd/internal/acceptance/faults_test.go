@@ -132,6 +132,7 @@ func TestTwoOfSixDrivesEmptiedUnderLoad(t *testing.T) {
 }
 
 func TestAnEmptiedDriveIsNeverCalledWhole(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := newServer(t, 6, "--scheme", "4+2")
 	s.bucket("data")
 	x := s3{s.client(), "data"}
@@ -225,6 +226,7 @@ func TestTwoOfSixDrivesGoneAndBackUnderLoad(t *testing.T) {
 }
 
 func TestWritesDuringLossHaveTheFullTolerance(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := newServer(t, 6, "--scheme", "4+2")
 	s.bucket("data")
 	for _, i := range []int{0, 1} {
@@ -286,6 +288,7 @@ func neverALie(t *testing.T, store load.Target, want map[string][]byte) (unreada
 }
 
 func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := newServer(t, 6, "--scheme", "4+2")
 	s.bucket("data")
 	c, ctx := s.client(), context.Background()
