@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,6 +85,88 @@ func TestDamageWhileServing(t *testing.T) {
 				wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
 			}
 		})
+	}
+}
+
+// cached is a file system whose page cache holds what files were, until it is dropped.
+type cached struct {
+	vfs.FS
+	mu    sync.Mutex
+	pages map[string]string // by path
+}
+
+type cachedFile struct {
+	vfs.File
+	fs   *cached
+	path string
+}
+
+func (c *cached) OpenFile(path string, flag int) (vfs.File, error) {
+	f, err := c.FS.OpenFile(path, flag)
+	if err != nil {
+		return nil, err
+	}
+	return &cachedFile{f, c, path}, nil
+}
+
+func (f *cachedFile) ReadAt(p []byte, off int64) (int, error) {
+	f.fs.mu.Lock()
+	was, ok := f.fs.pages[f.path]
+	f.fs.mu.Unlock()
+	if ok {
+		return strings.NewReader(was).ReadAt(p, off)
+	}
+	return f.File.ReadAt(p, off)
+}
+
+func (f *cachedFile) DontNeed(off, n int64) error {
+	f.fs.mu.Lock()
+	delete(f.fs.pages, f.path)
+	f.fs.mu.Unlock()
+	return f.File.DontNeed(off, n)
+}
+
+// TestDamageBeneathTheCache: what a member's files hold is asked of the medium, not of
+// the page cache, which may be right where the medium is not.
+func TestDamageBeneathTheCache(t *testing.T) {
+	for _, prefix := range []string{"log-", "snap-"} {
+		cfg, fs, _ := faulty(t, 3, 1)
+		c := &cached{FS: fs, pages: map[string]string{}}
+		cfg.FS, cfg.CheckEvery, cfg.SnapshotAfter = c, time.Hour, 8<<10
+		s := open(t, cfg)
+		for i := range 60 {
+			mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+		}
+		whole(t, s, cfg)
+		dir := filepath.Join(dirOf(cfg, s.Status().Members[0]), "journal")
+		damaged := ""
+		eventually(t, "the file", func() bool {
+			names, err := fs.List(dir)
+			for _, n := range names {
+				if err == nil && strings.HasPrefix(n, prefix) && !strings.HasSuffix(n, ".new") {
+					damaged = filepath.Join(dir, n)
+				}
+			}
+			return damaged != ""
+		})
+		before, err := content(fs, damaged)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.mu.Lock()
+		c.pages[damaged] = before
+		c.mu.Unlock()
+		at := int64(100)
+		if prefix == "log-" {
+			at += 512 * 3 // groups follow
+		}
+		if err := fs.FlipBit(damaged, at, 3); err != nil {
+			t.Fatal(err)
+		}
+		s.Check(t.Context())
+		if st := s.Status(); st.Generation == 2 {
+			t.Errorf("%s: the damage is not found: %+v", prefix, st)
+		}
 	}
 }
 

@@ -89,9 +89,19 @@ func (m membership) newer(o membership) bool {
 	return m.Created.After(o.Created)
 }
 
+// openMedium opens a file to be read as it lies on the medium. The page cache may
+// hold what a sync failed to write, or what has gone bad beneath it since.
+func openMedium(fs vfs.FS, path string) (vfs.File, error) {
+	f, err := fs.OpenFile(path, os.O_RDONLY)
+	if err == nil {
+		_ = f.DontNeed(0, 0) // a hint
+	}
+	return f, err
+}
+
 // readSmall reads a whole file of at most limit bytes.
 func readSmall(fs vfs.FS, path string, limit int64) (b []byte, err error) {
-	f, err := fs.OpenFile(path, os.O_RDONLY)
+	f, err := openMedium(fs, path)
 	if err != nil {
 		return nil, err
 	}

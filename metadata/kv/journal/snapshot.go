@@ -170,7 +170,7 @@ func parseSnapHeader(h []byte, cluster storagenode.UUID) (snapRef, error) {
 
 // openSnapshot reads a snapshot's header and checks that its end is there.
 func openSnapshot(d *drive, cluster storagenode.UUID, commit uint64) (ref snapRef, err error) {
-	f, err := d.fs.OpenFile(d.path(numberedName(snapPrefix, commit)), os.O_RDONLY)
+	f, err := openMedium(d.fs, d.path(numberedName(snapPrefix, commit)))
 	if err != nil {
 		return ref, err
 	}
@@ -203,7 +203,7 @@ func openSnapshot(d *drive, cluster storagenode.UUID, commit uint64) (ref snapRe
 // readSnapshot calls f for every pair, in order. The slices are valid for the
 // call.
 func readSnapshot(d *drive, cluster storagenode.UUID, ref snapRef, f func(k, v []byte) error) (err error) {
-	file, err := d.fs.OpenFile(d.path(numberedName(snapPrefix, ref.commit)), os.O_RDONLY)
+	file, err := openMedium(d.fs, d.path(numberedName(snapPrefix, ref.commit)))
 	if err != nil {
 		return err
 	}
