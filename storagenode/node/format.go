@@ -33,20 +33,26 @@ func (n *Node) format(ctx context.Context, empty []*place, known map[string]stor
 		}
 	}
 	var ready []*place
+	pins := map[*place]vfs.Pinned{}
+	defer func() {
+		for _, fsys := range pins {
+			_ = fsys.Close()
+		}
+	}()
 	for _, p := range empty {
 		if p.state == storagenode.DriveDown {
 			continue // could not be read
 		}
-		may, err := p.prepare(known, first || n.created)
+		fsys, err := p.prepare(known, first || n.created)
 		if err != nil {
 			return err
 		}
-		if may {
-			ready = append(ready, p)
+		if fsys != nil {
+			ready, pins[p] = append(ready, p), fsys
 		}
 	}
 	for _, p := range ready {
-		err := p.format(known[p.dir].Drive)
+		err := p.format(pins[p], known[p.dir].Drive)
 		if err != nil && (first || n.created) {
 			return fmt.Errorf("format %s: %w", p.dir, err)
 		}
@@ -89,46 +95,48 @@ func (n *Node) begin(ctx context.Context, empty []*place, known map[string]stora
 	return nil
 }
 
-// prepare says whether the empty directory may become a drive, and proves that it
-// can: that it takes a write. At a first start (first) it is made where it is not
+// prepare pins the empty directory where it may become a drive, and proves that it
+// can: that it takes a write; nil: it may not. At a first start (first) it is made where it is not
 // there, and one that cannot be a drive ends the start; later that is the trouble
 // of its place alone. All are made before the first is formatted: should a start
 // be cut short, the next finds them, and takes a directory that is not there for a
 // lost one.
-func (p *place) prepare(known map[string]storagenode.KnownDrive, first bool) (may bool, err error) {
-	fsys := p.node.cfg.FS
-	if first {
-		if _, serr := fsys.Stat(p.dir); errors.Is(serr, vfs.ErrNotExist) {
-			if err := makeDir(fsys, p.dir); err != nil {
-				return false, fmt.Errorf("%w: %s is not there and cannot be made: %w; nothing was formatted", ErrRefused, p.dir, err)
+func (p *place) prepare(known map[string]storagenode.KnownDrive, first bool) (vfs.Pinned, error) {
+	if all := p.node.cfg.FS; first {
+		if _, serr := all.Stat(p.dir); errors.Is(serr, vfs.ErrNotExist) {
+			if err := makeDir(all, p.dir); err != nil {
+				return nil, fmt.Errorf("%w: %s is not there and cannot be made: %w; nothing was formatted", ErrRefused, p.dir, err)
 			}
 			p.node.cfg.Logger.Info("directory made, it was not there", "dir", p.dir)
 		}
 	}
 	old, isKnown := known[p.dir]
-	err = p.mayTake(old, isKnown)
+	fsys, err := p.pin()
 	if err == nil {
-		if err = p.probe(); err != nil && first {
-			return false, fmt.Errorf("%w; nothing was formatted", err)
+		if err = p.mayTake(fsys, old, isKnown); err == nil {
+			if err = p.probe(fsys); err == nil {
+				return fsys, nil
+			}
+			if first {
+				return nil, errors.Join(fmt.Errorf("%w; nothing was formatted", err), fsys.Close())
+			}
 		}
+		_ = fsys.Close()
 	}
-	if err != nil {
-		p.fail(storagenode.DriveDown, err.Error())
-		p.lost, p.device, p.total = old.Drive, old.Device, old.Total
-	}
-	return err == nil, nil
+	p.fail(storagenode.DriveDown, err.Error())
+	p.lost, p.device, p.total = old.Drive, old.Device, old.Total
+	return nil, nil
 }
 
 // probe proves that the directory takes a durable write, and that it is no other
 // place's under a second name.
-func (p *place) probe() error {
-	fsys := p.node.cfg.FS
+func (p *place) probe(fsys vfs.Pinned) error {
 	st, err := fsys.Stat(p.dir)
 	if err != nil {
 		return err
 	}
 	for _, q := range p.node.places {
-		other, err := fsys.Stat(q.dir)
+		other, err := p.node.cfg.FS.Stat(q.dir)
 		if q != p && err == nil && other.Dev == st.Dev && other.Inode == st.Inode {
 			return fmt.Errorf("%w: %s and %s are two names of one directory: name it once", ErrRefused, q.dir, p.dir)
 		}

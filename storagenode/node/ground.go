@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"kintsugi/storagenode"
@@ -52,17 +53,63 @@ func (p *place) open(ctx context.Context) {
 // ground is what a store stands on: its directory, pinned, and the lock of it.
 type ground struct {
 	vfs.Pinned
-	lock io.Closer
+	lock  io.Closer
+	drive storagenode.DriveID
+	dir   string // where it was
+	of    *grounds
 }
 
 // Close gives the directory back.
-func (g *ground) Close() error { return errors.Join(g.lock.Close(), g.Pinned.Close()) }
+func (g *ground) Close() error {
+	defer g.of.held.CompareAndDelete(g.drive, g.dir)
+	return errors.Join(g.lock.Close(), g.Pinned.Close())
+}
+
+// grounds are those that the node's stores stand on: where each drive was opened.
+type grounds struct {
+	held sync.Map // of directories, by DriveID
+}
+
+// take locks the directory of the place's drive. It may be this very process that
+// has the lock: the disk was in another of its directories, and the store that was
+// opened there has not let go.
+func (gs *grounds) take(p *place, pin vfs.Pinned) (*ground, error) {
+	drive := p.drive()
+	was, ours := gs.held.Load(drive)
+	lock, err := pin.Lock(filepath.Join(p.dir, lockName))
+	if !ours {
+		was, ours = gs.held.Load(drive) // by now
+	}
+	switch {
+	case errors.Is(err, vfs.ErrLocked) && ours:
+		return nil, fmt.Errorf("%s: drive %s, which lies here now, is opened when the store has let go of it that was opened in %s", p.dir, drive, was)
+	case errors.Is(err, vfs.ErrLocked):
+		return nil, fmt.Errorf("%s is in use by another process: %w", p.dir, err)
+	case err != nil:
+		return nil, err
+	}
+	gs.held.Store(drive, p.dir)
+	return &ground{pin, lock, drive, p.dir, gs}, nil
+}
 
 // hold pins and locks the place's directory, and makes sure that it is the drive's still.
 func (p *place) hold() (*ground, error) {
 	if err := p.letGo(); err != nil {
 		return nil, err
 	}
+	pin, err := p.pinDrive()
+	if err != nil {
+		return nil, err
+	}
+	g, err := p.node.grounds.take(p, pin)
+	if err != nil {
+		return nil, errors.Join(err, pin.Close())
+	}
+	return g, nil
+}
+
+// pinDrive pins the place's directory and makes sure that it is the drive's still.
+func (p *place) pinDrive() (vfs.Pinned, error) {
 	pin, err := p.node.cfg.FS.Pin(p.dir)
 	if err != nil {
 		return nil, err
@@ -71,18 +118,10 @@ func (p *place) hold() (*ground, error) {
 	if err == nil && id.Drive != p.drive() {
 		err = fmt.Errorf("%s holds drive %s by now", p.dir, id.Drive)
 	}
-	var lock io.Closer
-	if err == nil {
-		lock, err = pin.Lock(filepath.Join(p.dir, lockName))
-		if errors.Is(err, vfs.ErrLocked) {
-			err = fmt.Errorf("%s is in use by another process: %w", p.dir, err)
-		}
-	}
 	if err != nil {
-		_ = pin.Close()
-		return nil, err
+		return nil, errors.Join(err, pin.Close())
 	}
-	return &ground{pin, lock}, nil
+	return pin, nil
 }
 
 // stands gives what the place's store stands on; nil while it is closed.
@@ -119,10 +158,10 @@ func (p *place) closeStore(store storagenode.Drive, g *ground) {
 	done := make(chan error, 1)
 	p.closing.Add(1)
 	go func() {
-		defer p.closing.Add(-1)
 		err := store.Close()
 		if !errors.Is(err, storagenode.ErrSuspect) {
 			_ = g.Close()
+			p.closing.Add(-1) // before anybody who waited looks
 			done <- err
 			return
 		}
@@ -132,6 +171,7 @@ func (p *place) closeStore(store storagenode.Drive, g *ground) {
 			err = store.Close()
 		}
 		_ = g.Close()
+		p.closing.Add(-1)
 	}()
 	select {
 	case err := <-done:

@@ -79,6 +79,8 @@ type Node struct {
 	tell        sync.Mutex
 	remembering sync.Mutex // one rewrite of the drives' records at a time
 
+	grounds grounds // of all stores
+
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -267,13 +269,25 @@ func (n *Node) remember(known map[string]storagenode.KnownDrive) {
 	}
 	all := slices.SortedFunc(maps.Values(known), func(a, b storagenode.KnownDrive) int { return strings.Compare(a.Dir, b.Dir) })
 	for _, p := range n.places {
-		if p.identity.Drive.IsZero() || slices.Equal(readKnown(n.cfg.FS, p.dir), all) {
+		if p.identity.Drive.IsZero() {
 			continue
 		}
-		if err := writeKnown(n.cfg.FS, p.dir, all); err != nil {
+		if err := p.renew(all); err != nil {
 			n.cfg.Logger.Warn("record of drives not written", "dir", p.dir, "err", err)
 		}
 	}
+}
+
+// renew writes the record of drives to the place's drive, where it has another.
+func (p *place) renew(all []storagenode.KnownDrive) error {
+	fsys, err := p.pinDrive()
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(readKnown(fsys, p.dir), all) {
+		err = writeKnown(fsys, p.dir, all)
+	}
+	return errors.Join(err, fsys.Close())
 }
 
 // Drive implements storagenode.Drives.

@@ -43,14 +43,11 @@ type place struct {
 	remembered chan struct{}
 }
 
-// mayTake says whether this empty directory may become the drive of its
+// mayTake says whether this empty directory, pinned, may become the drive of its
 // place: when nothing is known of the place, or it lies on the same file
 // system as the drive that was here.
-func (p *place) mayTake(old storagenode.KnownDrive, known bool) error {
-	dev, total, err := fileSystem(p.node.cfg.FS, p.dir)
-	if errors.Is(err, vfs.ErrNotExist) {
-		return fmt.Errorf("directory %s does not exist", p.dir)
-	}
+func (p *place) mayTake(fsys vfs.Pinned, old storagenode.KnownDrive, known bool) error {
+	dev, total, err := fileSystem(fsys, p.dir)
 	if err != nil {
 		return err
 	}
@@ -60,16 +57,20 @@ func (p *place) mayTake(old storagenode.KnownDrive, known bool) error {
 	return nil
 }
 
-// format makes a drive of the empty directory, in the place of replaces.
-func (p *place) format(replaces storagenode.DriveID) error {
+// pin opens the place's directory, whatever lies there.
+func (p *place) pin() (vfs.Pinned, error) {
+	fsys, err := p.node.cfg.FS.Pin(p.dir)
+	if errors.Is(err, vfs.ErrNotExist) {
+		return nil, fmt.Errorf("directory %s does not exist", p.dir)
+	}
+	return fsys, err
+}
+
+// format makes a drive of the empty directory, pinned, in the place of replaces.
+func (p *place) format(fsys vfs.Pinned, replaces storagenode.DriveID) error {
 	if err := p.letGo(); err != nil {
 		return err
 	}
-	fsys, err := p.node.cfg.FS.Pin(p.dir)
-	if err != nil {
-		return err
-	}
-	defer fsys.Close()
 	// A drive that was not there a moment ago: this directory has another name
 	// (a link, a second mount) and was formatted by that, or by another node.
 	if id, err := readIdentity(fsys, p.dir); err == nil {
@@ -238,11 +239,18 @@ func (p *place) ident() Identity {
 // damaged.
 func (p *place) missing(ctx context.Context) {
 	p.shut()
-	left, err := remains(p.node.cfg.FS, p.dir, !p.drive().IsZero())
-	switch {
-	case errors.Is(err, vfs.ErrNotExist):
-		p.fail(storagenode.DriveDown, fmt.Sprintf("directory %s does not exist", p.dir))
+	fsys, err := p.pin()
+	if err != nil {
+		p.fail(storagenode.DriveDown, err.Error())
 		return
+	}
+	defer fsys.Close()
+	if _, err := readIdentity(fsys, p.dir); !errors.Is(err, errNoIdentity) {
+		p.fail(storagenode.DriveDown, fmt.Sprintf("%s: a disk came to lie here a moment ago; it is looked at next", p.dir))
+		return
+	}
+	left, err := remains(fsys, p.dir, !p.drive().IsZero())
+	switch {
 	case err != nil:
 		p.fail(storagenode.DriveDown, err.Error())
 		return
@@ -254,18 +262,18 @@ func (p *place) missing(ctx context.Context) {
 	if old.Drive.IsZero() {
 		old.Drive = p.lost
 	}
-	if err := p.mayTake(old, old.Device != 0 || !old.Drive.IsZero()); err != nil {
+	if err := p.mayTake(fsys, old, old.Device != 0 || !old.Drive.IsZero()); err != nil {
 		p.fail(storagenode.DriveDown, err.Error())
 		return
 	}
-	p.takePlace(ctx, old.Drive)
+	p.takePlace(ctx, fsys, old.Drive)
 }
 
-// takePlace formats the directory as the replacement of old and opens it.
-func (p *place) takePlace(ctx context.Context, old storagenode.DriveID) {
+// takePlace formats the directory, pinned, as the replacement of old and opens it.
+func (p *place) takePlace(ctx context.Context, fsys vfs.Pinned, old storagenode.DriveID) {
 	// Tell first, so that nobody writes here as if the old drive were there.
 	p.fail(storagenode.DriveBroken, "emptied; being replaced")
-	if err := p.format(old); err != nil {
+	if err := p.format(fsys, old); err != nil {
 		p.fail(storagenode.DriveDown, err.Error())
 		return
 	}
@@ -290,10 +298,15 @@ func (p *place) replace(ctx context.Context) error {
 	if p.current() != nil {
 		return fmt.Errorf("%w: %s is in service as drive %s", ErrRefused, p.dir, p.drive())
 	}
-	if _, err := readIdentity(p.node.cfg.FS, p.dir); !errors.Is(err, errNoIdentity) {
+	fsys, err := p.pin()
+	if err != nil {
+		return err
+	}
+	defer fsys.Close()
+	if _, err := readIdentity(fsys, p.dir); !errors.Is(err, errNoIdentity) {
 		return fmt.Errorf("%w: %s holds a drive; empty the directory first", ErrRefused, p.dir)
 	}
-	left, err := remains(p.node.cfg.FS, p.dir, false)
+	left, err := remains(fsys, p.dir, false)
 	if err != nil {
 		return err
 	}
@@ -304,7 +317,7 @@ func (p *place) replace(ctx context.Context) error {
 	if old.IsZero() {
 		old = p.lost
 	}
-	p.takePlace(ctx, old)
+	p.takePlace(ctx, fsys, old)
 	if _, state := p.node.Drive(p.drive()); state != storagenode.DriveActive {
 		return fmt.Errorf("format %s: see the drive's reason", p.dir)
 	}
