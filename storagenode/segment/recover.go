@@ -134,12 +134,15 @@ func (s *Store) inspect(g *segFile) (segmentKind, error) {
 	if !foreign && (serr != nil || !first.isRecord && first.last && !first.nonzero) {
 		return segmentEmpty, nil
 	}
-	if foreign && (serr != nil || !first.isRecord && first.last && !first.unread) {
-		s.cfg.Logger.Warn("a segment of another drive, or under another's name, is left alone: move it where it belongs, or remove it",
-			"file", g.path, "of", super.drive.String(), "segment", super.segment)
+	empty := foreign && (serr != nil || !first.isRecord && first.last && !first.unread) // nothing in it is ours
+	if empty && (super.drive != s.cfg.Drive || super.cluster != s.cfg.Cluster) {
+		s.cfg.Logger.Warn("a segment of another drive is left alone: move it where it belongs, or remove it", "file", g.path, "of", super.drive.String())
 		return segmentForeign, nil
 	}
 	s.reportDamage(g.id, 0, superSize, err)
+	if empty {
+		return segmentForeign, nil // one of ours under another's name
+	}
 	return segmentOurs, nil
 }
 
