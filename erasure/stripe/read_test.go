@@ -23,6 +23,7 @@ func TestEveryLossPattern(t *testing.T) {
 		for how := range 3 {
 			r := newRig(t, scheme)
 			r.set.memory.poison = false
+			r.unhedged() // who is read around is not asked, and what it lacks not noticed
 			n := r.group.Scheme.N()
 			data := noise(70_001, 1)
 			blobs := map[erasure.SlotMask]erasure.Blob{}

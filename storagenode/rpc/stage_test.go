@@ -151,7 +151,7 @@ func TestStageOfASilentNode(t *testing.T) {
 	dead := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silent }))
 	defer dead.Close()
 	defer close(silent)
-	c := r.dialFor(dead.URL, 200*time.Millisecond)
+	c := r.dialFor(dead.URL, 3*time.Second) // what ends gives its bytes back: none does while they are counted
 	d = c.Drive(d.id, d.life)
 	var ended sync.WaitGroup
 	staged := 0
