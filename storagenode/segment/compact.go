@@ -373,7 +373,7 @@ func (s *Store) syncRemoved() error {
 	}
 	if err := s.cfg.FS.SyncDir(s.segDir); err != nil {
 		err = fmt.Errorf("remove segment: %w: %w", errSync, err)
-		if s.passing(err) == nil || isNoSpace(err) {
+		if s.passing(err) == nil || vfs.NoSpace(err) {
 			s.fail(err)
 		}
 		return err

@@ -3,7 +3,6 @@ package segment
 import (
 	"errors"
 	"fmt"
-	"syscall"
 
 	"kintsugi/storagenode"
 )
@@ -275,8 +274,4 @@ func (s *Store) wrote(r reservation, size int64, err error) error {
 		s.fail(fmt.Errorf("write record: %w", err))
 		return s.brokenErr()
 	}
-}
-
-func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -46,7 +46,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 	s.target = x
 	err = s.rebuildInto(ctx, x)
 	s.target = nil
-	if err != nil && (old != nil || !isNoSpace(err)) {
+	if err != nil && (old != nil || !vfs.NoSpace(err)) {
 		for g, m := range before {
 			g.pos, g.dead, g.held = m.pos, m.dead, m.held
 		}

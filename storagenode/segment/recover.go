@@ -166,7 +166,7 @@ func (s *Store) loadIndex() (bool, error) {
 			if err = s.loadFrom(x); err == nil {
 				err = x.fs.Poisoned()
 			}
-			if err == nil || isNoSpace(err) {
+			if err == nil || vfs.NoSpace(err) {
 				s.idx.Store(x)
 				if err != nil {
 					s.indexLost(gen, err) // it serves from memory until there is space
@@ -482,7 +482,7 @@ func (s *Store) sealAll() error {
 // trim cuts a sealed segment to its end and makes it durable: what replay took
 // from the cache may not have been.
 func (s *Store) trim(g *segFile) error {
-	if err := g.f.Truncate(g.tail); err != nil && !isNoSpace(err) && !short(err) {
+	if err := g.f.Truncate(g.tail); err != nil && !vfs.NoSpace(err) && !short(err) {
 		return fmt.Errorf("trim segment %d: %w", g.id, err)
 	}
 	if err := g.f.Sync(); err != nil {

@@ -27,7 +27,7 @@ func short(err error) bool {
 // space or of files or memory; nil where the drive is to blame.
 func (s *Store) passing(err error) error {
 	switch {
-	case isNoSpace(err):
+	case vfs.NoSpace(err):
 		s.readOnly.Store(true)
 		s.mu.Lock()
 		s.refusedAt = s.cfg.Clock.Now()

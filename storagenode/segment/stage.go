@@ -7,6 +7,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 // Small records are staged: Put leaves them in memory, and the committer writes
@@ -103,7 +104,7 @@ func (s *Store) writeStaged(b *blockWriter, batch []pending) error {
 			continue
 		}
 		err := writeRun(b, batch[i:end])
-		if err != nil && (failed == nil || isNoSpace(failed) || short(failed)) {
+		if err != nil && (failed == nil || vfs.NoSpace(failed) || short(failed)) {
 			failed = fmt.Errorf("write %d records: %w", end-i, err)
 		}
 		s.unstage(batch[i:end], err)

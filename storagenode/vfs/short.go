@@ -12,3 +12,9 @@ import (
 func Short(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
+
+// NoSpace says whether a call failed since the file system, or what a quota leaves
+// of it, is full. Of a failed sync, do not ask about that either.
+func NoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"syscall"
 	"time"
 
 	"kintsugi/storagenode"
@@ -54,8 +53,7 @@ func (c *committer) exclude(d *drive, err error) {
 
 // passing says whether a call failed for want of space, or of files or memory.
 func passing(err error) bool {
-	return !errors.Is(err, errSync) &&
-		(errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || vfs.Short(err))
+	return !errors.Is(err, errSync) && (vfs.NoSpace(err) || vfs.Short(err))
 }
 
 // emergency makes members where none is left: every acknowledged commit is in
