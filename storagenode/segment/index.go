@@ -11,7 +11,6 @@ import (
 	"strconv"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/vfs"
@@ -250,20 +249,12 @@ func openIndex(fs vfs.FS, dir string, gen uint64, cache *pebble.Cache, log *slog
 	x.refs.init()
 	x.fs = pebblefs.New(fs, func(err error) { failed(gen, err) })
 	o := &pebble.Options{
-		Cache:                       cache,
-		MemTableSize:                indexMemTable,
-		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       64,
-		MaxOpenFiles:                256,
-		FormatMajorVersion:          pebble.FormatNewest,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+		Cache:                      cache,
+		MemTableSize:               indexMemTable,
+		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
 	if cache == nil {
 		o.CacheSize = 8 << 20
-	}
-	for i := range o.Levels {
-		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	x.fs.Configure(o, log)
 	db, err := pebblefs.Open(x.dir, o)

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 
 	"kintsugi/metadata/kv"
 	"kintsugi/storagenode/vfs/pebblefs"
@@ -90,14 +89,7 @@ func openState(cfg Config, d *drive, name string, onFail func()) (*state, error)
 		cache = pebble.NewCache(stateCache)
 		defer cache.Unref()
 	}
-	o := &pebble.Options{
-		Cache: cache, MemTableSize: stateMemTable, MemTableStopWritesThreshold: 4,
-		MaxOpenFiles: 256, FormatMajorVersion: pebble.FormatNewest,
-		L0CompactionThreshold: 4, L0StopWritesThreshold: 64,
-	}
-	for i := range o.Levels {
-		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-	}
+	o := &pebble.Options{Cache: cache, MemTableSize: stateMemTable}
 	st.fs.Configure(o, cfg.Logger)
 	dir := filepath.Join(d.stateDir(), name)
 	if err := st.guard.MkdirAll(dir); err != nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 )
 
 // stopWrites is the number of sublevels of L0 at which Pebble blocks writers.
@@ -14,18 +15,33 @@ import (
 // owner, who cannot close the database under them, with them.
 const stopWrites = 1000
 
-// Configure sets o's FS, Logger and EventListener to ones that never end the
-// process, DisableWAL, and a high L0StopWritesThreshold. log may be nil. Damage found in Pebble's files, and
-// any error that ends its work in the background, poison the FS as failed writes
-// do, since the remedy is the same. A read that fails, or meets damage, gives
-// its error to the caller besides; a mere read error poisons nothing.
+// Every other flush is merged with all of the first level below the newest
+// files. Pebble lets that grow to 64 MiB before it makes another: a few entries
+// would rewrite so much each time.
+const baseLevel = 1 << 20
+
+// Configure makes o the options of a database that can be rebuilt and is made
+// durable by a flush every few seconds: without a log, and with an FS, Logger
+// and EventListener that never end the process. log may be nil. Damage found in
+// Pebble's files, and any error that ends its work in the background, poison the
+// FS as failed writes do, since the remedy is the same. A read that fails, or
+// meets damage, gives its error to the caller besides; a mere read error poisons
+// nothing.
 func (f *FS) Configure(o *pebble.Options, log *slog.Logger) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	o.FS = f
 	o.DisableWAL = true
-	o.L0StopWritesThreshold = max(o.L0StopWritesThreshold, stopWrites)
+	o.FormatMajorVersion = pebble.FormatNewest
+	o.MaxOpenFiles = 256
+	o.MemTableStopWritesThreshold = 4
+	o.L0CompactionThreshold = 4
+	o.L0StopWritesThreshold = stopWrites
+	o.LBaseMaxBytes = baseLevel
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
 	o.Logger = f.Logger(log)
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) {
