@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -92,6 +93,7 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 	var rep Report
 	var trouble error
 	for range repairCycles {
+		refusals := r.worker.refusalCount()
 		h.phase(Detecting, 0, "")
 		if err := r.detectAndPlan(ctx); err != nil {
 			trouble = err
@@ -123,7 +125,7 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 			h.phase(Healed, 0, "")
 			return rep, nil
 		}
-		if worked == 0 && rep.Found == 0 {
+		if worked == 0 && rep.Found == 0 && r.worker.refusalCount() == refusals {
 			break
 		}
 	}
@@ -160,7 +162,7 @@ func (r *Repairer) toRepair(ctx context.Context) (int64, error) {
 		byPG[g.PG] = g
 		for i, s := range g.Slots {
 			store := r.inventory.ask(s.Drive)
-			if s.State != storagenode.SlotRebuilding || store == nil {
+			if s.State != storagenode.SlotRebuilding || store == nil || r.worker.writable(g.Group, erasure.SlotMask(0).With(i)) == 0 {
 				continue
 			}
 			err := r.worker.lacking(ctx, g.Group, i, store, func(rec metadata.BlobRecord) error {

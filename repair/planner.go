@@ -31,6 +31,7 @@ type planner struct {
 	fleet  *fleet
 	moving *moving
 	worker *worker
+	census *census
 
 	mu      sync.Mutex
 	waiting []WaitingSlot                // as of the last plan; guarded by mu
@@ -51,55 +52,65 @@ type move struct {
 // plan looks at every slot and maps those that must move, where a drive can
 // take them; it returns how many did.
 func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int, error) {
-	drives := p.fleet.all()
-	load := map[storagenode.DriveID]int{}
-	for _, g := range groups {
-		for _, s := range g.Slots {
-			load[s.Drive]++
-		}
-	}
-	domains := metadata.DomainsOf(present(drives))
+	o := p.outlook(groups)
 	var moves []move
 	var waiting []WaitingSlot
-	for _, g := range groups {
+	for n := range groups {
+		g := &groups[n]
 		slots := append([]storagenode.Slot(nil), g.Slots...)
 		for i, s := range g.Slots {
 			d, ok := p.fleet.drive(s.Drive)
-			draining := d.record.State == storagenode.DriveDraining
 			if why := p.waits(d, ok); why != "" {
 				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why})
 				continue
 			}
-			if !d.dead() && !draining {
+			why, stays := p.leaves(g, i, &d)
+			if why == "" {
 				continue
 			}
-			if !d.dead() && p.filling(s) {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, p.held(g.PG, i, s, "drive is "+d.record.State.String()+"; what the slot should hold is being copied to it first")})
+			if stays {
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why})
 				continue
 			}
-			to, why := p.target(drives, domains, load, slots, i, g.Scheme.M)
-			if why != "" {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is " + d.record.State.String() + "; " + why})
+			to, but := p.target(o, g, slots, i)
+			if but != "" {
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why + "; " + but})
 			}
 			if to.IsZero() {
 				continue
 			}
 			slots[i].Drive = to
-			load[to]++
-			load[s.Drive]--
-			moves = append(moves, move{g.PG, i, s, to})
+			moves = append(moves, o.move(g, i, to))
 		}
 	}
 	waiting = append(waiting, p.sources(groups)...)
 	if len(moves) == 0 {
-		moves = p.respread(groups, drives, domains, load)
+		moves = p.respread(o, groups)
 	}
 	n, err := p.carryOut(ctx, moves)
-	kept, errDrained := p.drained(ctx, drives, load)
+	kept, errDrained := p.drained(ctx, o.drives, o.load)
 	p.mu.Lock()
 	p.waiting = append(waiting, kept...)
 	p.mu.Unlock()
-	return n, errors.Join(err, errDrained, p.undrained(ctx, groups, drives))
+	return n, errors.Join(err, errDrained, p.undrained(ctx, groups, o.drives))
+}
+
+// leaves says why a slot is to leave its drive, "" where it is not, and whether it has
+// to stay for now all the same.
+func (p *planner) leaves(g *metadata.GroupRecord, slot int, d *drive) (why string, stays bool) {
+	s := g.Slots[slot]
+	state := "drive is " + d.record.State.String()
+	switch {
+	case d.dead():
+		return state, false
+	case s.State == storagenode.SlotRebuilding && p.full(d):
+		return "drive is full before it has all of the slot", false
+	case d.record.State != storagenode.DriveDraining:
+		return "", false
+	case s.State == storagenode.SlotRebuilding:
+		return p.held(g.PG, slot, s, state+"; what the slot should hold is being copied to it first"), true
+	}
+	return state, false
 }
 
 // respreadAtOnce is how many slots at a time are under way for no other reason
@@ -110,7 +121,7 @@ const respreadAtOnce = 2
 // domain has more than m of them, or a node two while others have none – where
 // there are drives for it now: groups made when nodes were few, or repaired while
 // some were away. It comes after all else, a few slots at a time.
-func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domains metadata.Domains, load map[storagenode.DriveID]int) (moves []move) {
+func (p *planner) respread(o *outlook, groups []metadata.GroupRecord) (moves []move) {
 	room := respreadAtOnce
 	for _, g := range groups {
 		for _, s := range g.Slots {
@@ -125,15 +136,15 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 		}
 		g := &groups[i]
 		on, slots := p.places(g)
-		at := metadata.Crowd(on, domains, g.Scheme.M)
+		at := metadata.Crowd(on, o.domains, g.Scheme.M)
 		doubled := at < 0
 		if doubled {
 			at = metadata.Doubled(on)
 		}
-		if at < 0 || !p.fleet.readable(on[at].Drive) || p.filling(g.Slots[slots[at]]) {
+		if at < 0 || !p.fleet.readable(on[at].Drive) || g.Slots[slots[at]].State == storagenode.SlotRebuilding {
 			continue
 		}
-		to, why := p.target(drives, domains, load, g.Slots, slots[at], g.Scheme.M)
+		to, why := p.target(o, g, g.Slots, slots[at])
 		if why != "" || to.IsZero() {
 			continue
 		}
@@ -141,19 +152,9 @@ func (p *planner) respread(groups []metadata.GroupRecord, drives []drive, domain
 		if doubled && slices.ContainsFunc(on, func(c metadata.Candidate) bool { return c.Node == d.record.Node }) {
 			continue // it would lie no better
 		}
-		load[to]++
-		load[on[at].Drive]--
-		moves = append(moves, move{g.PG, slots[at], g.Slots[slots[at]], to})
+		moves = append(moves, o.move(g, slots[at], to))
 	}
 	return moves
-}
-
-// filling says that a slot is being rebuilt where it is. It stays there until that is
-// done, unless the drive is full: what was written to it meanwhile is on no other
-// drive, and whoever takes the slot next copies from the drive that had it before.
-func (p *planner) filling(s storagenode.Slot) bool {
-	d, _ := p.fleet.drive(s.Drive)
-	return s.State == storagenode.SlotRebuilding && !d.report.Space.ReadOnly
 }
 
 // places gives the drives that a group's slots are on, as far as they are known,
@@ -196,11 +197,12 @@ func asCandidate(d *drive, load map[storagenode.DriveID]int) metadata.Candidate 
 	return metadata.Candidate{Drive: d.record.ID, Zone: d.record.Zone, Node: d.record.Node, Load: load[d.record.ID]}
 }
 
-// target picks the drive for a slot: the one that took the old drive's place,
-// else a healthy one by the rules that groups are placed by (metadata.Replace).
-// A zero id means none, and why not; an id with a reason is a drive whose
-// failure domain then has more than m of the group's slots.
-func (p *planner) target(drives []drive, domains metadata.Domains, load map[storagenode.DriveID]int, slots []storagenode.Slot, slot int, m uint8) (storagenode.DriveID, string) {
+// target picks the drive for a slot of a group, whose slots are on others as planned
+// so far: the one that took the old drive's place, else a healthy one by the rules
+// that groups are placed by (metadata.Replace), with room for all of the slot. A zero
+// id means none, and why not; an id with a reason is a drive whose failure domain then
+// has more than m of the group's slots.
+func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenode.Slot, slot int) (storagenode.DriveID, string) {
 	var rest, cands []metadata.Candidate
 	taken := map[storagenode.DriveID]bool{}
 	for i, s := range slots {
@@ -211,18 +213,26 @@ func (p *planner) target(drives []drive, domains metadata.Domains, load map[stor
 			rest = append(rest, asCandidate(&d, nil))
 		}
 	}
-	for i := range drives {
-		d := &drives[i]
-		if d.record.State != storagenode.DriveActive || !d.away.IsZero() || taken[d.record.ID] || d.report.Space.ReadOnly {
+	short, needs := false, o.needs(g, slot)
+	for i := range o.drives {
+		d := &o.drives[i]
+		if d.record.State != storagenode.DriveActive || !d.away.IsZero() || taken[d.record.ID] {
+			continue
+		}
+		former := d.record.ID == g.Slots[slot].From // it has most of it already
+		if p.full(d) || !former && !o.fits(d.record.ID, needs) {
+			short = true
 			continue
 		}
 		if d.record.Replaces == slots[slot].Drive {
 			return d.record.ID, ""
 		}
-		cands = append(cands, asCandidate(d, load))
+		cands = append(cands, asCandidate(d, o.load))
 	}
-	to, relaxed, ok := metadata.Replace(cands, rest, domains, m)
+	to, relaxed, ok := metadata.Replace(cands, rest, o.domains, g.Scheme.M)
 	switch {
+	case !ok && short:
+		return storagenode.DriveID{}, "no healthy drive outside the group has room for all of it"
 	case !ok:
 		return storagenode.DriveID{}, "no healthy drive outside the group is left to take the slot"
 	case relaxed:

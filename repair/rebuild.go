@@ -22,26 +22,31 @@ const rebuildRounds = 4
 // nothing is lacking any more but what is marked damaged and unreadable.
 func (w *worker) rebuildSlot(ctx context.Context, g erasure.Group, slot int, bytes func(int64)) error {
 	s := g.Slots[slot]
-	if w.writable(g, erasure.SlotMask(0).With(slot)) == 0 {
-		return errWaiting
-	}
-	store, _ := w.cfg.Drives.Drive(s.Drive)
+	store, full := w.open(s.Drive)
 	if store == nil {
 		return errWaiting
 	}
-	total := int64(0)
+	total, blobs, lacking := int64(0), int64(0), int64(0)
 	err := w.lacking(ctx, g, slot, store, func(r metadata.BlobRecord) error {
 		total += slotBytes(g.Scheme, r.Blob)
+		if blobs++; !r.Blob.Missing.Has(slot) {
+			lacking++
+		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	w.expect(g, slot, total+blobs*recordBytes)
+	if full && lacking > 0 {
+		return errNoRoom
 	}
 	task := w.progress.begin(Rebuild, fmt.Sprintf("slot %d of pg %d", slot, g.PG), total)
 	defer task.end()
 	for range rebuildRounds {
 		lacking, err := w.fill(ctx, g, slot, store, func(n int64) {
 			task.add(n)
+			w.got(g, slot, n)
 			if bytes != nil {
 				bytes(n)
 			}
@@ -106,7 +111,7 @@ func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store stor
 			lacking++
 		}
 		mu.Unlock()
-		if failed != nil && errors.Is(failed, storagenode.ErrBroken) {
+		if errors.Is(failed, storagenode.ErrBroken) || errors.Is(failed, storagenode.ErrReadOnly) {
 			return failed
 		}
 		jobs.Go(func() error {

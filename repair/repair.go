@@ -193,13 +193,13 @@ func New(cfg Config) (*Repairer, error) {
 	r.detector = &detector{cfg: r.cfg, fleet: r.fleet, announced: r.members.announced}
 	moved := &moving{}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
-	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker, kept: map[storagenode.DriveID]keptDrive{}}
+	r.census = &census{cfg: r.cfg, fleet: r.fleet, moving: moved, running: make(chan struct{}, 1), marked: r.worker.marked.Load}
+	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker, census: r.census, kept: map[storagenode.DriveID]keptDrive{}}
 	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, moving: moved, paused: r.paused.Load, prove: r.mayDestroy}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
 	r.orphans = newOrphans(r.cfg, r.inventory, r.paused.Load)
 	r.deletes = &deletes{cfg: r.cfg, fleet: r.fleet, paused: r.paused.Load, prove: r.mayDestroy}
-	r.census = &census{cfg: r.cfg, fleet: r.fleet, moving: moved, running: make(chan struct{}, 1), marked: r.worker.marked.Load}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(&metrics{r: r}); err != nil {
 			return nil, err

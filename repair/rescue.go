@@ -180,6 +180,7 @@ func (w *worker) tried(g erasure.Group, slot int, err error) {
 	ref := slotRef{g.PG, uint8(slot)}
 	if err == nil {
 		delete(w.obstacles, ref)
+		delete(w.lacks, ref)
 		return
 	}
 	w.obstacles[ref] = obstacle{g.Slots[slot].Epoch, err.Error()}

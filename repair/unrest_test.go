@@ -17,7 +17,7 @@ import (
 )
 
 // TestUnrest drains drives and takes them back, has drives away for moments and for
-// good, fills them, wipes them, changes the leader, writes, deletes, and loses blobs
+// good, fills them or nearly, wipes them, changes the leader, writes, deletes, and loses blobs
 // beyond what the scheme bears, in any order. At every step repair may lose nothing,
 // and a DRAINED drive holds nothing that is nowhere else. When all that is away has
 // come back, repair ends, or says what it waits for; every object that could be read
@@ -254,10 +254,9 @@ func (u *unrest) disturb() bool {
 		u.state(i, storagenode.DriveActive)
 		u.note("%s is back", id)
 	case 5:
-		s := d.memory.Space()
-		s.ReadOnly = !s.ReadOnly
-		d.memory.SetSpace(s)
-		u.note("%s is full: %v", id, s.ReadOnly)
+		n := []int64{0, int64(u.rng.IntN(500_000)), 1 << 40}[u.rng.IntN(3)]
+		u.room(d, n)
+		u.note("%s has room for %d bytes", id, n)
 	default:
 		for key, o := range u.alive { // it must not be more than is borne
 			if !u.doomed[key] && u.copies(o, func(x *disk) bool { return x == d }).Count() < u.least(o) {
@@ -296,23 +295,30 @@ func (u *unrest) doom() {
 	}
 }
 
-// settle brings everything back and waits for repair to end.
+// settle brings everything back and waits for repair to end: to where it can come
+// with some drives full, then, with room on all, to the end.
 func (u *unrest) settle() {
 	u.note("everything comes back")
 	for i := 0; i < len(u.drives.disks); i++ {
-		d := u.drives.disks[i]
-		if d.gone {
+		if d := u.drives.disks[i]; d.gone {
 			continue
-		}
-		s := d.memory.Space()
-		s.ReadOnly = false
-		d.memory.SetSpace(s)
-		switch d.report.State {
-		case storagenode.DriveDown:
+		} else if d.report.State == storagenode.DriveDown {
 			u.state(i, storagenode.DriveActive)
-		case storagenode.DriveBroken:
+		} else if d.report.State == storagenode.DriveBroken {
 			u.wipe(i)
 		}
+	}
+	for range 8 {
+		u.clock.advance(3 * time.Minute)
+		u.rep.inventory.all.Store(true)
+		u.round()
+		u.drainedAreFree()
+	}
+	u.must(u.rep.detectAndPlan(u.ctx))
+	u.ended()
+	u.note("there is room")
+	for _, d := range u.drives.disks {
+		u.room(d, 1<<40)
 	}
 	for range 3 {
 		_, err := u.rep.VerifyAll(u.ctx, Filter{}, nil)

@@ -30,6 +30,9 @@ const (
 // errWaiting: the slot's drive cannot take the shard now.
 var errWaiting = errors.New("the slot's drive cannot be written to")
 
+// errNoRoom: another shard just found no room at the slot's drive.
+var errNoRoom = fmt.Errorf("%w: %w", errWaiting, storagenode.ErrReadOnly)
+
 // blobKey names a blob within a cluster.
 type blobKey struct {
 	pg   storagenode.PG
@@ -57,6 +60,9 @@ type worker struct {
 	failed   int64            // guarded by mu
 	// obstacles are of the slots whose rebuild failed; guarded by mu.
 	obstacles map[slotRef]obstacle
+	lacks     map[slotRef]lack                  // of slots under rebuilding; guarded by mu
+	refused   map[storagenode.DriveID]time.Time // when a drive last had no room for a shard; guarded by mu
+	refusals  int64                             // guarded by mu
 }
 
 func newWorker(cfg *Config, f *fleet, p *progress) *worker {
@@ -69,6 +75,8 @@ func newWorker(cfg *Config, f *fleet, p *progress) *worker {
 		formers:   &formers{cfg: cfg, fleet: f, inspect: inspect},
 		busy:      map[blobKey]bool{},
 		obstacles: map[slotRef]obstacle{},
+		lacks:     map[slotRef]lack{},
+		refused:   map[storagenode.DriveID]time.Time{},
 	}
 }
 
@@ -157,14 +165,22 @@ func (w *worker) writable(g erasure.Group, slots erasure.SlotMask) erasure.SlotM
 		if !slots.Has(i) {
 			continue
 		}
-		if d, ok := w.fleet.drive(s.Drive); ok && d.dead() {
-			continue
-		}
-		if store, state := w.cfg.Drives.Drive(s.Drive); store != nil && state.Writable() {
+		if store, full := w.open(s.Drive); store != nil && !full {
 			out = out.With(i)
 		}
 	}
 	return out
+}
+
+// open gives the store of a drive that is there to be written to, nil where it is not,
+// and whether it says that it is full.
+func (w *worker) open(id storagenode.DriveID) (store storagenode.ShardStore, full bool) {
+	d, _ := w.fleet.drive(id)
+	store, state := w.cfg.Drives.Drive(id)
+	if d.dead() || !state.Writable() {
+		return nil, false
+	}
+	return store, d.report.Space.ReadOnly
 }
 
 // repair waits for its turn and recreates the blob's shards at slots. It
@@ -172,7 +188,7 @@ func (w *worker) writable(g erasure.Group, slots erasure.SlotMask) erasure.SlotM
 func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobRecord, slots erasure.SlotMask, class int) (int64, error) {
 	key := blobKey{rec.PG, rec.Blob.ID}
 	left := margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&^slots&liveSlots(w.fleet, g))
-	size := slotBytes(g.Scheme, rec.Blob)
+	size, began := slotBytes(g.Scheme, rec.Blob), w.cfg.Clock.Now()
 	if err := w.gate.enter(ctx, left*classes+class, size*int64(slots.Count())); err != nil {
 		return 0, err
 	}
@@ -185,6 +201,10 @@ func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobR
 	var errs []error
 	for i := range g.Slots {
 		if !slots.Has(i) {
+			continue
+		}
+		if w.refusedSince(g.Slots[i].Drive, began) {
+			errs = append(errs, errNoRoom)
 			continue
 		}
 		if left > 0 {
@@ -229,6 +249,9 @@ func (w *worker) repairSlot(ctx context.Context, pg storagenode.PG, id storageno
 	rebuilt := w.cfg.Stripes.Rebuild(fillCtx, g, blob, slot, dst, s.Epoch)
 	rebuilt = w.rescue(fillCtx, g, blob, slot, dst, rebuilt)
 	cancel()
+	if errors.Is(rebuilt, storagenode.ErrReadOnly) {
+		w.refuse(s.Drive)
+	}
 	// Also a failed rebuild may have written something.
 	now, err := w.cfg.Blobs.Blob(ctx, pg, id)
 	if err != nil {
@@ -324,9 +347,13 @@ func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, don
 		first error
 	)
 	run.SetLimit(rebuildsAtOnce)
+	began := w.cfg.Clock.Now()
 	for _, j := range jobs {
 		run.Go(func() error {
-			err := w.rebuildSlot(ctx, j.g, j.slot, bytes)
+			err := errNoRoom
+			if !w.refusedSince(j.g.Slots[j.slot].Drive, began) {
+				err = w.rebuildSlot(ctx, j.g, j.slot, bytes)
+			}
 			if ctx.Err() == nil {
 				w.tried(j.g, j.slot, err)
 			}

@@ -26,6 +26,7 @@ type Memory struct {
 	pending []put // accepted, not yet synced, in order of their tokens
 	slots   map[slotID]*slot
 	used    int64
+	refused int64 // what found no room last; nothing is taken before there is for that
 	space   storagenode.Space
 	health  error
 	closed  bool
@@ -100,7 +101,7 @@ func (m *Memory) Put(ctx context.Context, s storagenode.Shard) (storagenode.Toke
 		return 0, fmt.Errorf("put %v: %w", s.ID, storagenode.ErrTooLarge)
 	case s.Sums != nil && len(s.Sums) != storagenode.SumCount(len(s.Payload)):
 		return 0, fmt.Errorf("put %v: %d sums for %d bytes", s.ID, len(s.Sums), len(s.Payload))
-	case m.space.ReadOnly:
+	case m.full(int64(len(s.Payload))):
 		return 0, fmt.Errorf("put %v: %w", s.ID, storagenode.ErrReadOnly)
 	case s.SlotEpoch < sl.fence:
 		return 0, fmt.Errorf("put %v: %w", s.ID, storagenode.ErrStaleEpoch)
@@ -148,6 +149,19 @@ func (m *Memory) commit(t storagenode.Token) {
 		m.used += d.info.Size
 	}
 	m.pending = slices.Delete(m.pending, 0, n)
+}
+
+// full says that n bytes more are not taken; m.mu is held.
+func (m *Memory) full(n int64) bool {
+	n = max(n, m.refused)
+	for _, p := range m.pending {
+		n += p.s.info.Size
+	}
+	m.refused = 0
+	if n > m.space.Free-m.used {
+		m.refused = n
+	}
+	return m.space.ReadOnly || m.refused > 0
 }
 
 func (m *Memory) remove(sl *slot, id storagenode.ShardID) {
@@ -341,10 +355,12 @@ func (m *Memory) Space() storagenode.Space {
 	s := m.space
 	s.Used = m.used
 	s.Free = max(0, s.Free-m.used)
+	s.ReadOnly = s.ReadOnly || s.Free < m.refused
 	return s
 }
 
-// SetSpace sets what Space reports, but for Used; ReadOnly makes Put fail.
+// SetSpace sets what Space reports, Used taken off Free; ReadOnly makes Put fail,
+// and so does a shard that there is no room for.
 func (m *Memory) SetSpace(s storagenode.Space) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

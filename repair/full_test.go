@@ -1,0 +1,345 @@
+package repair
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/storagenode"
+	"kintsugi/storagenode/storetest"
+)
+
+// room sets how many bytes more a drive takes.
+func (r *rig) room(d *disk, n int64) {
+	s := d.memory.Space()
+	s.ReadOnly, s.Free = false, s.Used+n
+	d.memory.SetSpace(s)
+}
+
+// waits gives what is said of a slot that waits.
+func (r *rig) waits(pg storagenode.PG, slot int) string {
+	for _, w := range r.rep.Status().Waiting {
+		if w.PG == pg && w.Slot == slot {
+			return w.Why
+		}
+	}
+	return ""
+}
+
+// inGroup puts objects of n bytes until count of them are in one group.
+func (r *rig) inGroup(count, n int) []object {
+	r.t.Helper()
+	var in []object
+	for i := 0; len(in) < count; i++ {
+		o := r.put(fmt.Sprintf("in%03d", i), n)
+		if len(in) == 0 || o.pg == in[0].pg {
+			in = append(in, o)
+		} else {
+			r.delete(o.key)
+		}
+		r.clock.advance(time.Millisecond)
+	}
+	r.must(r.rep.deletes.pass(r.ctx))
+	return in
+}
+
+// reads fails unless every object can be read.
+func (r *rig) reads(objects ...object) {
+	r.t.Helper()
+	for _, o := range objects {
+		var got strings.Builder
+		rec := r.record(o)
+		if err := r.set.Read(r.ctx, r.group(o.pg), rec.Blob, 0, rec.Blob.Size, &got); err != nil || got.String() != string(o.data) {
+			r.t.Fatalf("%s: %v", o.key, err)
+		}
+	}
+}
+
+// TestDriveFillsUpWhileItIsFilled: a slot's drive is lost, and the one that takes the
+// slot, which others write to as well, is full when half is copied. The slot goes on
+// to a drive with room; nothing counts as whole before it is, and what was written
+// where it did not fit is dropped, but not before.
+func TestDriveFillsUpWhileItIsFilled(t *testing.T) {
+	r := newRig(t, "2+1", 5)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(8, 300_000)
+	pg := in[0].pg
+	first := r.group(pg).Slots[0].Drive
+	r.out(first)
+	second := r.diskOf(pg, 0)
+	if second.report.ID == first {
+		t.Fatal("the slot did not move")
+	}
+	r.room(second, 4*150_000+1000)
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	if s := r.group(pg).Slots[0]; s.State != storagenode.SlotRebuilding || len(second.memory.Shards()) != 4 {
+		t.Fatalf("slot %+v, drive has %d shards", s, len(second.memory.Shards()))
+	}
+	r.reads(in...)
+	old := r.group(pg)
+
+	r.must(r.rep.detectAndPlan(r.ctx))
+	s := r.group(pg).Slots[0]
+	if s.Drive == second.report.ID || s.State != storagenode.SlotRebuilding {
+		t.Fatalf("slot %+v stays at the full drive; waiting: %q", s, r.waits(pg, 0))
+	}
+	if len(second.memory.Shards()) != 4 {
+		t.Fatal("dropped before the slot is whole elsewhere")
+	}
+	if rep, err := r.rep.Recount(r.ctx); err != nil || rep.Whole {
+		t.Fatalf("whole before it is: %+v, %v", rep, err)
+	}
+	// Whoever is late at the full drive is refused, also when that has room again.
+	r.room(second, 1<<30)
+	if err := r.rep.worker.rebuildSlot(r.ctx, old, 0, nil); err == nil {
+		t.Fatal("a late rebuild was taken for done")
+	}
+	if now := r.group(pg).Slots[0]; now != s {
+		t.Fatalf("slot %+v became %+v by a late rebuild", s, now)
+	}
+	r.heal()
+	r.whole(in...)
+	r.rep.inventory.all.Store(true)
+	r.round()
+	if n := len(second.memory.Shards()); n != 0 {
+		t.Fatalf("%d shards stay where the slot was given up", n)
+	}
+}
+
+// asked is how many reads of shards all drives were asked for.
+func (r *rig) asked() (n int64) {
+	for _, d := range r.drives.disks {
+		n += d.store.Calls(storetest.OpReadAt | storetest.OpStat)
+	}
+	return n
+}
+
+// TestNoDriveHasRoom: the one drive that a slot can go to becomes full. The slot waits
+// there and says so, nothing is read for it in vain, and it goes on by itself when
+// there is room.
+func TestNoDriveHasRoom(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(6, 300_000)
+	pg := in[0].pg
+	r.out(r.group(pg).Slots[0].Drive)
+	to := r.diskOf(pg, 0)
+	r.room(to, 3*150_000+1000)
+	var last Progress
+	_, err := r.rep.RepairNow(r.ctx, func(p Progress) { last = p })
+	r.must(err)
+	if last.Phase != NotHealed || !strings.Contains(last.Why, "full") {
+		t.Fatalf("said: %+v", last)
+	}
+	s, reads, failed := r.group(pg).Slots[0], r.asked(), r.rep.Status().Queue.Failed
+	for range 5 {
+		r.round()
+		r.clock.advance(time.Minute)
+	}
+	if now := r.group(pg).Slots[0]; now != s || s.State != storagenode.SlotRebuilding || s.Drive != to.report.ID {
+		t.Fatalf("slot %+v became %+v", s, now)
+	}
+	if n, f := r.asked()-reads, r.rep.Status().Queue.Failed-failed; n != 0 || f != 0 {
+		t.Fatalf("%d reads and %d repairs for a drive that takes nothing", n, f)
+	}
+	if why := r.waits(pg, 0); !strings.Contains(why, "full") {
+		t.Fatalf("said: %q", why)
+	}
+	r.reads(in...)
+	r.room(to, 1<<30)
+	r.round()
+	r.round()
+	if s := r.group(pg).Slots[0]; s.State != storagenode.SlotClean || r.waits(pg, 0) != "" {
+		t.Fatalf("slot %+v, said %q", s, r.waits(pg, 0))
+	}
+	r.whole(in...)
+}
+
+// TestQuotasDoNotShow: a drive that says it has room refuses what is written to it, and
+// so does every other one. The slot is tried at another, but not sent round and round.
+func TestQuotasDoNotShow(t *testing.T) {
+	r := newRig(t, "2+1", 6)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(2, 300_000)
+	pg := in[0].pg
+	first := r.group(pg).Slots[0].Drive
+	var quotas []*storetest.Injected
+	for _, d := range r.drives.disks {
+		quotas = append(quotas, d.store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly}))
+	}
+	r.out(first)
+	for range 60 {
+		r.round()
+		r.clock.advance(3 * time.Second)
+	}
+	if e := r.group(pg).Slots[0].Epoch; e != 4 { // three drives outside the group
+		t.Fatalf("slot was mapped %d times", e-1)
+	}
+	if why := r.waits(pg, 0); !strings.Contains(why, "room") {
+		t.Fatalf("said: %q", why)
+	}
+	for _, q := range quotas {
+		q.Release()
+	}
+	r.heal()
+	r.whole(in...)
+}
+
+// TestSlotsGoWhereTheyFit: the slots of a drive that is drained go to drives that have
+// room for all of them together. What fits nowhere stays where it is, whole, and is
+// said to wait; nothing is begun that cannot be ended.
+func TestSlotsGoWhereTheyFit(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	from := r.drives.disks[0].report.ID
+	var all []object
+	bytes := map[storagenode.PG]int64{}
+	for i := range 12 {
+		o := r.put(fmt.Sprint("o", i), 300_000)
+		all = append(all, o)
+		bytes[o.pg] += 150_000 + recordBytes
+		r.clock.advance(time.Millisecond)
+		if i%4 == 3 {
+			r.must(r.cat.Seal(r.ctx, o.pg))
+		}
+	}
+	most := int64(0)
+	for _, n := range bytes {
+		most = max(most, n)
+	}
+	for range 2 { // each has room for one slot
+		r.room(r.addDrive("n0", "", storagenode.DriveID{}), most)
+	}
+	r.rep.StatusNow(r.ctx)
+	_, err := r.rep.Drain(r.ctx, from)
+	r.must(err)
+	for range 4 {
+		r.round()
+		r.clock.advance(time.Minute)
+	}
+	left := 0
+	for pg := range bytes {
+		for i, s := range r.group(pg).Slots {
+			if s.State != storagenode.SlotClean {
+				t.Errorf("slot %d of pg %d is begun: %+v", i, pg, s)
+			}
+			if s.Drive == from {
+				left++
+				if why := r.waits(pg, i); !strings.Contains(why, "room") {
+					t.Errorf("slot %d of pg %d waits: %q", i, pg, why)
+				}
+			}
+		}
+	}
+	if left != len(bytes)-2 || r.rep.Status().Queue.Failed > 0 {
+		t.Fatalf("%d of %d slots stayed, %d repairs failed", left, len(bytes), r.rep.Status().Queue.Failed)
+	}
+	r.heal()
+	r.whole(all...)
+	r.room(r.drives.disks[3], 1<<30)
+	for range 4 {
+		r.round()
+		r.clock.advance(time.Minute)
+	}
+	if s := r.stateOf(from); s != storagenode.DriveDrained {
+		t.Fatalf("drive is %s", s)
+	}
+	r.whole(all...)
+}
+
+// TestSmallerDriveInItsPlace: a drive is replaced by one on which not all of it has
+// room, and there is no other. What fits comes back, what does not waits and says so.
+func TestSmallerDriveInItsPlace(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	var all []object
+	bytes := map[storagenode.PG]int64{}
+	for i := range 12 {
+		o := r.put(fmt.Sprint("o", i), 300_000)
+		all = append(all, o)
+		bytes[o.pg] += 150_000 + recordBytes
+		r.clock.advance(time.Millisecond)
+		if i == 6 {
+			r.must(r.cat.Seal(r.ctx, o.pg))
+		}
+	}
+	small := r.wipe(0)
+	most := int64(0)
+	for _, n := range bytes {
+		most = max(most, n)
+	}
+	r.room(small, most)
+	for range 3 {
+		r.round()
+		r.clock.advance(time.Minute)
+	}
+	back, told := 0, 0
+	for pg := range bytes {
+		for i, s := range r.group(pg).Slots {
+			switch {
+			case s.Drive == small.report.ID && s.State == storagenode.SlotClean:
+				back++
+			case strings.Contains(r.waits(pg, i), "room"):
+				told++
+			}
+		}
+	}
+	if back == 0 || told == 0 || back+told != len(bytes) {
+		t.Fatalf("of %d slots %d are back, %d are said to wait: %+v", len(bytes), back, told, r.rep.Status().Waiting)
+	}
+	r.reads(all...)
+	r.room(small, 1<<30)
+	r.heal()
+	r.whole(all...)
+}
+
+// TestTakenBackForWantOfRoom: where a slot does not fit any more, the drive that it
+// came from takes it back, which has it already, however full that is otherwise.
+func TestTakenBackForWantOfRoom(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(6, 300_000)
+	pg := in[0].pg
+	first, from := r.group(pg).Slots[0].Drive, r.diskOf(pg, 0)
+	_, err := r.rep.Drain(r.ctx, first)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	to := r.diskOf(pg, 0)
+	r.room(to, 3*150_000+1000)
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	_, err = r.rep.Undrain(r.ctx, first)
+	r.must(err)
+	r.room(from, 1000)
+	r.heal()
+	if s := r.group(pg).Slots[0]; s.Drive != first {
+		t.Fatalf("slot %+v", s)
+	}
+	r.whole(in...)
+}
+
+// TestFullWhenAllIsThere: a slot of which nothing is lacking any more becomes clean on
+// a drive that is full.
+func TestFullWhenAllIsThere(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(3, 300_000)
+	pg := in[0].pg
+	r.out(r.group(pg).Slots[0].Drive)
+	to := r.diskOf(pg, 0)
+	g := r.group(pg)
+	for _, o := range in {
+		_, err := r.rep.worker.repair(r.ctx, g, *r.record(o), 1, 1)
+		r.must(err)
+	}
+	s := to.memory.Space()
+	s.ReadOnly = true
+	to.memory.SetSpace(s)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	_, _, err := r.rep.worker.rebuildSlots(r.ctx, nil)
+	r.must(err)
+	if s := r.group(pg).Slots[0]; s.State != storagenode.SlotClean {
+		t.Fatalf("slot %+v", s)
+	}
+	r.whole(in...)
+}

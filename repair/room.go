@@ -1,0 +1,175 @@
+package repair
+
+import (
+	"time"
+
+	"kintsugi/erasure"
+	"kintsugi/metadata"
+	"kintsugi/storagenode"
+)
+
+const (
+	// refusedFor is how long a drive that had no room for a shard gets no slots,
+	// whatever room it says it has: a quota does not show in that.
+	refusedFor = 10 * time.Minute
+	// recordBytes is what a blob takes at a slot beside its shards' payload, as a
+	// rule at most: headers, sums, attributes, padding, the index.
+	recordBytes = 512
+)
+
+// lack is what a slot under rebuilding is still to get.
+type lack struct {
+	epoch uint32
+	bytes int64
+}
+
+// expect notes what is to be written to a slot.
+func (w *worker) expect(g erasure.Group, slot int, bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lacks[slotRef{g.PG, uint8(slot)}] = lack{g.Slots[slot].Epoch, bytes}
+}
+
+// got notes what was written of it.
+func (w *worker) got(g erasure.Group, slot int, bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ref := slotRef{g.PG, uint8(slot)}
+	if l, ok := w.lacks[ref]; ok && l.epoch == g.Slots[slot].Epoch {
+		w.lacks[ref] = lack{l.epoch, max(0, l.bytes-bytes)}
+	}
+}
+
+// expected is what a slot is still to get, where that is known.
+func (w *worker) expected(g erasure.Group, slot int) (int64, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l, ok := w.lacks[slotRef{g.PG, uint8(slot)}]
+	return l.bytes, ok && l.epoch == g.Slots[slot].Epoch
+}
+
+// refuse notes that a drive had no room for a shard.
+func (w *worker) refuse(id storagenode.DriveID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused[id] = w.cfg.Clock.Now()
+	w.refusals++
+}
+
+// refusalCount is how often a drive had no room for a shard.
+func (w *worker) refusalCount() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.refusals
+}
+
+// refusedSince says that a drive had no room for a shard after a time.
+func (w *worker) refusedSince(id storagenode.DriveID, t time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at, ok := w.refused[id]
+	return ok && at.After(t)
+}
+
+// full says that a drive takes nothing: by its own word, or since it had no room for
+// a shard.
+func (p *planner) full(d *drive) bool {
+	return d.report.Space.ReadOnly || p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-refusedFor))
+}
+
+// volume is a file system. Drives of a node may share one.
+type volume struct {
+	node   string
+	device uint64
+	drive  storagenode.DriveID // zero where the device is known
+}
+
+func volumeOf(d *drive) volume {
+	if d.report.Device == 0 {
+		return volume{drive: d.record.ID}
+	}
+	return volume{node: d.report.Node, device: d.report.Device}
+}
+
+// outlook is what one plan goes by, with what it has planned so far.
+type outlook struct {
+	drives  []drive
+	domains metadata.Domains
+	load    map[storagenode.DriveID]int // slots
+	on      map[storagenode.DriveID]volume
+	room    map[volume]int64 // bytes, less those that slots being rebuilt there still lack
+	counts  map[storagenode.PG]groupCount
+}
+
+func (p *planner) outlook(groups []metadata.GroupRecord) *outlook {
+	o := &outlook{
+		drives: p.fleet.all(), load: map[storagenode.DriveID]int{}, on: map[storagenode.DriveID]volume{},
+		room: map[volume]int64{}, counts: map[storagenode.PG]groupCount{},
+	}
+	o.domains = metadata.DomainsOf(present(o.drives))
+	counted, _ := p.census.latest()
+	for _, c := range counted {
+		o.counts[c.group.PG] = c
+	}
+	for i := range o.drives {
+		if d := &o.drives[i]; d.reported && d.report.Space.Total > 0 {
+			o.on[d.record.ID] = volumeOf(d)
+			o.room[volumeOf(d)] = d.report.Space.Free
+		}
+	}
+	for i := range groups {
+		for slot, s := range groups[i].Slots {
+			o.load[s.Drive]++
+			if d, ok := p.fleet.drive(s.Drive); !ok || d.dead() || s.State != storagenode.SlotRebuilding {
+				continue
+			}
+			n, known := p.worker.expected(groups[i].Group, slot)
+			if !known {
+				n = o.needs(&groups[i], slot)
+			}
+			o.take(s.Drive, n)
+		}
+	}
+	return o
+}
+
+// needs is what a slot takes: what was counted last or, where the group was not
+// counted yet, what was written to it ever.
+func (o *outlook) needs(g *metadata.GroupRecord, slot int) int64 {
+	c, ok := o.counts[g.PG]
+	if !ok {
+		return g.Bytes / int64(g.Scheme.K)
+	}
+	n := int64(0)
+	for k, t := range c.shapes {
+		switch {
+		case !k.slots.Has(slot):
+		case k.mode == erasure.Encoded:
+			n += t.bytes/int64(g.Scheme.K) + t.blobs*recordBytes
+		default:
+			n += t.bytes + t.blobs*recordBytes
+		}
+	}
+	return n
+}
+
+// fits says whether a drive has room for so many bytes, as far as that is known.
+func (o *outlook) fits(id storagenode.DriveID, n int64) bool {
+	v, known := o.on[id]
+	return !known || n <= max(0, o.room[v])
+}
+
+func (o *outlook) take(id storagenode.DriveID, n int64) {
+	if v, known := o.on[id]; known {
+		o.room[v] -= n
+	}
+}
+
+// move plans that a slot goes from one drive to another.
+func (o *outlook) move(g *metadata.GroupRecord, slot int, to storagenode.DriveID) move {
+	from := g.Slots[slot]
+	o.load[to]++
+	o.load[from.Drive]--
+	o.take(to, o.needs(g, slot))
+	return move{g.PG, slot, from, to}
+}
