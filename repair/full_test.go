@@ -184,6 +184,15 @@ func TestQuotasDoNotShow(t *testing.T) {
 	}
 	r.heal()
 	r.whole(in...)
+	// Those that refused before are better than none.
+	for _, d := range r.drives.disks {
+		if id := d.report.ID; id != first && r.group(pg).Slots[0].Drive == id {
+			r.state(r.indexOf(id), storagenode.DriveBroken)
+			break
+		}
+	}
+	r.heal()
+	r.whole(in...)
 }
 
 // TestSlotsGoWhereTheyFit: the slots of a drive that is drained go to drives that have

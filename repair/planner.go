@@ -203,7 +203,7 @@ func asCandidate(d *drive, load map[storagenode.DriveID]int) metadata.Candidate 
 // id means none, and why not; an id with a reason is a drive whose failure domain then
 // has more than m of the group's slots.
 func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenode.Slot, slot int) (storagenode.DriveID, string) {
-	var rest, cands []metadata.Candidate
+	var rest, cands, doubtful []metadata.Candidate
 	taken := map[storagenode.DriveID]bool{}
 	for i, s := range slots {
 		taken[s.Drive] = true
@@ -220,18 +220,23 @@ func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenod
 			continue
 		}
 		former := d.record.ID == g.Slots[slot].From // it has most of it already
-		if p.full(d) || !former && !o.fits(d.record.ID, needs) {
+		switch {
+		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, needs):
 			short = true
-			continue
-		}
-		if d.record.Replaces == slots[slot].Drive {
+		case p.full(d):
+			doubtful = append(doubtful, asCandidate(d, o.load))
+		case d.record.Replaces == slots[slot].Drive:
 			return d.record.ID, ""
+		default:
+			cands = append(cands, asCandidate(d, o.load))
 		}
-		cands = append(cands, asCandidate(d, o.load))
 	}
 	to, relaxed, ok := metadata.Replace(cands, rest, o.domains, g.Scheme.M)
+	if d, _ := p.fleet.drive(slots[slot].Drive); !ok && d.dead() { // there is nothing to be lost
+		to, relaxed, ok = metadata.Replace(doubtful, rest, o.domains, g.Scheme.M)
+	}
 	switch {
-	case !ok && short:
+	case !ok && (short || len(doubtful) > 0):
 		return storagenode.DriveID{}, "no healthy drive outside the group has room for all of it"
 	case !ok:
 		return storagenode.DriveID{}, "no healthy drive outside the group is left to take the slot"

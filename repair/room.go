@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// refusedFor is how long a drive that had no room for a shard gets no slots,
-	// whatever room it says it has: a quota does not show in that.
+	// refusedFor is how long a drive that had no room for a shard gets no slots but
+	// those of dead drives that no other can take, whatever room it says it has: a
+	// quota does not show in that.
 	refusedFor = 10 * time.Minute
 	// recordBytes is what a blob takes at a slot beside its shards' payload, as a
 	// rule at most: headers, sums, attributes, padding, the index.

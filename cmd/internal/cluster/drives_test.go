@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kintsugi/cmd/internal/embedded"
+	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/vfs"
@@ -134,6 +135,38 @@ func TestOneDriveFull(t *testing.T) {
 			r.whole()
 		})
 	}
+}
+
+// TestDrainToDrivesThatFillUp: two of the drives that the slots of a drained one can go
+// to find no space any more when they have taken a part. The slots go on to others, and
+// what was begun is dropped.
+func TestDrainToDrivesThatFillUp(t *testing.T) {
+	r := newRig(t, vfs.NewMem(), "/data", func(c *embedded.Config) { c.Scheme = erasure.Scheme{K: 1, M: 1} })
+	r.fill("before", 64, 5*time.Second)
+	from := r.drive(r.victims().plain).ID
+	full := map[storagenode.DriveID]bool{}
+	for _, d := range r.Node.Reports() {
+		if d.ID != from && len(full) < 2 {
+			full[d.ID] = true
+			r.fault.Inject(vfs.Rule{
+				Ops: vfs.OpCreate | vfs.OpWrite | vfs.OpAllocate, Path: d.Dir + "/segments/", Skip: 12, Err: syscall.ENOSPC,
+			})
+		}
+	}
+	if _, err := r.Repairer.Drain(t.Context(), from); err != nil {
+		t.Fatal(err)
+	}
+	r.until(40*time.Second, func() error {
+		for _, d := range r.Repairer.Status().Drives {
+			if d.ID == from && d.State != storagenode.DriveDrained {
+				return fmt.Errorf("drive is %s: %+v", d.State, r.Repairer.Status().Waiting)
+			}
+		}
+		return nil
+	})
+	r.readAll(3 * time.Second)
+	r.fault.Clear()
+	r.whole()
 }
 
 // TestAllDrivesFull fills the file system with objects until writes are
