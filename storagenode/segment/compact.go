@@ -99,7 +99,7 @@ type compaction struct {
 
 // pass copies the live records of two types, and makes the copies durable.
 func (c *compaction) pass(ctx context.Context, depth scanDepth, one, other recordType) error {
-	sc := scanner{f: c.g.f, bind: c.g.bind, off: superSize, size: c.g.tail, depth: depth}
+	sc := scanner{f: keptFile{c.g.f, c.s.gate}, bind: c.g.bind, off: superSize, size: c.g.tail, depth: depth}
 	for {
 		r, err := sc.next()
 		if err == io.EOF {
@@ -155,7 +155,11 @@ func (c *compaction) record(ctx context.Context, sc *scanner, r *found) error {
 	}
 	c.w.head = append(c.w.head[:0], p[:l.payload]...)
 	h := r.h
-	if c.last, err = c.s.append(ctx, &h, &c.w, p[l.payload:l.payload+int64(h.payloadLen)], 0, &place{c.g.id, r.off}); err != nil {
+	err = c.s.gate.kept(func() error {
+		c.last, err = c.s.append(ctx, &h, &c.w, p[l.payload:l.payload+int64(h.payloadLen)], 0, &place{c.g.id, r.off})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if c.copied += r.size; c.copied >= compactSync {
@@ -268,7 +272,7 @@ func (s *Store) removeDrop(k slotKey, d drop) {
 // emptied proves that nothing in the segment is needed: record by record, and
 // where bytes hold none, by all of the index.
 func (c *compaction) emptied() (bool, error) {
-	sc := scanner{f: c.g.f, bind: c.g.bind, off: superSize, size: c.g.tail, depth: scanHeaders}
+	sc := scanner{f: keptFile{c.g.f, c.s.gate}, bind: c.g.bind, off: superSize, size: c.g.tail, depth: scanHeaders}
 	for {
 		r, err := sc.next()
 		if err == io.EOF && c.g.short > 0 {
@@ -347,7 +351,7 @@ func (s *Store) removeSegment(g *segFile) error {
 	s.mu.Lock()
 	s.setSegment(g.id, nil)
 	s.mu.Unlock()
-	if err := s.cfg.FS.Remove(g.path); err != nil && !errors.Is(err, vfs.ErrNotExist) { // or lost
+	if err := s.gate.kept(func() error { return s.cfg.FS.Remove(g.path) }); err != nil && !errors.Is(err, vfs.ErrNotExist) { // or lost
 		err = fmt.Errorf("remove segment: %w", err)
 		if refused := s.passing(err); refused != nil {
 			// Its file may still be read at an open: tombstones of what is in it are needed.
@@ -371,7 +375,7 @@ func (s *Store) syncRemoved() error {
 	if !s.unsynced {
 		return nil
 	}
-	if err := s.cfg.FS.SyncDir(s.segDir); err != nil {
+	if err := s.gate.kept(func() error { return s.cfg.FS.SyncDir(s.segDir) }); err != nil {
 		err = fmt.Errorf("remove segment: %w: %w", errSync, err)
 		if s.passing(err) == nil || vfs.NoSpace(err) {
 			s.fail(err)

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -48,6 +49,45 @@ func TestFullDrive(t *testing.T) {
 	r.put(5000, 100_000)
 	r.holds(5000, 100_000)
 	r.holds(n-1, 100_000)
+	r.must(r.Health())
+}
+
+// TestSlotLeavesFullDrive: a full drive, one slot of which was moved away, gives the
+// space of that slot back, among which others lie.
+func TestSlotLeavesFullDrive(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.SegmentSize, c.Grace = 0, -1 })
+	r.must(r.Store.Close())
+	r.fs.SetCapacity(64 << 20)
+	r.open()
+	other := func(n int) storagenode.ShardID {
+		return storagenode.ShardID{PG: 1, Slot: 3, Blob: testBlob(uint64(n))}
+	}
+	n := 0
+	for ; r.tryPut(n, 100_000) == nil; n++ {
+		if t, err := r.Put(r.Context(), storagenode.Shard{ID: other(n), K: 1, M: 1, Payload: rigPayload(n, 20_000), StripeLen: 20_000}); err == nil {
+			_ = r.Sync(r.Context(), t)
+		}
+		r.clock.advance(time.Second)
+	}
+	if !r.Space().ReadOnly {
+		t.Fatal("not full")
+	}
+	r.must(r.SetSlotEpoch(r.Context(), 1, 2, 1))
+	r.must(r.DropSlot(r.Context(), 1, 2, 1))
+	for range 4 {
+		r.clock.advance(2 * time.Hour)
+		r.must(r.keep(r.Context()))
+	}
+	r.clock.advance(2 * time.Second)
+	if s := r.Space(); s.ReadOnly || s.Free < 16<<20 {
+		t.Fatalf("%+v of 64 MiB after %d of 120 kB left but 20 kB each", s, n)
+	}
+	for i := range n - 1 {
+		p := make([]byte, 20_000)
+		if _, err := r.ReadAt(r.Context(), other(i), 0, p); err != nil || !bytes.Equal(p, rigPayload(i, 20_000)) {
+			t.Fatalf("shard %d: %v", i, err)
+		}
+	}
 	r.must(r.Health())
 }
 
@@ -272,6 +312,54 @@ func TestHang(t *testing.T) {
 		r.holds(1, 100)
 		r.must(r.Health())
 	})
+}
+
+// TestHangInUpkeep: a drive on which compaction is stuck is suspect, though nobody else
+// asks it for anything.
+func TestHangInUpkeep(t *testing.T) {
+	for name, rule := range map[string]vfs.Rule{
+		"read":   {Ops: vfs.OpRead},
+		"write":  {Ops: vfs.OpWrite},
+		"remove": {Ops: vfs.OpRemove},
+		"sync":   {Ops: vfs.OpSyncDir},
+		"trim":   {Ops: vfs.OpTruncate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) { c.Grace, c.SegmentSize = -1, 256<<10 })
+			for n := range 20 {
+				r.put(n, 100_000)
+			}
+			for n := range 19 {
+				if n%4 > 0 {
+					r.must(r.Delete(r.Context(), 1, 2, testBlob(uint64(n))))
+				}
+			}
+			rule.Path, rule.Hang, rule.Times = "/segments", true, 1
+			hang := r.fault.Inject(rule)
+			kept := make(chan error, 1)
+			go func() { kept <- r.keep(r.Context()) }()
+			for hang.Waiting() == 0 {
+				select {
+				case err := <-kept:
+					t.Fatalf("upkeep did not come there: %v", err)
+				case <-time.After(time.Millisecond):
+				}
+			}
+			r.must(r.Health())
+			r.clock.advance(11 * time.Second)
+			if err := r.Health(); !errors.Is(err, storagenode.ErrSuspect) {
+				t.Errorf("stuck, and it is said: %v", err)
+			}
+			hang.Release()
+			r.must(<-kept)
+			r.must(r.Health())
+			for n := range 20 {
+				if n%4 == 0 || n == 19 {
+					r.holds(n, 100_000)
+				}
+			}
+		})
+	}
 }
 
 // TestOldToken: a token of a store that was closed acknowledges nothing.

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -21,13 +22,14 @@ type gate struct {
 	free  chan uint16
 	// since[i] is when place i was entered, by count; 0: free. Past gatePlaces
 	// lie the places of the store's own goroutines.
-	since [gatePlaces + 2]atomic.Int64
+	since [gatePlaces + 3]atomic.Int64
 }
 
 // The places of the store's own goroutines.
 const (
 	placeCommit = gatePlaces
 	placeKeeper = gatePlaces + 1
+	placeFiller = gatePlaces + 2
 )
 
 func newGate(c clock.Clock, stuck time.Duration) *gate {
@@ -69,6 +71,28 @@ func (g *gate) leave(i int) {
 
 func (g *gate) begin(i int) { g.since[i].Store(g.count.Now()) }
 func (g *gate) end(i int)   { g.since[i].Store(0) }
+
+// kept runs one step of the keeper's, which does one thing after the other.
+func (g *gate) kept(step func() error) error {
+	g.begin(placeKeeper)
+	defer g.end(placeKeeper)
+	return step()
+}
+
+// keptFile is a segment as the keeper reads it.
+type keptFile struct {
+	f    io.ReaderAt
+	gate *gate
+}
+
+// ReadAt implements io.ReaderAt.
+func (k keptFile) ReadAt(p []byte, off int64) (n int, err error) {
+	err = k.gate.kept(func() error {
+		n, err = k.f.ReadAt(p, off)
+		return err
+	})
+	return n, err
+}
 
 // suspect says whether an operation has been inside for too long.
 func (g *gate) suspect() bool {

@@ -108,7 +108,7 @@ func (s *Store) trimSealed() error {
 		if !due {
 			continue
 		}
-		if err := s.trim(g); err != nil {
+		if err := s.gate.kept(func() error { return s.trim(g) }); err != nil {
 			s.fail(err)
 			return err
 		}
@@ -160,9 +160,7 @@ func (s *Store) flushIndex() error {
 		return errClosed
 	}
 	defer x.release()
-	s.gate.begin(placeKeeper)
-	defer s.gate.end(placeKeeper)
-	return x.flush()
+	return s.gate.kept(x.flush)
 }
 
 // purgeBatch is how many blobs' or shards' entries are removed at a time.
@@ -318,6 +316,8 @@ func (s *Store) fillAhead(zeros []byte) {
 	}
 	s.filling, s.fillFrom = g, from
 	s.mu.Unlock()
+	s.gate.begin(placeFiller)
+	defer s.gate.end(placeFiller)
 	var err error
 	for off := from; off < to && err == nil; off += int64(len(zeros)) {
 		_, err = g.f.WriteAt(zeros[:min(int64(len(zeros)), to-off)], off)
