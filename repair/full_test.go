@@ -352,3 +352,72 @@ func TestFullWhenAllIsThere(t *testing.T) {
 	}
 	r.whole(in...)
 }
+
+// fillUp has a drive become full under a write, whose shard it then lacks.
+func (r *rig) fillUp(o object, slot int) (*disk, object) {
+	r.t.Helper()
+	d := r.diskOf(o.pg, slot)
+	r.room(d, 100_000)
+	late := object{}
+	for i := 0; late.pg != o.pg; i++ {
+		late = r.put(fmt.Sprint("late", i), 300_000)
+	}
+	if m := r.record(late).Blob.Missing; !m.Has(slot) {
+		r.t.Fatalf("missing: %b", m)
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	return d, late
+}
+
+// TestFullDriveLacksShards: a drive becomes full under a write, and stays so. Where the
+// blob lacks a shard for that, its slot moves to a drive with room, but not as soon.
+func TestFullDriveLacksShards(t *testing.T) {
+	r := newRig(t, "2+1", 5)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(4, 300_000)
+	full, late := r.fillUp(in[0], 0)
+	r.round()
+	if s := r.group(late.pg).Slots[0]; s.Drive != full.report.ID {
+		t.Fatalf("moved at once: %+v", s)
+	}
+	for range 8 {
+		r.clock.advance(2 * time.Minute)
+		r.round()
+	}
+	s := r.group(late.pg).Slots[0]
+	if s.Drive == full.report.ID || s.State != storagenode.SlotClean {
+		t.Fatalf("slot %+v, waiting %+v", s, r.rep.Status().Waiting)
+	}
+	r.whole(append(in, late)...)
+	r.heal()
+	r.rep.inventory.all.Store(true)
+	r.round()
+	if n := len(full.memory.Shards()); n != 0 {
+		t.Fatalf("%d shards stay on the full drive", n)
+	}
+}
+
+// TestFullDriveLacksShardsForGood: the same where no other drive is there. It is said.
+func TestFullDriveLacksShardsForGood(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	full, late := r.fillUp(o, 0)
+	for range 8 {
+		r.clock.advance(2 * time.Minute)
+		r.round()
+	}
+	var last Progress
+	_, err := r.rep.RepairNow(r.ctx, func(p Progress) { last = p })
+	r.must(err)
+	if why := r.waits(late.pg, 0); !strings.Contains(why, "full") || last.Phase != NotHealed || !strings.Contains(last.Why, "full") {
+		t.Fatalf("said: %q, %+v", why, last)
+	}
+	r.room(full, 1<<30)
+	r.heal()
+	r.round()
+	if why := r.waits(late.pg, 0); why != "" {
+		t.Fatalf("said: %q", why)
+	}
+	r.whole(o, late)
+}

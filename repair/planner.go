@@ -84,8 +84,14 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 		}
 	}
 	waiting = append(waiting, p.sources(groups)...)
+	left := 0
 	if len(moves) == 0 {
-		moves = p.respread(o, groups)
+		left = atLeisure(groups)
+	}
+	more, crowded := p.relieve(o, groups, left)
+	waiting, moves = append(waiting, crowded...), append(moves, more...)
+	if len(moves) == 0 {
+		moves = p.respread(o, groups, left)
 	}
 	n, err := p.carryOut(ctx, moves)
 	kept, errDrained := p.drained(ctx, o.drives, o.load)
@@ -113,25 +119,29 @@ func (p *planner) leaves(g *metadata.GroupRecord, slot int, d *drive) (why strin
 	return state, false
 }
 
-// respreadAtOnce is how many slots at a time are under way for no other reason
-// than to lie better.
-const respreadAtOnce = 2
+// leisureAtOnce is how many slots at a time are under way that need not be moved.
+const leisureAtOnce = 2
+
+// atLeisure is how many slots may be moved that need not be.
+func atLeisure(groups []metadata.GroupRecord) int {
+	left := leisureAtOnce
+	for _, g := range groups {
+		for _, s := range g.Slots {
+			if s.State == storagenode.SlotRebuilding {
+				left--
+			}
+		}
+	}
+	return left
+}
 
 // respread moves slots of groups that lie worse than they could – one failure
 // domain has more than m of them, or a node two while others have none – where
 // there are drives for it now: groups made when nodes were few, or repaired while
 // some were away. It comes after all else, a few slots at a time.
-func (p *planner) respread(o *outlook, groups []metadata.GroupRecord) (moves []move) {
-	room := respreadAtOnce
-	for _, g := range groups {
-		for _, s := range g.Slots {
-			if s.State == storagenode.SlotRebuilding {
-				room--
-			}
-		}
-	}
+func (p *planner) respread(o *outlook, groups []metadata.GroupRecord, left int) (moves []move) {
 	for i := range groups {
-		if len(moves) >= room {
+		if len(moves) >= left {
 			break
 		}
 		g := &groups[i]

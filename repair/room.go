@@ -1,6 +1,8 @@
 package repair
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"kintsugi/erasure"
@@ -70,6 +72,56 @@ func (w *worker) refusedSince(id storagenode.DriveID, t time.Time) bool {
 	defer w.mu.Unlock()
 	at, ok := w.refused[id]
 	return ok && at.After(t)
+}
+
+// crowd notes which of the slots that a blob is missing at are on full drives.
+func (w *worker) crowd(g erasure.Group, missing erasure.SlotMask, into map[slotRef]uint32) {
+	for i, s := range g.Slots {
+		if !missing.Has(i) || s.State != storagenode.SlotClean {
+			continue
+		}
+		if store, full := w.open(s.Drive); store != nil && full {
+			into[slotRef{g.PG, uint8(i)}] = s.Epoch
+		}
+	}
+}
+
+// isCrowded says that a slot lacks shards that its drive, when that was last looked at,
+// was too full for.
+func (w *worker) isCrowded(g erasure.Group, slot int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.crowded[slotRef{g.PG, uint8(slot)}] == g.Slots[slot].Epoch
+}
+
+// relieve moves slots off drives that have been full for long and cannot take what
+// these slots lack: as many as are left to be moved at leisure, since when one is gone
+// there is room for what the others lack. It gives those that wait, too.
+func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (moves []move, waiting []WaitingSlot) {
+	for n := range groups {
+		g := &groups[n]
+		slots := slices.Clone(g.Slots)
+		for i, s := range g.Slots {
+			d, _ := p.fleet.drive(s.Drive)
+			if d.full.IsZero() || d.record.State != storagenode.DriveActive || !p.worker.isCrowded(g.Group, i) {
+				continue
+			}
+			var to storagenode.DriveID
+			but := fmt.Sprintf("mapped elsewhere after %s", p.cfg.OutAfter)
+			if p.cfg.Clock.Now().Sub(d.full) >= p.cfg.OutAfter {
+				if but = "others are moved first"; len(moves) < left {
+					to, but = p.target(o, g, slots, i)
+				}
+			}
+			if but != "" { // or it would lie worse
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is full, and has no room for what the slot lacks; " + but})
+				continue
+			}
+			slots[i].Drive = to
+			moves = append(moves, o.move(g, i, to))
+		}
+	}
+	return moves, waiting
 }
 
 // full says that a drive takes nothing: by its own word, or since it had no room for

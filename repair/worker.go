@@ -63,6 +63,7 @@ type worker struct {
 	lacks     map[slotRef]lack                  // of slots under rebuilding; guarded by mu
 	refused   map[storagenode.DriveID]time.Time // when a drive last had no room for a shard; guarded by mu
 	refusals  int64                             // guarded by mu
+	crowded   map[slotRef]uint32                // epochs of slots that lack shards and whose drives are full; guarded by mu
 }
 
 func newWorker(cfg *Config, f *fleet, p *progress) *worker {
@@ -113,7 +114,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 		left  int64
 		first error
 	)
-	groups := &groupCache{lookup: w.cfg.Lookup}
+	groups, crowded := &groupCache{lookup: w.cfg.Lookup}, map[slotRef]uint32{}
 	jobs.SetLimit(queuedPerPass)
 	note := func(err error) {
 		mu.Lock()
@@ -133,6 +134,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 			_ = jobs.Wait()
 			return left, err
 		}
+		w.crowd(g, rec.Blob.Missing, crowded)
 		slots := w.writable(g, rec.Blob.Missing)
 		if slots == 0 {
 			note(errWaiting)
@@ -155,6 +157,9 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 	if ctx.Err() != nil {
 		return left, ctx.Err()
 	}
+	w.mu.Lock()
+	w.crowded = crowded
+	w.mu.Unlock()
 	return left, first
 }
 

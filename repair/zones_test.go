@@ -352,7 +352,7 @@ func TestCrowdedGroupsAreSpread(t *testing.T) {
 				}
 			}
 		}
-		if rebuilding > respreadAtOnce {
+		if rebuilding > leisureAtOnce {
 			t.Fatalf("%d slots on their way at once", rebuilding)
 		}
 		r.heal()
