@@ -2,6 +2,7 @@ package repair
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,7 @@ func TestQuotasDoNotShow(t *testing.T) {
 	r.heal()
 	r.whole(in...)
 	// Those that refused before are better than none.
+	r.clock.advance(time.Minute)
 	for _, d := range r.drives.disks {
 		if id := d.report.ID; id != first && r.group(pg).Slots[0].Drive == id {
 			r.state(r.indexOf(id), storagenode.DriveBroken)
@@ -420,4 +422,32 @@ func TestFullDriveLacksShardsForGood(t *testing.T) {
 		t.Fatalf("said: %q", why)
 	}
 	r.whole(o, late)
+}
+
+// TestFenceFindsNoRoom: not even the fence of a slot can be set at most of the drives
+// that seem to have room. The slot goes to the one that takes it.
+func TestFenceFindsNoRoom(t *testing.T) {
+	r := newRig(t, "2+1", 7)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	g := r.group(o.pg)
+	_, err := r.rep.Drain(r.ctx, g.Slots[0].Drive)
+	r.must(err)
+	free := 0
+	for _, d := range r.drives.disks {
+		if slices.ContainsFunc(g.Slots, func(s storagenode.Slot) bool { return s.Drive == d.report.ID }) {
+			continue
+		}
+		if free++; free < 4 {
+			d.store.Inject(storetest.Fault{Ops: storetest.OpPut | storetest.OpSetSlotEpoch, Err: storagenode.ErrReadOnly})
+		}
+	}
+	for range 6 {
+		r.round()
+		r.clock.advance(3 * time.Second)
+	}
+	if s := r.group(o.pg).Slots[0]; s.Drive == g.Slots[0].Drive || s.State != storagenode.SlotClean {
+		t.Fatalf("slot %+v", s)
+	}
+	r.whole(o)
 }

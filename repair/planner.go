@@ -231,7 +231,7 @@ func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenod
 		}
 		former := d.record.ID == g.Slots[slot].From // it has most of it already
 		switch {
-		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, needs):
+		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, needs) || p.refused(d, 10*p.cfg.Tick):
 			short = true
 		case p.full(d):
 			doubtful = append(doubtful, asCandidate(d, o.load))
@@ -289,6 +289,9 @@ func (p *planner) remap(ctx context.Context, m move) error {
 	opCtx, cancel := context.WithTimeout(ctx, p.cfg.OpTimeout)
 	defer cancel()
 	if err := store.SetSlotEpoch(opCtx, m.pg, m.slot, m.from.Epoch+1); err != nil {
+		if errors.Is(err, storagenode.ErrReadOnly) {
+			p.worker.refuse(m.to)
+		}
 		return fmt.Errorf("fence slot %d of pg %d at drive %s: %w", m.slot, m.pg, m.to, err)
 	}
 	if _, err := p.cfg.Groups.Remap(ctx, m.pg, m.slot, m.from.Epoch, m.to); err != nil {

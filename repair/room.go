@@ -51,7 +51,7 @@ func (w *worker) expected(g erasure.Group, slot int) (int64, bool) {
 	return l.bytes, ok && l.epoch == g.Slots[slot].Epoch
 }
 
-// refuse notes that a drive had no room for a shard.
+// refuse notes that a drive had no room for a shard, or not even for a slot's fence.
 func (w *worker) refuse(id storagenode.DriveID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -127,7 +127,12 @@ func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (
 // full says that a drive takes nothing: by its own word, or since it had no room for
 // a shard.
 func (p *planner) full(d *drive) bool {
-	return d.report.Space.ReadOnly || p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-refusedFor))
+	return d.report.Space.ReadOnly || p.refused(d, refusedFor)
+}
+
+// refused says that a drive had no room for a shard or a fence within a time.
+func (p *planner) refused(d *drive, within time.Duration) bool {
+	return p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-within))
 }
 
 // volume is a file system. Drives of a node may share one.
