@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"kintsugi/erasure"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/storetest"
 )
@@ -146,6 +147,12 @@ func TestNoDriveHasRoom(t *testing.T) {
 	}
 	if why := r.waits(pg, 0); !strings.Contains(why, "full") {
 		t.Fatalf("said: %q", why)
+	}
+	groups, err := r.cat.ListGroups(r.ctx)
+	r.must(err)
+	o := r.rep.planner.outlook(groups)
+	if have, want := o.room[o.on[to.report.ID]], to.memory.Space().Free-3*(150_000+recordBytes); have > want || have < want-1000 {
+		t.Fatalf("room for %d bytes beside what the slot lacks, want %d", have, want)
 	}
 	r.reads(in...)
 	r.room(to, 1<<30)
@@ -340,7 +347,7 @@ func TestFullWhenAllIsThere(t *testing.T) {
 	to := r.diskOf(pg, 0)
 	g := r.group(pg)
 	for _, o := range in {
-		_, err := r.rep.worker.repair(r.ctx, g, *r.record(o), 1, 1)
+		_, err := r.rep.worker.repair(r.ctx, g, *r.record(o), 1, 1, r.clock.Now())
 		r.must(err)
 	}
 	s := to.memory.Space()
@@ -378,6 +385,7 @@ func TestFullDriveLacksShards(t *testing.T) {
 	r.must(r.rep.detectAndPlan(r.ctx))
 	in := r.inGroup(4, 300_000)
 	full, late := r.fillUp(in[0], 0)
+	r.round()
 	r.round()
 	if s := r.group(late.pg).Slots[0]; s.Drive != full.report.ID {
 		t.Fatalf("moved at once: %+v", s)
@@ -450,4 +458,70 @@ func TestFenceFindsNoRoom(t *testing.T) {
 		t.Fatalf("slot %+v", s)
 	}
 	r.whole(o)
+}
+
+// TestRefusalsAreFew: where a drive has no room for one shard, it is not asked to take
+// all the others, nor are those of its other slots read for it.
+func TestRefusalsAreFew(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	for i := range 600 { // each at two of three slots
+		o := r.put(fmt.Sprint("o", i), 100)
+		if i%150 == 149 {
+			r.must(r.cat.Seal(r.ctx, o.pg))
+		}
+	}
+	refuses := r.wipe(0).store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly})
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.onFill = func(int, erasure.Blob) { r.clock.advance(time.Millisecond) }
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	if n := refuses.Hits(); n == 0 || n > rebuildsAtOnce*r.rep.cfg.Concurrency {
+		t.Fatalf("refused %d shards of 400", n)
+	}
+	refuses.Release()
+	r.heal()
+}
+
+// TestRepairNowGoesOn: a drive that seems to have room takes nothing. The repair that
+// finds it out goes on with another.
+func TestRepairNowGoesOn(t *testing.T) {
+	r := newRig(t, "2+1", 5)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	first := r.group(o.pg).Slots[0].Drive
+	r.out(first)
+	r.diskOf(o.pg, 0).store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly})
+	r.onFill = func(int, erasure.Blob) { r.clock.advance(time.Millisecond) }
+	r.heal()
+	r.whole(o)
+}
+
+// TestFencesAreNotTriedForEver: the one drive that is left for a lost slot has no room
+// even for its fence. It is tried now and then.
+func TestFencesAreNotTriedForEver(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	g := r.group(o.pg)
+	for _, d := range r.drives.disks {
+		d.store.Inject(storetest.Fault{Ops: storetest.OpSetSlotEpoch, Err: storagenode.ErrReadOnly})
+	}
+	calls := func() (n int64) {
+		for _, d := range r.drives.disks {
+			n += d.store.Calls(storetest.OpSetSlotEpoch)
+		}
+		return n
+	}
+	r.state(r.indexOf(g.Slots[0].Drive), storagenode.DriveBroken)
+	before := calls()
+	for range 60 {
+		r.round()
+		r.clock.advance(3 * time.Second)
+	}
+	if n := calls() - before; n < 2 || n > 20 {
+		t.Fatalf("tried %d times in three minutes", n)
+	}
+	if why := r.waits(o.pg, 0); !strings.Contains(why, "room") {
+		t.Fatalf("said: %q", why)
+	}
 }

@@ -104,6 +104,7 @@ func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store stor
 		first   error
 	)
 	jobs.SetLimit(queuedPerPass)
+	began := w.cfg.Clock.Now()
 	err := w.lacking(ctx, g, slot, store, func(rec metadata.BlobRecord) error {
 		mu.Lock()
 		failed := first
@@ -115,7 +116,7 @@ func (w *worker) fill(ctx context.Context, g erasure.Group, slot int, store stor
 			return failed
 		}
 		jobs.Go(func() error {
-			n, err := w.repair(ctx, g, rec, erasure.SlotMask(0).With(slot), 1)
+			n, err := w.repair(ctx, g, rec, erasure.SlotMask(0).With(slot), 1, began)
 			bytes(n)
 			if err != nil {
 				err = w.nothingLeft(ctx, g, slot, rec, err)

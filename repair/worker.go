@@ -114,7 +114,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 		left  int64
 		first error
 	)
-	groups, crowded := &groupCache{lookup: w.cfg.Lookup}, map[slotRef]uint32{}
+	groups, crowded, began := &groupCache{lookup: w.cfg.Lookup}, map[slotRef]uint32{}, w.cfg.Clock.Now()
 	jobs.SetLimit(queuedPerPass)
 	note := func(err error) {
 		mu.Lock()
@@ -141,7 +141,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 			continue
 		}
 		jobs.Go(func() error {
-			n, err := w.repair(ctx, g, rec, slots, 0)
+			n, err := w.repair(ctx, g, rec, slots, 0, began)
 			if bytes != nil {
 				bytes(n)
 			}
@@ -188,12 +188,12 @@ func (w *worker) open(id storagenode.DriveID) (store storagenode.ShardStore, ful
 	return store, d.report.Space.ReadOnly
 }
 
-// repair waits for its turn and recreates the blob's shards at slots. It
-// returns the bytes written.
-func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobRecord, slots erasure.SlotMask, class int) (int64, error) {
+// repair waits for its turn and recreates the blob's shards at slots, but where a drive
+// had no room for another since a time. It returns the bytes written.
+func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobRecord, slots erasure.SlotMask, class int, since time.Time) (int64, error) {
 	key := blobKey{rec.PG, rec.Blob.ID}
 	left := margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&^slots&liveSlots(w.fleet, g))
-	size, began := slotBytes(g.Scheme, rec.Blob), w.cfg.Clock.Now()
+	size := slotBytes(g.Scheme, rec.Blob)
 	if err := w.gate.enter(ctx, left*classes+class, size*int64(slots.Count())); err != nil {
 		return 0, err
 	}
@@ -208,7 +208,7 @@ func (w *worker) repair(ctx context.Context, g erasure.Group, rec metadata.BlobR
 		if !slots.Has(i) {
 			continue
 		}
-		if w.refusedSince(g.Slots[i].Drive, began) {
+		if w.refusedSince(g.Slots[i].Drive, since) {
 			errs = append(errs, errNoRoom)
 			continue
 		}
