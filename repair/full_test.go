@@ -467,16 +467,21 @@ func TestRefusalsAreFew(t *testing.T) {
 	r.must(r.rep.detectAndPlan(r.ctx))
 	for i := range 600 { // each at two of three slots
 		o := r.put(fmt.Sprint("o", i), 100)
-		if i%150 == 149 {
+		if i%60 == 59 {
 			r.must(r.cat.Seal(r.ctx, o.pg))
 		}
 	}
-	refuses := r.wipe(0).store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly})
+	d := r.wipe(0).store
+	refuses := d.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly})
 	r.must(r.rep.detectAndPlan(r.ctx))
+	lists := d.Calls(storetest.OpList)
 	r.onFill = func(int, erasure.Blob) { r.clock.advance(time.Millisecond) }
 	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
 	if n := refuses.Hits(); n == 0 || n > rebuildsAtOnce*r.rep.cfg.Concurrency {
 		t.Fatalf("refused %d shards of 400", n)
+	}
+	if n := d.Calls(storetest.OpList) - lists; n >= 2*10 { // each slot twice
+		t.Fatalf("listed %d times for ten slots", n)
 	}
 	refuses.Release()
 	r.heal()
