@@ -79,33 +79,10 @@ const announceSize = 128 << 10
 // what was stored where they are wrong. After an error store has done so itself.
 func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	err := g.write(ctx, src, size, a, attrs, out)
-	if f, known := faultOf(err); err != nil && (ctx.Err() != nil || errors.Is(err, stripe.ErrQuorum) || known && f.status < http.StatusInternalServerError) {
+	if err != nil {
 		g.abandon(ctx, out.blobs)
 	}
 	return err
-}
-
-// abandon has blobs deleted that were written for a client who left, or who sent
-// something else than was announced, or that too few drives took. As orphans they
-// would be found only after days, and stay where they are many beside what is there.
-// No drive is owed the delete of what it was not asked to write: clients who try again
-// and again would have as many owed to drives that are away. It does not keep the
-// client waiting.
-func (g *gateway) abandon(ctx context.Context, blobs []metadata.Written) {
-	if len(blobs) == 0 {
-		return
-	}
-	select {
-	case g.leaving <- struct{}{}:
-	default:
-		return
-	}
-	blobs = slices.Clone(blobs)
-	go func() {
-		defer func() { <-g.leaving }()
-		g.objects.Abandon(ctx, blobs)
-		g.deleted()
-	}()
 }
 
 // write is store, but leaves what it has written where it fails.
@@ -142,17 +119,12 @@ func (g *gateway) write(ctx context.Context, src io.Reader, size int64, a checks
 			if errors.Is(err, stripe.ErrQuorum) {
 				// Slots may have moved: what comes next is to know where to.
 				_, _ = g.placement.Group(ctx, group.PG)
-				for i := range out.blobs { // nor are those that lack one of an earlier blob
+				for i := range out.blobs { // drives that lack one of an earlier blob may be away
 					out.blobs[i].Blob.Slots &^= out.blobs[i].Blob.Missing
 				}
-				if res.Blob.Size = n; res.Blob.Slots != 0 {
-					out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
-				}
-				return err
 			}
-			if n > erasure.StripeSize { // else nothing is written before the body has ended
-				out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: erasure.Blob{
-					ID: id, Size: n, Mode: erasure.Encoded, Slots: erasure.AllSlots(len(group.Slots))}})
+			if res.Blob.Size = n; res.Blob.Slots != 0 {
+				out.blobs = append(out.blobs, metadata.Written{Group: group, Blob: res.Blob})
 			}
 			return err
 		}

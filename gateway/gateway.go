@@ -110,7 +110,7 @@ type gateway struct {
 	inFlight atomic.Int64
 	serial   atomic.Uint64 // of request ids
 	largeXML chan struct{} // a place for each large XML body being read
-	leaving  chan struct{} // a place for each upload that is being abandoned
+	left     leftovers
 }
 
 // New makes the handler.
@@ -119,7 +119,7 @@ func New(cfg Config) http.Handler {
 		buckets: cfg.Buckets, objects: cfg.Objects, uploads: cfg.Uploads, placement: cfg.Placement,
 		blobs: cfg.Blobs, verifier: cfg.Verifier, ids: cfg.BlobIDs, clock: cfg.Clock, log: cfg.Logger,
 		region: cfg.Verifier.Region(), timeout: cfg.BodyTimeout, limit: int64(cfg.MaxRequests),
-		onDeleted: cfg.Deleted, largeXML: make(chan struct{}, 16), leaving: make(chan struct{}, 16),
+		onDeleted: cfg.Deleted, largeXML: make(chan struct{}, 16),
 	}
 	if g.clock == nil {
 		g.clock = clock.System{}

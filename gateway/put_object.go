@@ -92,6 +92,7 @@ func (x *exchange) commit(ctx context.Context, b metadata.Bucket, key string, fi
 		Fields: fields, Checksum: storedSum(s.sum),
 	}
 	if err := x.g.objects.PutObject(ctx, b, o, s.blobs, cond); err != nil {
+		x.g.abandon(ctx, s.blobs)
 		return nil, err
 	}
 	x.g.deleted()

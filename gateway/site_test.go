@@ -329,7 +329,7 @@ func (s *site) clean() {
 }
 
 // until waits for what is about to be so; a busy machine takes its time.
-func until(t *testing.T, what string, is func() bool) {
+func until(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

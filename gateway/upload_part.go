@@ -80,10 +80,12 @@ func (x *exchange) putPart(u *metadata.Upload, number int) error {
 func (x *exchange) commitPart(u *metadata.Upload, number int, s *stored) (metadata.Part, error) {
 	p := metadata.Part{Number: number, Size: s.size, ETag: s.etag, Modified: x.g.clock.Now(), Checksum: storedSum(s.sum)}
 	err := x.g.uploads.PutPart(x.r.Context(), x.bucket, x.key, u.ID, p, s.blobs)
-	if err == nil {
-		x.g.deleted()
+	if err != nil {
+		x.g.abandon(x.r.Context(), s.blobs)
+		return p, err
 	}
-	return p, err
+	x.g.deleted()
+	return p, nil
 }
 
 // copyPart makes a part of a section of an object.

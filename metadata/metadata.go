@@ -147,14 +147,14 @@ type Objects interface {
 	// to exist still. ErrNoSuchBucket, ErrNoSuchKey (IfMatch on nothing),
 	// ErrPreconditionFailed, ErrConditionalConflict, ErrStalePlacement (too
 	// few of the written slots are still valid; write again). An outcome
-	// unknown to the engine is resolved before PutObject returns. After any
-	// error the blobs are owed a delete or will be found as orphans; the
-	// caller does nothing.
+	// unknown to the engine is resolved before PutObject returns, where it can
+	// be. After any error the caller abandons the blobs.
 	PutObject(ctx context.Context, b Bucket, o *Object, blobs []Written, c Condition) error
-	// Abandon owes blobs a delete that were written, in part perhaps, and that no
-	// commit was or will be tried of, also where ctx is over. Where it fails they will
-	// be found as orphans.
-	Abandon(ctx context.Context, blobs []Written)
+	// Abandon owes blobs a delete that were written, in part perhaps, also where ctx
+	// is over. No commit of them may be under way or be tried again. One that was
+	// tried, with whatever outcome, may have taken place: then they stay, and else it
+	// never will. ErrUnavailable: try again, or they will be found as orphans.
+	Abandon(ctx context.Context, blobs []Written) error
 	// DeleteObject removes the current version; deleting nothing is no error
 	// and gives false, but ErrNoSuchKey under IfMatch. ErrPreconditionFailed.
 	DeleteObject(ctx context.Context, b Bucket, key string, c Condition) (bool, error)
@@ -230,7 +230,8 @@ type Completion struct {
 type Uploads interface {
 	CreateUpload(ctx context.Context, b Bucket, u Upload) error
 	Upload(ctx context.Context, b BucketID, key, id string) (Upload, error)
-	// PutPart commits a part, replacing one of the same number.
+	// PutPart commits a part, replacing one of the same number. After any error the
+	// caller abandons the blobs.
 	PutPart(ctx context.Context, b Bucket, key, id string, p Part, blobs []Written) error
 	// ListParts gives up to limit parts with Number > after, and whether
 	// there are more.

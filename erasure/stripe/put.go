@@ -57,8 +57,8 @@ type put struct {
 // where fewer than the scheme's least number of slots took the blob, wrapping
 // the first slot's error too (storagenode.ErrStaleEpoch: the group has moved);
 // ErrOverload; src's, Observer's or ctx's error. What a failed Put leaves on
-// drives is garbage that metadata never knew; with ErrQuorum the result's Slots are
-// those that may have some of it.
+// drives is garbage that metadata never knew: the result's Slots are those that may
+// have some of it, now or when what is still under way there ends.
 func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, src io.Reader, sizeHint int64, opt PutOptions) (PutResult, error) {
 	if err := checkGroup(&g); err != nil {
 		return PutResult{}, err
@@ -92,9 +92,9 @@ func (s *Set) Put(ctx context.Context, g erasure.Group, id storagenode.BlobID, s
 	return p.leaves(res, err, erasure.Encoded), err
 }
 
-// leaves is a Put's result, also where it failed for want of slots.
+// leaves is a Put's result, also where it failed.
 func (p *put) leaves(res PutResult, err error, mode erasure.Mode) PutResult {
-	if errors.Is(err, ErrQuorum) {
+	if err != nil {
 		res.Blob = erasure.Blob{ID: p.id, Mode: mode, Slots: p.begun &^ p.refused}
 	}
 	return res

@@ -578,3 +578,55 @@ func TestClassesForEveryScheme(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatAFailedPutLeaves: its result names the slots that may have some of it, and
+// no other.
+func TestWhatAFailedPutLeaves(t *testing.T) {
+	broken := errors.New("the source broke off")
+	all := erasure.AllSlots(6)
+	for _, c := range []struct {
+		name string
+		size int
+		ends int  // where the source breaks off; 0: it does not
+		gone bool // the context ends while shards are written
+		want int  // slots
+	}{
+		{"a small one breaks off", 1000, 500, false, 0},
+		{"the first stripe breaks off", 1 << 20, 1 << 19, false, 0},
+		{"the third stripe breaks off", 12 << 20, 9 << 20, false, 5},
+		{"a small one is given up", 1000, 0, true, 3},
+		{"one stripe is given up", 1 << 20, 0, true, 5},
+		{"three stripes are given up", 12 << 20, 0, true, 5},
+	} {
+		bubble(t, c.name, func(t *testing.T) {
+			r := newRig(t, "4+2")
+			r.setState(5, storagenode.DriveDown)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			src := io.Reader(bytes.NewReader(noise(c.size, 1)))
+			if c.ends > 0 {
+				src = io.MultiReader(io.LimitReader(src, int64(c.ends)), iotest.ErrReader(broken))
+			}
+			if c.gone {
+				for _, f := range r.faulty {
+					f.Inject(storetest.Fault{Ops: storetest.OpSync, Hang: true})
+				}
+				time.AfterFunc(time.Second, cancel)
+			}
+			id := r.ids.Next()
+			res, err := r.set.Put(ctx, r.group, id, src, int64(c.size), PutOptions{})
+			if err == nil {
+				t.Fatal("it did not fail")
+			}
+			for i, m := range r.mem {
+				_ = m.Sync(t.Context(), 1<<62)
+				if res.Blob.Slots.Has(i) != (len(r.shards(i, id)) > 0) {
+					t.Errorf("slot %d has %d shards, and is in %b", i, len(r.shards(i, id)), res.Blob.Slots)
+				}
+			}
+			if res.Blob.Slots.Count() != c.want || res.Blob.Slots&^all != 0 || c.want > 0 && res.Blob.ID != id {
+				t.Errorf("left %+v after %v, want %d slots", res.Blob, err, c.want)
+			}
+		})
+	}
+}

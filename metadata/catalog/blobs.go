@@ -192,20 +192,6 @@ func putOwed(t *txn, pg storagenode.PG, b erasure.Blob, since time.Time) {
 	t.Put(t.owedKey(pg, b.ID), encodeOwed(t.room(owedRecordSize), o))
 }
 
-// abandon owes written blobs a delete that were certainly not committed and
-// now never can be; they would be found as orphans later, so that a failure is
-// only noted.
-func (s *Blobs) abandon(ctx context.Context, blobs []metadata.Written) {
-	if len(blobs) == 0 || len(blobs) > maxBlobs {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTime)
-	defer cancel()
-	if _, err := s.resolve(ctx, blobs); err != nil {
-		s.e.log.Debug("abandoned blobs are left to the orphan pass", "blob", blobs[0].Blob.ID, "err", err)
-	}
-}
-
 // resolve finds out whether a transaction that was to record the blobs was
 // committed: where the first has a record or is owed a delete, it was (and
 // what it wrote may have been replaced since). Otherwise it sees to it that it

@@ -184,6 +184,7 @@ func (m *model) putObject() {
 		c.IfMatch = old
 	}
 	err := m.PutObject(context.Background(), m.bucket, o, blobs, c)
+	m.abandon(err, blobs)
 	if c.IfNoneMatch == "*" && old != "" {
 		if !errors.Is(err, metadata.ErrPreconditionFailed) {
 			m.t.Fatalf("put of %q, which exists, if-none-match *: %v", key, err)
@@ -195,6 +196,16 @@ func (m *model) putObject() {
 	}
 	// A conditional write must never be refused because of its own success.
 	m.outcome(err, key, old, etag)
+}
+
+// abandon is what a gateway does after an error, whatever it is.
+func (m *model) abandon(err error, blobs []metadata.Written) {
+	if err == nil {
+		return
+	}
+	if err := m.all[m.rng.IntN(len(m.all))].Abandon(context.Background(), blobs); err != nil {
+		wantErr(m.t, err, metadata.ErrUnavailable)
+	}
 }
 
 // moved says that a write was refused because another gateway's repairer had
@@ -271,6 +282,7 @@ func (m *model) putPart() {
 	blobs, size := m.blobs()
 	p := metadata.Part{Number: 1 + m.rng.IntN(6), Size: size, ETag: m.etag(), Modified: time.Now()}
 	err := m.PutPart(context.Background(), m.bucket, u.key, id, p, blobs)
+	m.abandon(err, blobs)
 	if m.moved(err, blobs) {
 		return
 	}

@@ -94,20 +94,26 @@ func (s *Objects) PutObject(ctx context.Context, b metadata.Bucket, o *metadata.
 		}
 		return err
 	case errors.Is(err, kv.ErrConflict) && c != (metadata.Condition{}):
-		err = fmt.Errorf("put object: %w", metadata.ErrConditionalConflict)
+		return fmt.Errorf("put object: %w", metadata.ErrConditionalConflict)
 	case errors.Is(err, errDeleting):
-		err = fmt.Errorf("put object: %w: %w", metadata.ErrUnavailable, err)
-	default:
-		err = unavailable("put object", err)
+		return fmt.Errorf("put object: %w: %w", metadata.ErrUnavailable, err)
 	}
-	if ctx.Err() == nil && !errors.Is(err, metadata.ErrUnavailable) {
-		s.blobs.abandon(ctx, blobs)
-	}
-	return err
+	return unavailable("put object", err)
 }
 
 // Abandon implements metadata.Objects.
-func (s *Objects) Abandon(ctx context.Context, blobs []metadata.Written) { s.blobs.abandon(ctx, blobs) }
+func (s *Objects) Abandon(ctx context.Context, blobs []metadata.Written) error {
+	if len(blobs) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTime)
+	defer cancel()
+	_, err := s.blobs.resolve(ctx, blobs)
+	if ctx.Err() != nil {
+		return fmt.Errorf("abandon blobs: %w: %w", metadata.ErrUnavailable, ctx.Err())
+	}
+	return unavailable("abandon blobs", err)
+}
 
 // put repeats the transaction while there are conflicts: the first attempts at
 // once, the others in the turn of the key. The very first may do without reading,

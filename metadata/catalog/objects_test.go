@@ -77,6 +77,7 @@ func TestDeletedBlobsAreTold(t *testing.T) {
 	if !errors.Is(err, metadata.ErrPreconditionFailed) {
 		t.Fatal(err)
 	}
+	wantErr(t, f.Abandon(t.Context(), []metadata.Written{refused}), nil)
 	for _, id := range []storagenode.BlobID{over, gone, refused.Blob.ID} {
 		if !told[id] {
 			t.Errorf("nobody was told of blob %s", id)
@@ -94,7 +95,11 @@ func TestConditions(t *testing.T) {
 		w := f.written(10)
 		o := object(key, w)
 		o.ETag = "0123"
-		return f.PutObject(t.Context(), b, o, []metadata.Written{w}, c)
+		err := f.PutObject(t.Context(), b, o, []metadata.Written{w}, c)
+		if err != nil {
+			wantErr(t, f.Abandon(t.Context(), []metadata.Written{w}), nil)
+		}
+		return err
 	}
 	wantErr(t, put("k", metadata.Condition{IfMatch: "*"}), metadata.ErrNoSuchKey)
 	wantErr(t, put("k", metadata.Condition{IfMatch: "0123"}), metadata.ErrNoSuchKey)
@@ -297,6 +302,7 @@ func TestStalePlacement(t *testing.T) {
 	remap(w.Group.PG, 0, 1)
 	err = f.PutObject(t.Context(), b, object("l", w), []metadata.Written{w}, metadata.Condition{})
 	wantErr(t, err, metadata.ErrStalePlacement)
+	wantErr(t, f.Abandon(t.Context(), []metadata.Written{w}), nil)
 	if owed, err := f.IsOwed(t.Context(), w.Group.PG, w.Blob.ID); !owed || err != nil {
 		t.Errorf("refused blob is owed: %v %v", owed, err)
 	}

@@ -125,11 +125,7 @@ func (s *Uploads) PutPart(ctx context.Context, b metadata.Bucket, key, id string
 		}
 		return aerr
 	}
-	aerr = unavailable("put part", aerr)
-	if ctx.Err() == nil && !errors.Is(aerr, metadata.ErrUnavailable) {
-		s.blobs.abandon(ctx, blobs)
-	}
-	return aerr
+	return unavailable("put part", aerr)
 }
 
 func (s *Uploads) tryPutPart(ctx context.Context, b *metadata.Bucket, key, id string, r *partRecord, blobs []metadata.Written) error {

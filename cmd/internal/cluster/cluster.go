@@ -115,7 +115,9 @@ func (c *Cluster) PutThin(ctx context.Context, key string, p []byte) (thin bool,
 			return false, err
 		}
 		o := &metadata.Object{Key: key, Version: "null", Size: int64(len(p)), ETag: hex.EncodeToString(sum[:]), Modified: time.Now()}
-		err = c.Catalog.PutObject(ctx, c.bucket, o, []metadata.Written{w}, metadata.Condition{})
+		if err = c.Catalog.PutObject(ctx, c.bucket, o, []metadata.Written{w}, metadata.Condition{}); err != nil {
+			_ = c.Catalog.Abandon(ctx, []metadata.Written{w})
+		}
 		if !errors.Is(err, metadata.ErrStalePlacement) {
 			break
 		}
@@ -148,6 +150,7 @@ func (c *Cluster) PutParts(ctx context.Context, key string, parts ...[]byte) (th
 		sum := md5.Sum(p)
 		part := metadata.Part{Number: i + 1, Size: int64(len(p)), ETag: hex.EncodeToString(sum[:]), Modified: time.Now()}
 		if err := c.Catalog.PutPart(ctx, c.bucket, key, id, part, []metadata.Written{w}); err != nil {
+			_ = c.Catalog.Abandon(ctx, []metadata.Written{w})
 			return false, err
 		}
 		done.Parts = append(done.Parts, metadata.CompletedPart{Number: part.Number, ETag: part.ETag})
