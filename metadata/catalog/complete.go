@@ -15,7 +15,8 @@ import (
 // wins. The parts are checked. The part lists are written, in as many
 // transactions as they need. At last one transaction makes the object, ends
 // the upload and owes the replaced version a delete. A crash before that
-// leaves the upload completing; the next attempt starts from the parts again.
+// leaves the upload completing; the next attempt starts from the parts again, or
+// a part that is uploaded opens it (uploads.go).
 
 // Bounds of a piece of a part list, and of one transaction that writes them.
 const (
@@ -109,7 +110,11 @@ func (c *completion) do(ctx context.Context) (*metadata.Object, error) {
 		// It stays completing, for another attempt.
 		return nil, err
 	}
-	if rerr := c.reopen(ctx); rerr != nil {
+	rerr := c.reopen(ctx)
+	if errors.Is(rerr, metadata.ErrNoSuchUpload) || errors.Is(rerr, errFenced) {
+		return nil, rerr // what it was refused for may be another's doing: parts moved under it
+	}
+	if rerr != nil {
 		c.s.e.log.Warn("upload stays completing after a refused completion", "key", c.key, "upload", c.id, "err", rerr)
 	}
 	return nil, err

@@ -286,16 +286,6 @@ func (m *model) putPart() {
 	if m.moved(err, blobs) {
 		return
 	}
-	if errors.Is(err, metadata.ErrNoSuchUpload) {
-		// A completion that was given up half way.
-		was := m.chaos.calm(0)
-		r, err := m.Uploads.read(context.Background(), m.bucket.ID, u.key, id)
-		if err != nil || r.state != uploadCompleting {
-			m.t.Fatalf("part of open upload: %v", err)
-		}
-		m.chaos.calm(was)
-		return
-	}
 	if err != nil {
 		wantErr(m.t, err, metadata.ErrUnavailable)
 		was := m.chaos.calm(0)

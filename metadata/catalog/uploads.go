@@ -109,7 +109,12 @@ func (s *Uploads) PutPart(ctx context.Context, b metadata.Bucket, key, id string
 	var err error
 	aerr := s.inBucket(ctx, &b, func() error {
 		for range maxAttempts {
-			if err = s.tryPutPart(ctx, &b, key, id, &r, blobs); !errors.Is(err, kv.ErrConflict) || ctx.Err() != nil {
+			if err = s.tryPutPart(ctx, &b, key, id, &r, blobs); errors.Is(err, errCompleting) {
+				if err = s.takeBack(ctx, b.ID, key, id); err == nil {
+					err = kv.ErrConflict
+				}
+			}
+			if !errors.Is(err, kv.ErrConflict) || ctx.Err() != nil {
 				break
 			}
 		}
@@ -150,8 +155,7 @@ func (s *Uploads) tryPutPart(ctx context.Context, b *metadata.Bucket, key, id st
 	if state, err := uploadState(v); err != nil {
 		return fmt.Errorf("upload %s: %w", id, err)
 	} else if state != uploadOpen {
-		// It will have ended, or be open again, in a moment.
-		return metadata.ErrNoSuchUpload
+		return errCompleting
 	}
 	if v, err = t.Get(ctx, partKey); err != nil {
 		return err
@@ -174,13 +178,54 @@ func (s *Uploads) tryPutPart(ctx context.Context, b *metadata.Bucket, key, id st
 	return t.Commit(ctx)
 }
 
-// ListParts implements metadata.Uploads.
+// errCompleting says that a completion has begun and neither ended the upload nor
+// was refused.
+var errCompleting = errors.New("the upload is being completed")
+
+// takeBack waits for a completion that is under way in this process. Where the upload
+// is completing still, none is: one died, or one at another gateway finds itself
+// fenced now, and its client tries again.
+func (s *Uploads) takeBack(ctx context.Context, b metadata.BucketID, key, id string) error {
+	end, err := s.e.turn(ctx, []byte(id))
+	if err != nil {
+		return err
+	}
+	defer end()
+	return s.e.update(ctx, "reopen upload", func(t *txn) error {
+		k := t.uploadKey(b, key, id)
+		v, err := t.Get(ctx, k)
+		if v == nil || err != nil {
+			return err
+		}
+		u, err := decodeUpload(key, id, v)
+		if err != nil {
+			return fmt.Errorf("upload %s: %w", id, err)
+		}
+		if u.state == uploadOpen {
+			return nil
+		}
+		u.state = uploadOpen
+		t.Put(k, encodeUpload(t.room(uploadRecordSize(&u.Upload)), u))
+		return nil
+	})
+}
+
+// ListParts implements metadata.Uploads. The upload is looked for behind its parts:
+// while it is there, none was cleared.
 func (s *Uploads) ListParts(ctx context.Context, b metadata.BucketID, key, id string, after, limit int) ([]metadata.Part, bool, error) {
+	list, more, err := s.listParts(ctx, id, after, limit)
+	if err != nil {
+		return nil, false, err
+	}
 	if _, err := s.read(ctx, b, key, id); err != nil {
 		return nil, false, err
 	}
+	return list, more, nil
+}
+
+func (s *Uploads) listParts(ctx context.Context, id string, after, limit int) ([]metadata.Part, bool, error) {
 	var list []metadata.Part
-	if limit <= 0 || after >= 1<<16-1 {
+	if limit <= 0 || after >= 1<<16-1 || id == "" || len(id) > maxUploadID {
 		return nil, false, nil
 	}
 	from := new(arena).partKey(id, max(0, after)+1)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kintsugi/metadata"
@@ -249,8 +251,7 @@ func TestCompleteUnknown(t *testing.T) {
 	f.checkClean()
 }
 
-// TestCompleteFenced: an attempt that was overtaken changes nothing any more,
-// and parts stand still from the beginning of one.
+// TestCompleteFenced: an attempt that was overtaken changes nothing any more.
 func TestCompleteFenced(t *testing.T) {
 	f := newFixture(t, nil)
 	b := f.bucket("bucket")
@@ -262,8 +263,6 @@ func TestCompleteFenced(t *testing.T) {
 	wantErr(t, first.begin(t.Context()), nil)
 	o1, m1, lists1, err := first.prepare(t.Context())
 	wantErr(t, err, nil)
-	w := f.written(10)
-	wantErr(t, f.PutPart(t.Context(), b, "k", "u", metadata.Part{Number: 1, Size: 10}, []metadata.Written{w}), metadata.ErrNoSuchUpload)
 	wantErr(t, second.begin(t.Context()), nil)
 	_, _, lists2, err := second.prepare(t.Context())
 	wantErr(t, err, nil)
@@ -399,6 +398,109 @@ func TestCompleteOvertaken(t *testing.T) {
 		if s.left >= 0 {
 			t.Fatalf("step %d was not reached", step)
 		}
+	}
+	f.checkClean()
+}
+
+// overtakenScan calls before ahead of the next scan.
+type overtakenScan struct {
+	kv.Store
+	before func()
+}
+
+func (s *overtakenScan) Scan(ctx context.Context, from, to []byte) iter.Seq2[kv.Pair, error] {
+	if f := s.before; f != nil {
+		s.before = nil
+		f()
+	}
+	return s.Store.Scan(ctx, from, to)
+}
+
+// TestPartsAreClearedUnderAReader: who reads the parts of an upload that ends at that
+// moment does not take those that are left for all.
+func TestPartsAreClearedUnderAReader(t *testing.T) {
+	store := memory.New()
+	f := newFixture(t, store)
+	b := f.bucket("bucket")
+	scan := &overtakenScan{Store: store}
+	other := f.another(scan)
+	parts := f.upload(b, "k", "u", 3, 10)
+	done := metadata.Completion{Parts: parts, Seal: sealed("s")}
+	complete := func(id string, done metadata.Completion) func() {
+		return func() {
+			if _, err := f.CompleteUpload(t.Context(), b, "k", id, done); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The same completion at two gateways.
+	scan.before = complete("u", done)
+	if o, err := other.CompleteUpload(t.Context(), b, "k", "u", done); err != nil || o.Size != 30 {
+		t.Errorf("overtaken by the same: %v %v", o, err)
+	}
+	// A list of the parts.
+	parts = f.upload(b, "k", "v", 3, 10)
+	scan.before = complete("v", metadata.Completion{Parts: parts, Seal: sealed("s")})
+	list, _, err := other.ListParts(t.Context(), b.ID, "k", "v", 0, 10)
+	if !errors.Is(err, metadata.ErrNoSuchUpload) {
+		t.Errorf("%d parts are listed of an upload that ended: %v", len(list), err)
+	}
+	// An abort.
+	parts = f.upload(b, "k", "w", 3, 10)
+	scan.before = func() { wantErr(t, f.AbortUpload(t.Context(), b, "k", "w"), nil) }
+	_, err = other.CompleteUpload(t.Context(), b, "k", "w", metadata.Completion{Parts: parts, Seal: sealed("s")})
+	wantErr(t, err, metadata.ErrNoSuchUpload)
+	// Another completion, which does not end it.
+	parts = f.upload(b, "k", "x", 3, 10)
+	scan.before = func() {
+		wantErr(t, (&completion{s: f.Uploads, bucket: &b, key: "k", id: "x"}).begin(t.Context()), nil)
+	}
+	_, err = other.CompleteUpload(t.Context(), b, "k", "x", metadata.Completion{Parts: []metadata.CompletedPart{{Number: 1, ETag: "wrong"}}, Seal: sealed("s")})
+	wantErr(t, err, errFenced)
+	f.checkClean()
+}
+
+// TestPartWhileCompleting: a part that comes while its upload is being completed
+// waits for that. It is refused where the upload ended so, and stored where the
+// completion was refused or died.
+func TestPartWhileCompleting(t *testing.T) { synctest.Test(t, testPartWhileCompleting) }
+
+func testPartWhileCompleting(t *testing.T) {
+	f := newFixture(t, nil)
+	b := f.bucket("bucket")
+	for id, refusal := range map[string]error{"refused": errors.New("no"), "completed": nil} {
+		parts := f.upload(b, id, id, 2, 10)
+		w, ended, stored := f.written(10), false, make(chan error, 1)
+		_, err := f.CompleteUpload(t.Context(), b, id, id, metadata.Completion{Parts: parts, Seal: func([]metadata.Part) (string, metadata.Checksum, error) {
+			go func() {
+				stored <- f.PutPart(t.Context(), b, id, id, metadata.Part{Number: 1, Size: 10, ETag: "new"}, []metadata.Written{w})
+			}()
+			synctest.Wait()
+			ended = len(stored) > 0
+			return "s", metadata.Checksum{}, refusal
+		}})
+		wantErr(t, err, refusal)
+		if ended {
+			t.Errorf("%s: the part did not wait: %v", id, <-stored)
+			continue
+		}
+		if want := map[bool]error{false: nil, true: metadata.ErrNoSuchUpload}[refusal == nil]; !errors.Is(<-stored, want) {
+			t.Errorf("%s: the part that waited: want %v", id, want)
+		}
+	}
+	// A completion that died, or is under way at another gateway: it changes nothing
+	// any more once a part was stored.
+	parts := f.upload(b, "k", "u", 2, 10)
+	dead := &completion{s: f.Uploads, bucket: &b, key: "k", id: "u", want: &metadata.Completion{Parts: parts, Seal: sealed("s")}}
+	wantErr(t, dead.begin(t.Context()), nil)
+	o, m, lists, err := dead.prepare(t.Context())
+	wantErr(t, err, nil)
+	now := []metadata.CompletedPart{f.part(b, "k", "u", 1, 20), parts[1]}
+	wantErr(t, dead.writeLists(t.Context(), lists), errFenced)
+	wantErr(t, dead.finish(t.Context(), o, m), errFenced)
+	wantErr(t, dead.reopen(t.Context()), errFenced)
+	if o, err = f.CompleteUpload(t.Context(), b, "k", "u", metadata.Completion{Parts: now, Seal: sealed("s")}); err != nil || o.Size != 30 {
+		t.Fatal(o, err)
 	}
 	f.checkClean()
 }
