@@ -113,8 +113,11 @@ type gateway struct {
 	left     leftovers
 }
 
+// Front is the handler that New makes.
+type Front struct{ *gateway }
+
 // New makes the handler.
-func New(cfg Config) http.Handler {
+func New(cfg Config) Front {
 	g := &gateway{
 		buckets: cfg.Buckets, objects: cfg.Objects, uploads: cfg.Uploads, placement: cfg.Placement,
 		blobs: cfg.Blobs, verifier: cfg.Verifier, ids: cfg.BlobIDs, clock: cfg.Clock, log: cfg.Logger,
@@ -148,7 +151,7 @@ func New(cfg Config) http.Handler {
 	g.hostID = hex.EncodeToString(seed[8:])
 	g.metrics = newMetrics(cfg.Registerer, &g.inFlight)
 	g.routes = g.newRouters()
-	return g
+	return Front{g}
 }
 
 // deletedDelay gathers the deletes of many requests into one notice, so that

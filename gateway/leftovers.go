@@ -30,7 +30,8 @@ const (
 // would be found only after days, and stay where they are many beside what is there.
 // No drive is owed the delete of what it was not asked to write: clients who try again
 // and again would have as many owed to drives that are away. It does not keep the
-// client waiting, and outlasts an outage of the metadata, but not the process.
+// client waiting, and outlasts an outage of the metadata, but not the process; see
+// Front.Settle.
 func (g *gateway) abandon(ctx context.Context, blobs []metadata.Written) {
 	l := &g.left
 	l.mu.Lock()
@@ -75,4 +76,24 @@ func (g *gateway) clearLeftovers(ctx context.Context) {
 		<-g.clock.After(leftoversPause)
 		failed++
 	}
+}
+
+// Settle waits, once the server was closed, until the requests that this cut off have
+// ended and what they left on drives is owed a delete, or for as long as ctx lasts.
+func (f Front) Settle(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for f.inFlight.Load() != 0 || f.left.busy() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (l *leftovers) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.workers != 0
 }

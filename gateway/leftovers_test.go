@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -175,13 +174,6 @@ func (s *strewn) begin(c call) net.Conn {
 	return conn
 }
 
-// answerOf waits for what a request begun gets.
-func (s *strewn) answerOf(conn net.Conn) answer {
-	s.t.Helper()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	return readAnswer(s.t, bufio.NewReader(conn), "PUT")
-}
-
 // strays gives what lies on drives, synced or not, and neither belongs to
 // something nor is owed a delete there: what only the orphan pass would find.
 func (s *strewn) strays() (list []string) {
@@ -347,6 +339,23 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSettle: what a server that is closed cuts off is owed a delete before the
+// metadata is closed.
+func TestSettle(t *testing.T) {
+	s := newStrewn(t)
+	hang := s.faulty[0].Inject(storetest.Fault{Ops: storetest.OpSync, Hang: true})
+	for i := range 20 {
+		s.begin(call{method: "PUT", target: fmt.Sprintf("/bkt/k%d", i), body: random(100_000, uint64(i))})
+	}
+	until(t, "shards are being written", func() bool { return hang.Waiting() == 20 })
+	_ = s.server.Close()
+	s.server.Handler.(Front).Settle(t.Context())
+	if n := s.owed(); n != 20 {
+		t.Errorf("%d deletes are owed, want 20", n)
+	}
+	s.tidy()
 }
 
 // tidy waits until nothing is left behind, and checks the metadata.

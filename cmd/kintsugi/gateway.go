@@ -143,6 +143,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	}
 	_ = operators.Close()
 	defer drain(users)()
+	settle(g.Handler)
 	return errors.Join(err, peer.close())
 }
 

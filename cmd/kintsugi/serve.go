@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"kintsugi/cmd/internal/embedded"
+	"kintsugi/gateway"
 	"kintsugi/gateway/console"
 	"kintsugi/gateway/sigv4"
 	"kintsugi/storagenode/rpc"
@@ -23,6 +24,8 @@ import (
 const (
 	// drainTime is how long requests in flight may go on after SIGTERM.
 	drainTime = 7 * time.Second
+	// settleTime is how long what was cut off then may take to end.
+	settleTime = time.Second
 	// stopTime is when the process ends although something does not.
 	stopTime = 10 * time.Second
 )
@@ -96,7 +99,15 @@ func shutdown(front, back *http.Server, store *embedded.Store) error {
 	if err := front.Shutdown(ctx); err != nil {
 		_ = front.Close() // their clients see a cut connection
 	}
+	settle(store.Handler)
 	return store.Close()
+}
+
+// settle gives what was cut off a moment to say what it leaves on drives.
+func settle(front gateway.Front) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	front.Settle(ctx)
 }
 
 // tuneScheduler keeps drives from holding up the processors. The runtime counts

@@ -451,7 +451,7 @@ func TestPartsAreClearedUnderAReader(t *testing.T) {
 	_, err = other.CompleteUpload(t.Context(), b, "k", "w", metadata.Completion{Parts: parts, Seal: sealed("s")})
 	wantErr(t, err, metadata.ErrNoSuchUpload)
 	// Another completion, which does not end it.
-	parts = f.upload(b, "k", "x", 3, 10)
+	f.upload(b, "k", "x", 3, 10)
 	scan.before = func() {
 		wantErr(t, (&completion{s: f.Uploads, bucket: &b, key: "k", id: "x"}).begin(t.Context()), nil)
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -92,7 +91,7 @@ type Store struct {
 	Stripes  *stripe.Set
 	Repairer *repair.Repairer
 	// Handler is the S3 front.
-	Handler http.Handler
+	Handler gateway.Front
 
 	ids      *storagenode.BlobIDs
 	cache    *pebble.Cache

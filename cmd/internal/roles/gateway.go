@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,7 +53,7 @@ type Gateway struct {
 	Catalog *catalog.Catalog
 	Stripes *stripe.Set
 	// Handler is the S3 front.
-	Handler http.Handler
+	Handler gateway.Front
 }
 
 // OpenGateway puts a gateway together. Nothing of it needs to be closed but
