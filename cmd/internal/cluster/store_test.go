@@ -72,6 +72,9 @@ var sizes = []int{0, 100, 4 << 10, 50 << 10, 64<<10 + 1, 200 << 10, 1 << 20, 4<<
 
 func (r *rig) payload(i int) []byte {
 	size := sizes[i%len(sizes)]
+	if i >= len(sizes) {
+		size = brief(min(size, 200<<10), size)
+	}
 	if size == 0 {
 		return []byte{}
 	}
