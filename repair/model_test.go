@@ -34,11 +34,11 @@ func (amnesiac) IsOwed(context.Context, storagenode.PG, storagenode.BlobID) (boo
 // TestModel breaks drives, loses and corrupts shards, deletes and writes in
 // random order, with repair in between, never beyond what the scheme bears;
 // in the end every object that was not deleted is whole to the byte, and
-// nothing is left of those that were. KINTSUGI_SEEDS=n runs n seeds more.
+// nothing is left of those that were. KINTSUGI_SEEDS=n runs n seeds.
 func TestModel(t *testing.T) {
 	seeds := 40
 	if n, err := strconv.Atoi(os.Getenv("KINTSUGI_SEEDS")); err == nil {
-		seeds += n
+		seeds = n
 	}
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { model(t, seed) })

@@ -22,11 +22,11 @@ import (
 // and a DRAINED drive holds nothing that is nowhere else. When all that is away has
 // come back, repair ends, or says what it waits for; every object that could be read
 // is read, and all counts agree with what the drives hold. KINTSUGI_SEEDS=n runs n
-// seeds more, KINTSUGI_SEED=n only that one.
+// seeds, KINTSUGI_SEED=n only that one.
 func TestUnrest(t *testing.T) {
 	first, seeds := uint64(0), 24
 	if n, err := strconv.Atoi(os.Getenv("KINTSUGI_SEEDS")); err == nil {
-		seeds += n
+		seeds = n
 	}
 	if n, err := strconv.ParseUint(os.Getenv("KINTSUGI_SEED"), 10, 64); err == nil {
 		first, seeds = n, 1
