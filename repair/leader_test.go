@@ -313,8 +313,11 @@ func (r *rig) trouble(rep *Repairer) []object {
 // another take over and do all the work, and lets the first go on: nothing of
 // what it does from then on is committed, and everything is whole.
 func TestLateWorkIsRefused(t *testing.T) {
-	steps := workSteps(t)
-	stride := max(1, steps/80)
+	steps, tries := workSteps(t), 80
+	if testing.Short() {
+		tries = 8
+	}
+	stride := max(1, steps/tries)
 	t.Logf("%d steps, every %d. is tried", steps, stride)
 	for at := int64(1); at <= int64(steps); at += int64(stride) {
 		lateAt(t, at)
