@@ -55,16 +55,28 @@ func settle(t *testing.T, c *site, l *load.Load) {
 // had made others wait.
 func during(t *testing.T, s *site, l *load.Load, what string, fault, heal func()) {
 	t.Helper()
+	broken(t, s, l, what, fault, heal, 3*time.Second, 5*time.Second)
+}
+
+// aside is during for what takes no drive away: nothing is written with less, so
+// there is nothing to wait for.
+func aside(t *testing.T, s *site, l *load.Load, what string, fault, heal func()) {
+	t.Helper()
+	broken(t, s, l, what, fault, heal, 0, 0)
+}
+
+func broken(t *testing.T, s *site, l *load.Load, what string, fault, heal func(), noticed, forgotten time.Duration) {
+	t.Helper()
 	began := time.Now()
 	s.while(what, false, func() {
 		fault()
 		writesGoOn(t, l, 60*time.Second)
-		time.Sleep(3 * time.Second)
+		time.Sleep(noticed)
 		writesGoOn(t, l, 60*time.Second)
 		heal()
 		writesGoOn(t, l, 60*time.Second)
 	})
-	time.Sleep(5 * time.Second)
+	time.Sleep(forgotten)
 	repairUntilWhole(t, s)
 	_, longest, _ := l.Retries()
 	t.Logf("%s: %s, the longest so far %v", what, time.Since(began).Round(time.Millisecond), longest)
@@ -124,22 +136,22 @@ func TestClusterUnderFire(t *testing.T) {
 	})
 	for range 3 {
 		for _, g := range gateways {
-			during(t, c.site, l, "a gateway killed: "+g, kill(g), start(g))
+			aside(t, c.site, l, "a gateway killed: "+g, kill(g), start(g))
 		}
 	}
 	leader := c.leadingRepairer()
-	during(t, c.site, l, "the leading repairer killed: "+leader, kill(leader), func() {
+	aside(t, c.site, l, "the leading repairer killed: "+leader, kill(leader), func() {
 		if now := c.otherLeader(leader); now == leader {
 			t.Fatalf("%s still leads", now)
 		}
 		c.procs[leader].launch()
 	})
 	member := c.metadataLeader()
-	during(t, c.site, l, "the metadata leader killed: "+member, kill(member), start(member))
+	aside(t, c.site, l, "the metadata leader killed: "+member, kill(member), start(member))
 	member = c.metadataLeader()
-	during(t, c.site, l, "the metadata leader paused: "+member, pause(member), resume(member))
-	during(t, c.site, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
-	during(t, c.site, l, "a metadata member lost for good and replaced", func() { c.loseMember("metadata3") }, func() { c.replaceMember("metadata3") })
+	aside(t, c.site, l, "the metadata leader paused: "+member, pause(member), resume(member))
+	aside(t, c.site, l, "a metadata member paused", pause("metadata1"), resume("metadata1"))
+	aside(t, c.site, l, "a metadata member lost for good and replaced", func() { c.loseMember("metadata3") }, func() { c.replaceMember("metadata3") })
 	settle(t, c.site, l)
 }
 
