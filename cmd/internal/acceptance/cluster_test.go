@@ -153,6 +153,7 @@ func (b both) Delete(ctx context.Context, key string) error { return b.one().Del
 // takes the other gives, also with any two nodes gone, and all is whole again
 // when they are back.
 func TestClusterStoresAndSurvives(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := newCluster(t)
 	c.bucket("data")
 	ctx := t.Context()
@@ -207,6 +208,7 @@ func TestClusterStoresAndSurvives(t *testing.T) {
 // newest snapshot, loaded into new members, brings everything back that was
 // written before it, and the cluster goes on.
 func TestClusterOutlivesItsMetadata(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := newCluster(t)
 	c.bucket("data")
 	ctx := t.Context()

@@ -157,6 +157,7 @@ func TestClusterUnderFire(t *testing.T) {
 
 // TestClusterThreeNodesGoneIsNeverALie takes more away than may be lost.
 func TestClusterThreeNodesGoneIsNeverALie(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := newCluster(t)
 	c.bucket("data")
 	ctx := t.Context()
@@ -202,6 +203,7 @@ func TestClusterThreeNodesGoneIsNeverALie(t *testing.T) {
 // TestClusterWithoutMajority: with two of three metadata members gone nothing
 // is acknowledged and nothing is lost, and all goes on when one is back.
 func TestClusterWithoutMajority(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := newCluster(t)
 	c.bucket("data")
 	ctx := t.Context()

@@ -332,6 +332,7 @@ func TestThreeOfSixDrivesGoneIsNeverALie(t *testing.T) {
 }
 
 func TestKillUnderLoad(t *testing.T) {
+	t.Parallel() // it mostly waits
 	kills := 50
 	s := newServer(t, 6, "--scheme", "4+2")
 	seed := rand.Uint64()
