@@ -84,6 +84,7 @@ func broken(t *testing.T, s *site, l *load.Load, what string, fault, heal func()
 
 // TestClusterUnderFire breaks each kind of process in turn under one load.
 func TestClusterUnderFire(t *testing.T) {
+	t.Parallel() // what a busy machine costs is allowed for: see judgeWaits
 	c := newCluster(t)
 	seed := rand.Uint64()
 	l := clusterLoad(t, c.site, seed)
@@ -242,6 +243,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 // TestClusterRollingRestart stops and starts every process, one after another,
 // under load: no operation may fail that an SDK would have tried again.
 func TestClusterRollingRestart(t *testing.T) {
+	t.Parallel() // what a busy machine costs is allowed for: see judgeWaits
 	c := clusterAt(newSite(t), previousBinary(t))
 	l := clusterLoad(t, c.site, rand.Uint64())
 	writesGoOn(t, l, time.Minute)
