@@ -172,8 +172,10 @@ func serverOn(s *site, dirs []string, flags ...string) *server {
 }
 
 // everyStore runs a test of real clients on a store in one process and on a
-// cluster of processes, side by side: most clients use one processor.
+// cluster of processes, side by side with each other and with other tests: most
+// clients use one processor.
 func everyStore(t *testing.T, test func(t *testing.T, s *site)) {
+	t.Parallel()
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
 		test(t, clusterAt(keepingSite(t), "").site)
