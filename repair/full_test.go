@@ -530,3 +530,59 @@ func TestFencesAreNotTriedForEver(t *testing.T) {
 		t.Fatalf("said: %q", why)
 	}
 }
+
+// TestFewSlotsMoveOnAtOnce: two slots of a group that bears the loss of one leave
+// drives that are drained, and those that they go to become full, together or one
+// before a write. What was written meanwhile can be read all the time: they go on one
+// after the other.
+func TestFewSlotsMoveOnAtOnce(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		t.Run(fmt.Sprint("before=", before), func(t *testing.T) {
+			r := newRig(t, "2+1", 7)
+			r.must(r.rep.detectAndPlan(r.ctx))
+			in := r.inGroup(3, 300_000)
+			pg := in[0].pg
+			for slot := range 2 {
+				_, err := r.rep.Drain(r.ctx, r.group(pg).Slots[slot].Drive)
+				r.must(err)
+			}
+			r.must(r.rep.detectAndPlan(r.ctx))
+			refuse := func(slot int) {
+				r.diskOf(pg, slot).store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly})
+			}
+			if before {
+				refuse(1)
+			}
+			late := object{}
+			for i := 0; late.pg != pg; i++ {
+				late = r.put(fmt.Sprint("late", i), 300_000)
+			}
+			if m := r.record(late).Blob.Missing; m.Has(0) || m.Has(1) != before {
+				t.Fatalf("missing: %b", m)
+			}
+			refuse(0)
+			if !before {
+				refuse(1)
+			}
+			r.rep.StatusNow(r.ctx)
+			_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+			all := append(in, late)
+			for range 4 {
+				r.must(r.rep.detectAndPlan(r.ctx))
+				r.reads(all...)
+				_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+				r.reads(all...)
+				r.rep.census.fresh.Store(true)
+				r.must(r.rep.census.pass(r.ctx))
+				r.clock.advance(3 * time.Second)
+			}
+			for slot, s := range r.group(pg).Slots {
+				if s.State != storagenode.SlotClean {
+					t.Errorf("slot %d: %+v, said %q", slot, s, r.waits(pg, slot))
+				}
+			}
+			r.heal()
+			r.whole(all...)
+		})
+	}
+}

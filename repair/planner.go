@@ -64,7 +64,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why})
 				continue
 			}
-			why, stays := p.leaves(g, i, &d)
+			why, stays := p.leaves(o, g, slots, i)
 			if why == "" {
 				continue
 			}
@@ -101,16 +101,20 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 	return n, errors.Join(err, errDrained, p.undrained(ctx, groups, o.drives))
 }
 
-// leaves says why a slot is to leave its drive, "" where it is not, and whether it has
-// to stay for now all the same.
-func (p *planner) leaves(g *metadata.GroupRecord, slot int, d *drive) (why string, stays bool) {
+// leaves says why a slot of a group, whose slots are on others as planned so far, is to
+// leave its drive, "" where it is not, and whether it has to stay for now all the same.
+func (p *planner) leaves(o *outlook, g *metadata.GroupRecord, slots []storagenode.Slot, slot int) (why string, stays bool) {
 	s := g.Slots[slot]
+	d, _ := p.fleet.drive(s.Drive)
 	state := "drive is " + d.record.State.String()
 	switch {
 	case d.dead():
 		return state, false
-	case s.State == storagenode.SlotRebuilding && p.full(d):
-		return "drive is full before it has all of the slot", false
+	case s.State == storagenode.SlotRebuilding && p.full(&d):
+		if why = "drive is full before it has all of the slot"; !p.bears(o, g, slots, slot) {
+			return why + "; others of its group are rebuilt first", true
+		}
+		return why, false
 	case d.record.State != storagenode.DriveDraining:
 		return "", false
 	case s.State == storagenode.SlotRebuilding:

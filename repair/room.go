@@ -124,6 +124,28 @@ func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (
 	return moves, waiting
 }
 
+// bears says that no blob becomes unreadable when a slot goes on from a drive before it
+// is rebuilt there: what was written to it meanwhile, nobody reads from there any more.
+// So it is with the group's other slots that went on, or go by this plan.
+func (p *planner) bears(o *outlook, g *metadata.GroupRecord, slots []storagenode.Slot, slot int) bool {
+	live := erasure.SlotMask(0)
+	for i, s := range g.Slots {
+		on := s.State == storagenode.SlotRebuilding && (slots[i].Drive != s.Drive || i != slot && !p.moving.known(g.PG, i, s.Epoch))
+		if !on && p.fleet.readable(s.Drive) {
+			live = live.With(i)
+		}
+	}
+	if live.Count() == int(g.Scheme.K) && live.Has(slot) { // of what is not counted yet
+		return false
+	}
+	for k := range o.counts[g.PG].shapes {
+		if margin(g.Scheme, k.mode, k.present&live) == 0 && (k.present & live).Has(slot) {
+			return false
+		}
+	}
+	return true
+}
+
 // full says that a drive takes nothing: by its own word, or since it had no room for
 // a shard.
 func (p *planner) full(d *drive) bool {
