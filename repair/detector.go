@@ -23,7 +23,6 @@ type drive struct {
 	lost     bool      // it is drained, or to be, and was away for so long that it would be OUT
 	met      bool      // it could be asked at the last look
 	since    time.Time // report.Since when it was last met
-	full     time.Time // since when it says that it is; zero: it does not
 }
 
 // dead says that the drive's slots must be mapped elsewhere.
@@ -116,11 +115,6 @@ func (d *detector) look(ctx context.Context, groups []metadata.GroupRecord, stor
 			v.away = time.Time{}
 		} else if v.away.IsZero() {
 			v.away = now
-		}
-		if !v.reported || !v.report.Space.ReadOnly {
-			v.full = time.Time{}
-		} else if v.full.IsZero() {
-			v.full = now
 		}
 		drives[id] = v
 	}

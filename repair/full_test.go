@@ -586,3 +586,79 @@ func TestFewSlotsMoveOnAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// lacks has every group of objects lack a shard on a drive, and gives the groups.
+func (r *rig) lacks(d *disk, objects []object) map[storagenode.PG]int {
+	r.t.Helper()
+	slots := map[storagenode.PG]int{}
+	for _, o := range objects {
+		if _, ok := slots[o.pg]; ok {
+			continue
+		}
+		i := slices.IndexFunc(r.group(o.pg).Slots, func(s storagenode.Slot) bool { return s.Drive == d.report.ID })
+		slots[o.pg] = i
+		d.memory.Lose(storagenode.ShardID{PG: o.pg, Slot: uint8(i), Blob: o.blob})
+		r.must(r.rep.worker.markMissing(r.ctx, o.pg, o.blob, i))
+	}
+	return slots
+}
+
+// TestOneSlotMakesRoom: a full drive lacks shards of many slots. When the first has
+// left, what it held is dropped there, which makes room for what the others lack: they
+// stay.
+func TestOneSlotMakesRoom(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	var all []object
+	for i := range 80 { // as many in each group as there are groups, at least
+		all = append(all, r.put(fmt.Sprint("o", i), 70_000))
+		if i%10 == 9 {
+			r.must(r.cat.Seal(r.ctx, all[i].pg))
+		}
+		r.clock.advance(time.Millisecond)
+	}
+	full := r.drives.disks[0]
+	used := full.memory.Space().Used
+	slots := r.lacks(full, all)
+	full.memory.SetSpace(storagenode.Space{Total: 1 << 40, Free: used - int64(len(slots))*35_000 + 1000})
+	for range 3 {
+		r.addDrive("n0", "", storagenode.DriveID{})
+	}
+	left := func() (n int) {
+		for pg, i := range slots {
+			if r.group(pg).Slots[i].Drive != full.report.ID {
+				n++
+			}
+		}
+		return n
+	}
+	for range 120 {
+		_ = r.rep.detectAndPlan(r.ctx)
+		_ = r.rep.rebuildPass(r.ctx)
+		_, _ = r.rep.worker.repairDamage(r.ctx, nil)
+		r.clock.advance(30 * time.Second)
+	}
+	if n := left(); n == 0 || n > 2 {
+		t.Errorf("%d of %d slots left", n, len(slots))
+	}
+	r.whole(all...)
+}
+
+// TestQuotaLacksShards: a drive over a quota says that it has room. Slots that lack
+// what it refuses leave it, too.
+func TestQuotaLacksShards(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	d := r.diskOf(o.pg, 0)
+	d.store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly})
+	slots := r.lacks(d, []object{o})
+	for range 30 {
+		r.round()
+		r.clock.advance(30 * time.Second)
+	}
+	if s := r.group(o.pg).Slots[slots[o.pg]]; s.Drive == d.report.ID || s.State != storagenode.SlotClean {
+		t.Fatalf("slot %+v", s)
+	}
+	r.whole(o)
+}

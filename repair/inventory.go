@@ -291,6 +291,27 @@ func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, o
 	return errors.Join(errs...)
 }
 
+// relieved drops at full drives, which others wait for the room of, what is there of
+// slots that were being rebuilt elsewhere and are clean now.
+func (v *inventory) relieved(ctx context.Context, groups []metadata.GroupRecord) error {
+	var errs []error
+	recent := v.cfg.Clock.Now().Add(-refusedFor)
+	for _, rep := range v.cfg.Drives.Reports() {
+		store := v.ask(rep.ID)
+		if store == nil || !rep.Space.ReadOnly && !v.worker.refusedSince(rep.ID, recent) {
+			continue
+		}
+		for _, g := range groups {
+			for i, s := range g.Slots {
+				if s.State == storagenode.SlotRebuilding && s.Drive != rep.ID {
+					errs = append(errs, v.dropStray(ctx, store, rep.ID, g.PG, i))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore, id storagenode.DriveID, pg storagenode.PG, slot int) error {
 	c := v.worker.inspect.list(ctx, store, pg, slot)
 	any, err := c.more, c.err

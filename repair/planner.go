@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,7 +39,9 @@ type planner struct {
 	tenants map[storagenode.DriveID]bool // draining, with something of Tenant's; as of the last plan, guarded by mu
 	lies    SpreadStatus                 // as of the last look; guarded by mu
 
-	kept map[storagenode.DriveID]keptDrive // of the plan under way alone
+	// These are of the plan under way alone.
+	kept     map[storagenode.DriveID]keptDrive
+	relieved map[storagenode.DriveID]time.Time // when a full drive last gave a slot away
 }
 
 // move is one slot to be mapped to another drive.

@@ -17,6 +17,22 @@ import (
 // lacks something waits for the next pass.
 const rebuildRounds = 4
 
+// rebuildPass fills the slots under rebuilding, then has a recount made.
+func (r *Repairer) rebuildPass(ctx context.Context) error {
+	groups, err := r.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return err
+	}
+	left, done, err := r.worker.rebuildSlots(ctx, nil)
+	if done > 0 {
+		err = errors.Join(err, r.inventory.relieved(ctx, groups))
+	}
+	if left == 0 && done > 0 {
+		r.countAnew()
+	}
+	return err
+}
+
 // rebuildSlot copies into a slot whatever metadata says it should hold and its
 // drive does not list, then lists again, and calls the slot clean only when
 // nothing is lacking any more but what is marked damaged and unreadable.

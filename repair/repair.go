@@ -194,7 +194,7 @@ func New(cfg Config) (*Repairer, error) {
 	moved := &moving{}
 	r.worker = newWorker(r.cfg, r.fleet, r.progress)
 	r.census = &census{cfg: r.cfg, fleet: r.fleet, moving: moved, running: make(chan struct{}, 1), marked: r.worker.marked.Load}
-	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker, census: r.census, kept: map[storagenode.DriveID]keptDrive{}}
+	r.planner = &planner{cfg: r.cfg, fleet: r.fleet, moving: moved, worker: r.worker, census: r.census, kept: map[storagenode.DriveID]keptDrive{}, relieved: map[storagenode.DriveID]time.Time{}}
 	r.inventory = &inventory{cfg: r.cfg, worker: r.worker, progress: r.progress, moving: moved, paused: r.paused.Load, prove: r.mayDestroy}
 	r.reader = newReadRepair(r.inventory, func() { r.kick(Damage) })
 	r.scrubber = newScrubber(r.cfg, r.fleet, r.reader, r.progress)
@@ -476,15 +476,6 @@ func (r *Repairer) damagePass(ctx context.Context) error {
 	before := r.worker.shards()
 	left, err := r.worker.repairDamage(ctx, nil)
 	if left == 0 && r.worker.shards() != before {
-		r.countAnew()
-	}
-	return err
-}
-
-// rebuildPass fills the slots under rebuilding, then has a recount made.
-func (r *Repairer) rebuildPass(ctx context.Context) error {
-	left, done, err := r.worker.rebuildSlots(ctx, nil)
-	if left == 0 && done > 0 {
 		r.countAnew()
 	}
 	return err

@@ -74,42 +74,63 @@ func (w *worker) refusedSince(id storagenode.DriveID, t time.Time) bool {
 	return ok && at.After(t)
 }
 
+// crowding is since when a slot lacks shards that its drive has no room for.
+type crowding struct {
+	epoch uint32
+	since time.Time
+}
+
 // crowd notes which of the slots that a blob is missing at are on full drives.
-func (w *worker) crowd(g erasure.Group, missing erasure.SlotMask, into map[slotRef]uint32) {
+func (w *worker) crowd(g erasure.Group, missing erasure.SlotMask, into map[slotRef]crowding) {
+	now := w.cfg.Clock.Now()
 	for i, s := range g.Slots {
 		if !missing.Has(i) || s.State != storagenode.SlotClean {
 			continue
 		}
-		if store, full := w.open(s.Drive); store != nil && full {
-			into[slotRef{g.PG, uint8(i)}] = s.Epoch
+		if store, full := w.open(s.Drive); store == nil || !full && !w.refusedSince(s.Drive, now.Add(-refusedFor)) {
+			continue
 		}
+		since, ok := w.crowdedSince(g, i)
+		if !ok {
+			since = now
+		}
+		into[slotRef{g.PG, uint8(i)}] = crowding{s.Epoch, since}
 	}
 }
 
-// isCrowded says that a slot lacks shards that its drive, when that was last looked at,
-// was too full for.
-func (w *worker) isCrowded(g erasure.Group, slot int) bool {
+// crowdedSince gives since when a slot lacks shards that its drive, whenever that was
+// looked at, was too full for.
+func (w *worker) crowdedSince(g erasure.Group, slot int) (time.Time, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.crowded[slotRef{g.PG, uint8(slot)}] == g.Slots[slot].Epoch
+	c, ok := w.crowded[slotRef{g.PG, uint8(slot)}]
+	return c.since, ok && c.epoch == g.Slots[slot].Epoch
 }
 
-// relieve moves slots off drives that have been full for long and cannot take what
-// these slots lack: as many as are left to be moved at leisure, since when one is gone
-// there is room for what the others lack. It gives those that wait, too.
+// relieve moves slots off drives that have had no room for long for what these slots
+// lack: of one drive one at a time, and one in that time, since when it is gone there
+// is room for what the others lack; of all, as many as are left to be moved at leisure.
+// It gives those that wait, too.
 func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (moves []move, waiting []WaitingSlot) {
+	now, under := p.cfg.Clock.Now(), map[storagenode.DriveID]bool{}
+	for _, g := range groups {
+		for _, s := range g.Slots {
+			under[s.From] = under[s.From] || s.State == storagenode.SlotRebuilding
+		}
+	}
 	for n := range groups {
 		g := &groups[n]
 		slots := slices.Clone(g.Slots)
 		for i, s := range g.Slots {
 			d, _ := p.fleet.drive(s.Drive)
-			if d.full.IsZero() || d.record.State != storagenode.DriveActive || !p.worker.isCrowded(g.Group, i) {
+			since, crowded := p.worker.crowdedSince(g.Group, i)
+			if !crowded || !p.full(&d) || d.record.State != storagenode.DriveActive {
 				continue
 			}
 			var to storagenode.DriveID
 			but := fmt.Sprintf("mapped elsewhere after %s", p.cfg.OutAfter)
-			if p.cfg.Clock.Now().Sub(d.full) >= p.cfg.OutAfter {
-				if but = "others are moved first"; len(moves) < left {
+			if now.Sub(since) >= p.cfg.OutAfter {
+				if but = "others are moved first"; len(moves) < left && !under[s.Drive] && now.Sub(p.relieved[s.Drive]) >= p.cfg.OutAfter {
 					to, but = p.target(o, g, slots, i)
 				}
 			}
@@ -118,6 +139,7 @@ func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (
 				continue
 			}
 			slots[i].Drive = to
+			p.relieved[s.Drive] = now
 			moves = append(moves, o.move(g, i, to))
 		}
 	}

@@ -63,7 +63,7 @@ type worker struct {
 	lacks     map[slotRef]lack                  // of slots under rebuilding; guarded by mu
 	refused   map[storagenode.DriveID]time.Time // when a drive last had no room for a shard; guarded by mu
 	refusals  int64                             // guarded by mu
-	crowded   map[slotRef]uint32                // epochs of slots that lack shards and whose drives are full; guarded by mu
+	crowded   map[slotRef]crowding              // slots that lack shards and whose drives are full; guarded by mu
 }
 
 func newWorker(cfg *Config, f *fleet, p *progress) *worker {
@@ -114,7 +114,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 		left  int64
 		first error
 	)
-	groups, crowded, began := &groupCache{lookup: w.cfg.Lookup}, map[slotRef]uint32{}, w.cfg.Clock.Now()
+	groups, crowded, began := &groupCache{lookup: w.cfg.Lookup}, map[slotRef]crowding{}, w.cfg.Clock.Now()
 	jobs.SetLimit(queuedPerPass)
 	note := func(err error) {
 		mu.Lock()
