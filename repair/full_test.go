@@ -662,3 +662,29 @@ func TestQuotaLacksShards(t *testing.T) {
 	}
 	r.whole(o)
 }
+
+// TestNoRoundOfRefusals: no drive takes what it says it has room for. A slot is sent on
+// ever more seldom.
+func TestNoRoundOfRefusals(t *testing.T) {
+	r := newRig(t, "2+1", 6)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(2, 300_000)
+	pg := in[0].pg
+	var quotas []*storetest.Injected
+	for _, d := range r.drives.disks {
+		quotas = append(quotas, d.store.Inject(storetest.Fault{Ops: storetest.OpPut, Err: storagenode.ErrReadOnly}))
+	}
+	r.out(r.group(pg).Slots[0].Drive)
+	for range 24 * 120 {
+		r.round()
+		r.clock.advance(30 * time.Second)
+	}
+	if e := r.group(pg).Slots[0].Epoch; e > 60 {
+		t.Errorf("slot was mapped %d times in a day", e-1)
+	}
+	for _, q := range quotas {
+		q.Release()
+	}
+	r.heal()
+	r.whole(in...)
+}

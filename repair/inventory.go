@@ -295,10 +295,9 @@ func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, o
 // slots that were being rebuilt elsewhere and are clean now.
 func (v *inventory) relieved(ctx context.Context, groups []metadata.GroupRecord) error {
 	var errs []error
-	recent := v.cfg.Clock.Now().Add(-refusedFor)
 	for _, rep := range v.cfg.Drives.Reports() {
 		store := v.ask(rep.ID)
-		if store == nil || !rep.Space.ReadOnly && !v.worker.refusedSince(rep.ID, recent) {
+		if store == nil || !rep.Space.ReadOnly && !v.worker.refuses(rep.ID) {
 			continue
 		}
 		for _, g := range groups {

@@ -238,7 +238,7 @@ func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenod
 		}
 		former := d.record.ID == g.Slots[slot].From // it has most of it already
 		switch {
-		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, needs) || p.refused(d, 10*p.cfg.Tick):
+		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, needs) || p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-10*p.cfg.Tick)):
 			short = true
 		case p.full(d):
 			doubtful = append(doubtful, asCandidate(d, o.load))

@@ -14,7 +14,10 @@ const (
 	// refusedFor is how long a drive that had no room for a shard gets no slots but
 	// those of dead drives that no other can take, whatever room it says it has: a
 	// quota does not show in that.
-	refusedFor = 10 * time.Minute
+	// Each time it has none again after that, it is twice as long, up to refusedLong:
+	// what fits nowhere is not to be sent round for ever.
+	refusedFor  = 10 * time.Minute
+	refusedLong = 2 * time.Hour
 	// recordBytes is what a blob takes at a slot beside its shards' payload, as a
 	// rule at most: headers, sums, attributes, padding, the index.
 	recordBytes = 512
@@ -51,12 +54,39 @@ func (w *worker) expected(g erasure.Group, slot int) (int64, bool) {
 	return l.bytes, ok && l.epoch == g.Slots[slot].Epoch
 }
 
+// refusal is when a drive last had no room for a shard, and how long that counts.
+type refusal struct {
+	at   time.Time
+	wait time.Duration
+}
+
 // refuse notes that a drive had no room for a shard, or not even for a slot's fence.
 func (w *worker) refuse(id storagenode.DriveID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.refused[id] = w.cfg.Clock.Now()
+	now, was := w.cfg.Clock.Now(), w.refused[id]
+	if now.Sub(was.at) >= was.wait { // it was tried anew
+		was.wait = min(max(2*was.wait, refusedFor), refusedLong)
+	}
+	w.refused[id] = refusal{now, was.wait}
 	w.refusals++
+}
+
+// took notes that a drive had room for a shard.
+func (w *worker) took(id storagenode.DriveID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r, ok := w.refused[id]; ok {
+		w.refused[id] = refusal{r.at, refusedFor}
+	}
+}
+
+// refuses says that a drive lately had no room for a shard.
+func (w *worker) refuses(id storagenode.DriveID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r, ok := w.refused[id]
+	return ok && w.cfg.Clock.Now().Sub(r.at) < r.wait
 }
 
 // refusalCount is how often a drive had no room for a shard.
@@ -70,8 +100,7 @@ func (w *worker) refusalCount() int64 {
 func (w *worker) refusedSince(id storagenode.DriveID, t time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	at, ok := w.refused[id]
-	return ok && at.After(t)
+	return w.refused[id].at.After(t)
 }
 
 // crowding is since when a slot lacks shards that its drive has no room for.
@@ -87,7 +116,7 @@ func (w *worker) crowd(g erasure.Group, missing erasure.SlotMask, into map[slotR
 		if !missing.Has(i) || s.State != storagenode.SlotClean {
 			continue
 		}
-		if store, full := w.open(s.Drive); store == nil || !full && !w.refusedSince(s.Drive, now.Add(-refusedFor)) {
+		if store, full := w.open(s.Drive); store == nil || !full && !w.refuses(s.Drive) {
 			continue
 		}
 		since, ok := w.crowdedSince(g, i)
@@ -171,12 +200,7 @@ func (p *planner) bears(o *outlook, g *metadata.GroupRecord, slots []storagenode
 // full says that a drive takes nothing: by its own word, or since it had no room for
 // a shard.
 func (p *planner) full(d *drive) bool {
-	return d.report.Space.ReadOnly || p.refused(d, refusedFor)
-}
-
-// refused says that a drive had no room for a shard or a fence within a time.
-func (p *planner) refused(d *drive, within time.Duration) bool {
-	return p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-within))
+	return d.report.Space.ReadOnly || p.worker.refuses(d.record.ID)
 }
 
 // volume is a file system. Drives of a node may share one.

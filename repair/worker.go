@@ -60,10 +60,10 @@ type worker struct {
 	failed   int64            // guarded by mu
 	// obstacles are of the slots whose rebuild failed; guarded by mu.
 	obstacles map[slotRef]obstacle
-	lacks     map[slotRef]lack                  // of slots under rebuilding; guarded by mu
-	refused   map[storagenode.DriveID]time.Time // when a drive last had no room for a shard; guarded by mu
-	refusals  int64                             // guarded by mu
-	crowded   map[slotRef]crowding              // slots that lack shards and whose drives are full; guarded by mu
+	lacks     map[slotRef]lack                // of slots under rebuilding; guarded by mu
+	refused   map[storagenode.DriveID]refusal // guarded by mu
+	refusals  int64                           // guarded by mu
+	crowded   map[slotRef]crowding            // slots that lack shards and whose drives are full; guarded by mu
 }
 
 func newWorker(cfg *Config, f *fleet, p *progress) *worker {
@@ -77,7 +77,7 @@ func newWorker(cfg *Config, f *fleet, p *progress) *worker {
 		busy:      map[blobKey]bool{},
 		obstacles: map[slotRef]obstacle{},
 		lacks:     map[slotRef]lack{},
-		refused:   map[storagenode.DriveID]time.Time{},
+		refused:   map[storagenode.DriveID]refusal{},
 	}
 }
 
@@ -256,6 +256,8 @@ func (w *worker) repairSlot(ctx context.Context, pg storagenode.PG, id storageno
 	cancel()
 	if errors.Is(rebuilt, storagenode.ErrReadOnly) {
 		w.refuse(s.Drive)
+	} else if rebuilt == nil {
+		w.took(s.Drive)
 	}
 	// Also a failed rebuild may have written something.
 	now, err := w.cfg.Blobs.Blob(ctx, pg, id)
