@@ -688,3 +688,43 @@ func TestNoRoundOfRefusals(t *testing.T) {
 	r.heal()
 	r.whole(in...)
 }
+
+// TestStuckSlotsHoldNoneUp: slots that wait for room on full drives, and are too large
+// for any other, do not keep a smaller one from leaving.
+func TestStuckSlotsHoldNoneUp(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	r.must(r.cat.Seal(r.ctx, o.pg))
+	var large []object
+	for i := range 16 {
+		large = append(large, r.put(fmt.Sprint("large", i), 300_000))
+		if i%4 == 3 {
+			r.must(r.cat.Seal(r.ctx, large[i].pg))
+		}
+		r.clock.advance(time.Millisecond)
+	}
+	slot := slices.IndexFunc(r.group(o.pg).Slots, func(s storagenode.Slot) bool { return s.Drive == r.drives.disks[0].report.ID })
+	d := r.wipe(0)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.must(r.rep.worker.rebuildSlot(r.ctx, r.group(o.pg), slot, nil))
+	full := r.drives.disks[1]
+	slots := r.lacks(full, []object{o})
+	for _, d := range []*disk{d, full} {
+		s := d.memory.Space()
+		s.ReadOnly = true
+		d.memory.SetSpace(s)
+	}
+	r.room(r.addDrive("n0", "", storagenode.DriveID{}), 200_000)
+	r.rep.StatusNow(r.ctx)
+	for range 30 {
+		r.round()
+		r.clock.advance(30 * time.Second)
+	}
+	if s := r.group(o.pg).Slots[slots[o.pg]]; s.Drive == full.report.ID || s.State != storagenode.SlotClean {
+		t.Errorf("slot %+v, said %q", s, r.waits(o.pg, slots[o.pg]))
+	}
+	r.room(d, 1<<30)
+	r.heal()
+	r.whole(append(large, o)...)
+}

@@ -89,7 +89,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 	waiting = append(waiting, p.sources(groups)...)
 	left := 0
 	if len(moves) == 0 {
-		left = atLeisure(groups)
+		left = p.atLeisure(groups)
 	}
 	more, crowded := p.relieve(o, groups, left)
 	waiting, moves = append(waiting, crowded...), append(moves, more...)
@@ -129,12 +129,16 @@ func (p *planner) leaves(o *outlook, g *metadata.GroupRecord, slots []storagenod
 // leisureAtOnce is how many slots at a time are under way that need not be moved.
 const leisureAtOnce = 2
 
-// atLeisure is how many slots may be moved that need not be.
-func atLeisure(groups []metadata.GroupRecord) int {
+// atLeisure is how many slots may be moved that need not be. Those of lost drives that
+// wait for room do not count: there may never be any.
+func (p *planner) atLeisure(groups []metadata.GroupRecord) int {
 	left := leisureAtOnce
 	for _, g := range groups {
 		for _, s := range g.Slots {
-			if s.State == storagenode.SlotRebuilding {
+			if s.State != storagenode.SlotRebuilding {
+				continue
+			}
+			if d, _ := p.fleet.drive(s.Drive); !p.full(&d) || p.fleet.readable(s.From) {
 				left--
 			}
 		}
