@@ -728,3 +728,27 @@ func TestStuckSlotsHoldNoneUp(t *testing.T) {
 	r.heal()
 	r.whole(append(large, o)...)
 }
+
+// TestSameDriveInItsPlace: a full drive is lost, and one of its size takes its place. All
+// comes back, though by what is reckoned for each record it would not fit.
+func TestSameDriveInItsPlace(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	var all []object
+	for i := range 12 {
+		all = append(all, r.put(fmt.Sprint("o", i), 300_000))
+		r.clock.advance(time.Millisecond)
+		if i%4 == 3 {
+			r.must(r.cat.Seal(r.ctx, all[i].pg))
+		}
+	}
+	r.rep.StatusNow(r.ctx)
+	used := r.drives.disks[0].memory.Space().Used
+	r.room(r.wipe(0), used+1000)
+	for range 10 {
+		r.round()
+		r.clock.advance(time.Minute)
+	}
+	r.heal()
+	r.whole(all...)
+}

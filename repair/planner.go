@@ -234,7 +234,8 @@ func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenod
 			rest = append(rest, asCandidate(&d, nil))
 		}
 	}
-	short, needs := false, o.needs(g, slot)
+	short := false
+	needs, least := o.needs(g, slot)
 	for i := range o.drives {
 		d := &o.drives[i]
 		if d.record.State != storagenode.DriveActive || !d.away.IsZero() || taken[d.record.ID] {
@@ -242,9 +243,9 @@ func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenod
 		}
 		former := d.record.ID == g.Slots[slot].From // it has most of it already
 		switch {
-		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, needs) || p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-10*p.cfg.Tick)):
+		case d.report.Space.ReadOnly || !former && !o.fits(d.record.ID, least) || p.worker.refusedSince(d.record.ID, p.cfg.Clock.Now().Add(-10*p.cfg.Tick)):
 			short = true
-		case p.full(d):
+		case p.full(d) || !former && !o.fits(d.record.ID, needs):
 			doubtful = append(doubtful, asCandidate(d, o.load))
 		case d.record.Replaces == slots[slot].Drive:
 			return d.record.ID, ""

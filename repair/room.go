@@ -251,7 +251,7 @@ func (p *planner) outlook(groups []metadata.GroupRecord) *outlook {
 			}
 			n, known := p.worker.expected(groups[i].Group, slot)
 			if !known {
-				n = o.needs(&groups[i], slot)
+				n, _ = o.needs(&groups[i], slot)
 			}
 			o.take(s.Drive, n)
 		}
@@ -259,24 +259,26 @@ func (p *planner) outlook(groups []metadata.GroupRecord) *outlook {
 	return o
 }
 
-// needs is what a slot takes: what was counted last or, where the group was not
-// counted yet, what was written to it ever.
-func (o *outlook) needs(g *metadata.GroupRecord, slot int) int64 {
+// needs is what a slot takes, and what it takes at least: what was counted last or,
+// where the group was not counted yet, what was written to it ever.
+func (o *outlook) needs(g *metadata.GroupRecord, slot int) (n, least int64) {
 	c, ok := o.counts[g.PG]
 	if !ok {
-		return g.Bytes / int64(g.Scheme.K)
+		n = g.Bytes / int64(g.Scheme.K)
+		return n, n
 	}
-	n := int64(0)
 	for k, t := range c.shapes {
 		switch {
 		case !k.slots.Has(slot):
+			continue
 		case k.mode == erasure.Encoded:
-			n += t.bytes/int64(g.Scheme.K) + t.blobs*recordBytes
+			least += t.bytes / int64(g.Scheme.K)
 		default:
-			n += t.bytes + t.blobs*recordBytes
+			least += t.bytes
 		}
+		n += t.blobs * recordBytes
 	}
-	return n
+	return n + least, least
 }
 
 // fits says whether a drive has room for so many bytes, as far as that is known.
@@ -296,6 +298,7 @@ func (o *outlook) move(g *metadata.GroupRecord, slot int, to storagenode.DriveID
 	from := g.Slots[slot]
 	o.load[to]++
 	o.load[from.Drive]--
-	o.take(to, o.needs(g, slot))
+	n, _ := o.needs(g, slot)
+	o.take(to, n)
 	return move{g.PG, slot, from, to}
 }
