@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -514,4 +516,79 @@ func TestTrimBesideWrites(t *testing.T) {
 		}
 		r.must(r.trimSealed())
 	}
+}
+
+// slowFS is a file system on which every call for a segment takes its time.
+type slowFS struct {
+	vfs.FS
+	step func()
+}
+
+type slowFile struct {
+	vfs.File
+	step func()
+}
+
+func (s slowFS) OpenFile(path string, flag int) (vfs.File, error) {
+	f, err := s.FS.OpenFile(path, flag)
+	if err != nil || !strings.Contains(path, "/segments/") {
+		return f, err
+	}
+	return slowFile{f, s.step}, nil
+}
+
+func (s slowFS) Remove(path string) error {
+	if strings.Contains(path, "/segments/") {
+		s.step()
+	}
+	return s.FS.Remove(path)
+}
+
+func (s slowFS) SyncDir(path string) error {
+	if strings.HasSuffix(path, "/segments") {
+		s.step()
+	}
+	return s.FS.SyncDir(path)
+}
+
+func (f slowFile) ReadAt(p []byte, off int64) (int, error)  { f.step(); return f.File.ReadAt(p, off) }
+func (f slowFile) WriteAt(p []byte, off int64) (int, error) { f.step(); return f.File.WriteAt(p, off) }
+func (f slowFile) Truncate(n int64) error                   { f.step(); return f.File.Truncate(n) }
+func (f slowFile) SyncData() error                          { f.step(); return f.File.SyncData() }
+func (f slowFile) Sync() error                              { f.step(); return f.File.Sync() }
+
+// TestSlowUpkeep: a compaction that takes minutes, no call of which is stuck, does not
+// make the drive suspect.
+func TestSlowUpkeep(t *testing.T) {
+	var slow atomic.Bool
+	var steps atomic.Int64
+	var r *rig
+	r = newRig(t, func(c *Config) {
+		c.Grace, c.SegmentSize = -1, 256<<10
+		c.FS = slowFS{c.FS, func() {
+			if !slow.Load() {
+				return
+			}
+			steps.Add(1)
+			r.clock.advance(time.Second)
+			if r.gate.suspect() {
+				t.Error("suspect")
+			}
+		}}
+	})
+	for n := range 20 {
+		r.put(n, 100_000)
+	}
+	for n := range 19 {
+		if n%4 > 0 {
+			r.must(r.Delete(r.Context(), 1, 2, testBlob(uint64(n))))
+		}
+	}
+	slow.Store(true)
+	r.must(r.keep(r.Context()))
+	slow.Store(false)
+	if steps.Load() < 60 {
+		t.Fatalf("%d calls", steps.Load())
+	}
+	r.must(r.Health())
 }
