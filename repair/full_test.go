@@ -567,7 +567,7 @@ func TestFewSlotsMoveOnAtOnce(t *testing.T) {
 			r.rep.StatusNow(r.ctx)
 			_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
 			all := append(in, late)
-			for range 4 {
+			for range 6 {
 				r.must(r.rep.detectAndPlan(r.ctx))
 				r.reads(all...)
 				_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)

@@ -334,17 +334,20 @@ func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, don
 		return 0, 0, err
 	}
 	type job struct {
-		g    erasure.Group
-		slot int
-		live int
+		g     erasure.Group
+		slots []int // one after the other: they lack the same blobs
+		live  int
 	}
 	var jobs []job
 	for _, g := range groups {
-		live := margin(g.Scheme, erasure.Encoded, liveSlots(w.fleet, g.Group))
+		j := job{g: g.Group, live: margin(g.Scheme, erasure.Encoded, liveSlots(w.fleet, g.Group))}
 		for i, s := range g.Slots {
 			if s.State == storagenode.SlotRebuilding {
-				jobs = append(jobs, job{g.Group, i, live})
+				j.slots = append(j.slots, i)
 			}
+		}
+		if len(j.slots) > 0 {
+			jobs = append(jobs, j)
 		}
 	}
 	sort.SliceStable(jobs, func(a, b int) bool { return jobs[a].live < jobs[b].live })
@@ -355,24 +358,29 @@ func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, don
 	)
 	run.SetLimit(rebuildsAtOnce)
 	began := w.cfg.Clock.Now()
+	try := func(g erasure.Group, slot int) {
+		err := errNoRoom
+		if !w.refusedSince(g.Slots[slot].Drive, began) {
+			err = w.rebuildSlot(ctx, g, slot, bytes)
+		}
+		if ctx.Err() == nil {
+			w.tried(g, slot, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			left++
+			if first == nil && !errors.Is(err, errWaiting) {
+				first = err
+			}
+		} else {
+			done++
+		}
+	}
 	for _, j := range jobs {
 		run.Go(func() error {
-			err := errNoRoom
-			if !w.refusedSince(j.g.Slots[j.slot].Drive, began) {
-				err = w.rebuildSlot(ctx, j.g, j.slot, bytes)
-			}
-			if ctx.Err() == nil {
-				w.tried(j.g, j.slot, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				left++
-				if first == nil && !errors.Is(err, errWaiting) {
-					first = err
-				}
-			} else {
-				done++
+			for _, slot := range j.slots {
+				try(j.g, slot)
 			}
 			return nil
 		})
