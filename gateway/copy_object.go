@@ -171,7 +171,7 @@ func (x *exchange) storeCopy(src *metadata.Object, off, n int64, a checksum.Algo
 	sum := storedSum(s.sum)
 	if len(src.ETag) == len(s.etag) && src.ETag != s.etag ||
 		sum.Algorithm == src.Checksum.Algorithm && !src.Checksum.Composite && sum.Value != src.Checksum.Value {
-		x.g.abandon(ctx, s.blobs)
+		x.g.abandon(s.blobs)
 		return errors.New("copy: the source's bytes do not have its digest")
 	}
 	return nil

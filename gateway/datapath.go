@@ -80,7 +80,7 @@ const announceSize = 128 << 10
 func (g *gateway) store(ctx context.Context, src io.Reader, size int64, a checksum.Algorithm, attrs *Attrs, out *stored) error {
 	err := g.write(ctx, src, size, a, attrs, out)
 	if err != nil {
-		g.abandon(ctx, out.blobs)
+		g.abandon(out.blobs)
 	}
 	return err
 }

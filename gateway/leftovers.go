@@ -32,7 +32,7 @@ const (
 // and again would have as many owed to drives that are away. It does not keep the
 // client waiting, and outlasts an outage of the metadata, but not the process; see
 // Front.Settle.
-func (g *gateway) abandon(ctx context.Context, blobs []metadata.Written) {
+func (g *gateway) abandon(blobs []metadata.Written) {
 	l := &g.left
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,13 +44,13 @@ func (g *gateway) abandon(ctx context.Context, blobs []metadata.Written) {
 	}
 	if l.workers < min(len(l.waiting), leftoversAtOnce) {
 		l.workers++
-		go g.clearLeftovers(context.WithoutCancel(ctx))
+		go g.clearLeftovers()
 	}
 }
 
 // clearLeftovers works until none wait. Where the metadata is away for long it gives
 // up, and what waits goes with the next write that fails.
-func (g *gateway) clearLeftovers(ctx context.Context) {
+func (g *gateway) clearLeftovers() {
 	l := &g.left
 	for failed := 0; ; {
 		l.mu.Lock()
@@ -62,7 +62,7 @@ func (g *gateway) clearLeftovers(ctx context.Context) {
 		blobs := l.waiting[0]
 		l.waiting = l.waiting[1:]
 		l.mu.Unlock()
-		err := g.objects.Abandon(ctx, blobs)
+		err := g.objects.Abandon(context.Background(), blobs)
 		if !errors.Is(err, metadata.ErrUnavailable) {
 			if failed = 0; err != nil {
 				g.log.Debug("blobs of a write that failed are left to the orphan pass", "blob", blobs[0].Blob.ID, "err", err)

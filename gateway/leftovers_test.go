@@ -440,7 +440,7 @@ func testLeftoversOutlastAnOutage(t *testing.T) {
 	o.away.Store(true)
 	g := &gateway{objects: o, clock: clock.System{}, log: slog.New(slog.DiscardHandler)}
 	abandon := func(pg int) {
-		g.abandon(t.Context(), []metadata.Written{{Group: erasure.Group{PG: storagenode.PG(pg)}}})
+		g.abandon([]metadata.Written{{Group: erasure.Group{PG: storagenode.PG(pg)}}})
 	}
 	for i := range 100 {
 		abandon(i)

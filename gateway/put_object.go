@@ -70,7 +70,7 @@ func (x *exchange) putObject() error {
 	}
 	_, trailer := body.Trailer()
 	if err := want.check(s.md5, s.sum, trailer); err != nil {
-		x.g.abandon(ctx, s.blobs)
+		x.g.abandon(s.blobs)
 		return err
 	}
 	o, err := x.commit(ctx, x.bucket, x.key, fields, &s, cond)
@@ -92,7 +92,7 @@ func (x *exchange) commit(ctx context.Context, b metadata.Bucket, key string, fi
 		Fields: fields, Checksum: storedSum(s.sum),
 	}
 	if err := x.g.objects.PutObject(ctx, b, o, s.blobs, cond); err != nil {
-		x.g.abandon(ctx, s.blobs)
+		x.g.abandon(s.blobs)
 		return nil, err
 	}
 	x.g.deleted()

@@ -63,7 +63,7 @@ func (x *exchange) putPart(u *metadata.Upload, number int) error {
 	}
 	_, trailer := body.Trailer()
 	if err := want.check(s.md5, s.sum, trailer); err != nil {
-		x.g.abandon(x.r.Context(), s.blobs)
+		x.g.abandon(s.blobs)
 		return err
 	}
 	p, err := x.commitPart(u, number, &s)
@@ -81,7 +81,7 @@ func (x *exchange) commitPart(u *metadata.Upload, number int, s *stored) (metada
 	p := metadata.Part{Number: number, Size: s.size, ETag: s.etag, Modified: x.g.clock.Now(), Checksum: storedSum(s.sum)}
 	err := x.g.uploads.PutPart(x.r.Context(), x.bucket, x.key, u.ID, p, s.blobs)
 	if err != nil {
-		x.g.abandon(x.r.Context(), s.blobs)
+		x.g.abandon(s.blobs)
 		return p, err
 	}
 	x.g.deleted()
