@@ -46,6 +46,24 @@ func (r *rig) inGroup(count, n int) []object {
 	return in
 }
 
+// inGroups puts twelve objects, and begins another group after each of those named. It
+// gives what a slot of each group takes, and the most of that.
+func (r *rig) inGroups(last ...int) (all []object, bytes map[storagenode.PG]int64, most int64) {
+	r.t.Helper()
+	bytes = map[storagenode.PG]int64{}
+	for i := range 12 {
+		o := r.put(fmt.Sprint("o", i), 300_000)
+		all = append(all, o)
+		bytes[o.pg] += 150_000 + recordBytes
+		most = max(most, bytes[o.pg])
+		r.clock.advance(time.Millisecond)
+		if slices.Contains(last, i) {
+			r.must(r.cat.Seal(r.ctx, o.pg))
+		}
+	}
+	return all, bytes, most
+}
+
 // reads fails unless every object can be read.
 func (r *rig) reads(objects ...object) {
 	r.t.Helper()
@@ -211,21 +229,7 @@ func TestSlotsGoWhereTheyFit(t *testing.T) {
 	r := newRig(t, "2+1", 3)
 	r.must(r.rep.detectAndPlan(r.ctx))
 	from := r.drives.disks[0].report.ID
-	var all []object
-	bytes := map[storagenode.PG]int64{}
-	for i := range 12 {
-		o := r.put(fmt.Sprint("o", i), 300_000)
-		all = append(all, o)
-		bytes[o.pg] += 150_000 + recordBytes
-		r.clock.advance(time.Millisecond)
-		if i%4 == 3 {
-			r.must(r.cat.Seal(r.ctx, o.pg))
-		}
-	}
-	most := int64(0)
-	for _, n := range bytes {
-		most = max(most, n)
-	}
+	all, bytes, most := r.inGroups(3, 7, 11)
 	for range 2 { // each has room for one slot
 		r.room(r.addDrive("n0", "", storagenode.DriveID{}), most)
 	}
@@ -271,22 +275,8 @@ func TestSlotsGoWhereTheyFit(t *testing.T) {
 func TestSmallerDriveInItsPlace(t *testing.T) {
 	r := newRig(t, "2+1", 3)
 	r.must(r.rep.detectAndPlan(r.ctx))
-	var all []object
-	bytes := map[storagenode.PG]int64{}
-	for i := range 12 {
-		o := r.put(fmt.Sprint("o", i), 300_000)
-		all = append(all, o)
-		bytes[o.pg] += 150_000 + recordBytes
-		r.clock.advance(time.Millisecond)
-		if i == 6 {
-			r.must(r.cat.Seal(r.ctx, o.pg))
-		}
-	}
+	all, bytes, most := r.inGroups(6)
 	small := r.wipe(0)
-	most := int64(0)
-	for _, n := range bytes {
-		most = max(most, n)
-	}
 	r.room(small, most)
 	for range 3 {
 		r.round()
