@@ -99,7 +99,7 @@ type Config struct {
 	Registerer prometheus.Registerer // no metrics
 
 	Tick     time.Duration // between looks at the drives; 3 s
-	OutAfter time.Duration // unreachable for so long: OUT; 10 min
+	OutAfter time.Duration // unreachable for so long: OUT; a slot that lacks shards its drive has no room for moves; 10 min
 	// OpTimeout is how long one drive may be silent within one operation; 30 s.
 	OpTimeout time.Duration
 	// NodeTimeout is how long a node that fell silent keeps its name; 30 s.

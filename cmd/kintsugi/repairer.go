@@ -54,7 +54,7 @@ SIGTERM and Ctrl-C finish what is in flight and stop within 10 seconds.`,
 	f.StringVar(&cfg.address, "address", "127.0.0.1:9200", "address for the other processes of the cluster")
 	f.StringVar(&cfg.advertise, "advertise", "", "URL at which they reach this one (default: follows from --address)")
 	f.StringVar(&cfg.adminAddress, "admin-address", "127.0.0.1:9201", "address of /live, and of metrics and profiles for who has the cluster's secret")
-	f.DurationVar(&cfg.repair.OutAfter, "out-after", 10*time.Minute, "how long a drive may be away before what was on it is rebuilt elsewhere")
+	f.DurationVar(&cfg.repair.OutAfter, "out-after", 10*time.Minute, "how long a drive may be away before what was on it is rebuilt elsewhere, or be too full for what a slot lacks before that slot moves")
 	f.DurationVar(&cfg.repair.Lease, "lease", 10*time.Second, "how long the leader may be silent before another takes over")
 	f.Var(&cfg.rate, "repair-rate", "bytes per second that repair writes to one drive at most; 0: no limit")
 	cfg.cluster.add(f)
