@@ -91,7 +91,7 @@ func (p *planner) sources(groups []metadata.GroupRecord) (waiting []WaitingSlot)
 			}
 			d, known := p.fleet.drive(s.From)
 			if o := p.worker.obstacle(g.PG, i, s.Epoch); known && d.record.State == storagenode.DriveDraining && o != "" {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.From, fmt.Sprintf("what it held is to be copied to drive %s: %s", s.Drive, o)})
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.From, fmt.Sprintf("what it held is to be copied to drive %s: %s", s.Drive, o), 0})
 			}
 		}
 	}
@@ -168,13 +168,13 @@ func (p *planner) between(ctx context.Context, groups []metadata.GroupRecord, id
 				continue // epoch 1 is the slot's first drive, 2 the second
 			}
 			if store == nil || !state.Readable() {
-				return &WaitingSlot{g.PG, i, id, "it cannot be asked, and may have what is being copied to drive " + s.Drive.String() + ": bring it back"}
+				return &WaitingSlot{g.PG, i, id, "it cannot be asked, and may have what is being copied to drive " + s.Drive.String() + ": bring it back", 0}
 			}
 			c := p.worker.inspect.list(ctx, store, g.PG, i)
 			has, err := c.more, c.err
 			c.close()
 			if has || err != nil {
-				return &WaitingSlot{g.PG, i, id, p.held(g.PG, i, s, "what it has of the slot is being copied to drive "+s.Drive.String()+" first")}
+				return &WaitingSlot{g.PG, i, id, p.held(g.PG, i, s, "what it has of the slot is being copied to drive "+s.Drive.String()+" first"), 0}
 			}
 		}
 	}
@@ -203,13 +203,13 @@ func (p *planner) needed(ctx context.Context, id storagenode.DriveID) (*WaitingS
 				continue
 			}
 			if store == nil || !state.Readable() {
-				return &WaitingSlot{rec.PG, i, id, "it cannot be asked, and may have shards of blobs that cannot be read: bring it back"}, nil
+				return &WaitingSlot{rec.PG, i, id, "it cannot be asked, and may have shards of blobs that cannot be read: bring it back", 0}, nil
 			}
 			switch what, _ := p.worker.inspect.inspect(ctx, store, rec.PG, i, rec.Blob, true); what {
 			case good:
-				return &WaitingSlot{rec.PG, i, id, "it has shards of blobs that cannot be read, which are to be copied first"}, nil
+				return &WaitingSlot{rec.PG, i, id, "it has shards of blobs that cannot be read, which are to be copied first", 0}, nil
 			case unknown:
-				return &WaitingSlot{rec.PG, i, id, "it does not answer, and may have shards of blobs that cannot be read"}, nil
+				return &WaitingSlot{rec.PG, i, id, "it does not answer, and may have shards of blobs that cannot be read", 0}, nil
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package repair
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -291,6 +292,11 @@ func TestSmallerDriveInItsPlace(t *testing.T) {
 			case strings.Contains(r.waits(pg, i), "room"):
 				told++
 			}
+		}
+	}
+	for _, w := range r.rep.Status().Waiting {
+		if w.Needs > bytes[w.PG] || w.Needs < bytes[w.PG]-12*recordBytes { // not counted yet
+			t.Errorf("pg %d waits for room for %d bytes, want %d", w.PG, w.Needs, bytes[w.PG])
 		}
 	}
 	if back == 0 || told == 0 || back+told != len(bytes) {
@@ -741,4 +747,53 @@ func TestSameDriveInItsPlace(t *testing.T) {
 	}
 	r.heal()
 	r.whole(all...)
+}
+
+// TestRoomGoesToTheLeastMargin: two drives are lost, and there is room for one slot. It
+// goes to a group that lost two slots and survives no further loss, not to one that was
+// made before it and lost one.
+func TestRoomGoesToTheLeastMargin(t *testing.T) {
+	r := newRig(t, "2+2", 5)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	_, bytes, most := r.inGroups(1, 3, 5, 7, 9, 11)
+	on := func(pg storagenode.PG, d *disk) bool {
+		return slices.ContainsFunc(r.group(pg).Slots, func(s storagenode.Slot) bool { return s.Drive == d.report.ID })
+	}
+	first := slices.Min(slices.Collect(maps.Keys(bytes)))
+	var lost []*disk // of which the first group has one, and another has both
+	for _, out := range r.drives.disks {
+		for _, in := range r.drives.disks {
+			both := func(pg storagenode.PG) bool { return on(pg, in) && on(pg, out) }
+			if on(first, in) && !on(first, out) && slices.ContainsFunc(slices.Collect(maps.Keys(bytes)), both) {
+				lost = []*disk{in, out}
+			}
+		}
+	}
+	if lost == nil {
+		t.Fatal("all groups are on the same drives")
+	}
+	for _, d := range r.drives.disks {
+		if !slices.Contains(lost, d) {
+			r.room(d, 1000)
+		}
+	}
+	added := r.addDrive("n0", "", storagenode.DriveID{})
+	r.room(added, most)
+	r.rep.StatusNow(r.ctx)
+	for _, d := range lost {
+		r.state(r.indexOf(d.report.ID), storagenode.DriveBroken)
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	took := 0
+	for pg := range bytes {
+		if !on(pg, added) {
+			continue
+		}
+		if took++; !on(pg, lost[0]) && !on(pg, lost[1]) { // one of two was moved, so one is left
+			t.Errorf("the room went to pg %d, which had lost one slot only", pg)
+		}
+	}
+	if took != 1 {
+		t.Fatalf("%d slots found room", took)
+	}
 }

@@ -194,6 +194,9 @@ func (r *Repairer) obstacle(rep Report, trouble error) string {
 	why := fmt.Sprintf("%d of %d blobs lack shards", rep.Blobs-rep.Full, rep.Blobs)
 	if w := r.planner.list(); len(w) > 0 {
 		why += fmt.Sprintf("; %d slots wait, the first: %s", len(w), w[0].Why)
+		if n := w[0].Needs; n > 0 {
+			why += fmt.Sprintf(", %d bytes", n)
+		}
 	}
 	if trouble != nil {
 		why += "; " + trouble.Error()

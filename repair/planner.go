@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -24,7 +25,13 @@ type WaitingSlot struct {
 	Slot  int                 `json:"slot"`
 	Drive storagenode.DriveID `json:"drive"`
 	Why   string              `json:"why"`
+	// Needs is the room in bytes that a drive outside the group must have for the
+	// slot, where it waits for that.
+	Needs int64 `json:"needs,omitempty"`
 }
+
+// noRoom is why a slot waits for room.
+const noRoom = "no healthy drive outside the group has room for all of it"
 
 // planner maps the slots of dead and draining drives to others.
 type planner struct {
@@ -42,6 +49,7 @@ type planner struct {
 	// These are of the plan under way alone.
 	kept     map[storagenode.DriveID]keptDrive
 	relieved map[storagenode.DriveID]time.Time // when a full drive last gave a slot away
+	short    bool                              // slots waited for room
 }
 
 // move is one slot to be mapped to another drive.
@@ -53,9 +61,11 @@ type move struct {
 }
 
 // plan looks at every slot and maps those that must move, where a drive can
-// take them; it returns how many did.
+// take them, those of the groups with the least margin first: room may be short.
+// It returns how many did.
 func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int, error) {
 	o := p.outlook(groups)
+	p.urgentFirst(groups)
 	var moves []move
 	var waiting []WaitingSlot
 	for n := range groups {
@@ -64,7 +74,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 		for i, s := range g.Slots {
 			d, ok := p.fleet.drive(s.Drive)
 			if why := p.waits(d, ok); why != "" {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why})
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why, 0})
 				continue
 			}
 			why, stays := p.leaves(o, g, slots, i)
@@ -72,12 +82,12 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 				continue
 			}
 			if stays {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why})
+				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why, 0})
 				continue
 			}
 			to, but := p.target(o, g, slots, i)
 			if but != "" {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why + "; " + but})
+				waiting = append(waiting, o.waits(g, i, why, but))
 			}
 			if to.IsZero() {
 				continue
@@ -93,6 +103,7 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 	}
 	more, crowded := p.relieve(o, groups, left)
 	waiting, moves = append(waiting, crowded...), append(moves, more...)
+	p.tell(waiting)
 	if len(moves) == 0 {
 		moves = p.respread(o, groups, left)
 	}
@@ -102,6 +113,15 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 	p.waiting = append(waiting, kept...)
 	p.mu.Unlock()
 	return n, errors.Join(err, errDrained, p.undrained(ctx, groups, o.drives))
+}
+
+// urgentFirst orders groups by what their blobs survive, the least first.
+func (p *planner) urgentFirst(groups []metadata.GroupRecord) {
+	left := make(map[storagenode.PG]int, len(groups))
+	for _, g := range groups {
+		left[g.PG] = margin(g.Scheme, erasure.Encoded, liveSlots(p.fleet, g.Group))
+	}
+	slices.SortStableFunc(groups, func(a, b metadata.GroupRecord) int { return left[a.PG] - left[b.PG] })
 }
 
 // leaves says why a slot of a group, whose slots are on others as planned so far, is to
@@ -259,7 +279,7 @@ func (p *planner) target(o *outlook, g *metadata.GroupRecord, slots []storagenod
 	}
 	switch {
 	case !ok && (short || len(doubtful) > 0):
-		return storagenode.DriveID{}, "no healthy drive outside the group has room for all of it"
+		return storagenode.DriveID{}, noRoom
 	case !ok:
 		return storagenode.DriveID{}, "no healthy drive outside the group is left to take the slot"
 	case relaxed:

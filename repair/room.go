@@ -164,7 +164,7 @@ func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (
 				}
 			}
 			if but != "" { // or it would lie worse
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, "drive is full, and has no room for what the slot lacks; " + but})
+				waiting = append(waiting, o.waits(g, i, "drive is full, and has no room for what the slot lacks", but))
 				continue
 			}
 			slots[i].Drive = to
@@ -279,6 +279,35 @@ func (o *outlook) needs(g *metadata.GroupRecord, slot int) (n, least int64) {
 		n += t.blobs * recordBytes
 	}
 	return n + least, least
+}
+
+// waits says of a slot that it is to leave its drive, and is not mapped as it should be.
+func (o *outlook) waits(g *metadata.GroupRecord, slot int, why, but string) WaitingSlot {
+	w := WaitingSlot{g.PG, slot, g.Slots[slot].Drive, why + "; " + but, 0}
+	if but == noRoom {
+		w.Needs, _ = o.needs(g, slot)
+	}
+	return w
+}
+
+// tell logs when slots begin to wait for room, and when none does any more.
+func (p *planner) tell(waiting []WaitingSlot) {
+	slots, all, largest := 0, int64(0), int64(0)
+	for _, w := range waiting {
+		if w.Needs > 0 {
+			slots, all, largest = slots+1, all+w.Needs, max(largest, w.Needs)
+		}
+	}
+	was := p.short
+	if p.short = slots > 0; p.short == was {
+		return
+	}
+	if p.short {
+		p.cfg.Logger.Warn("slots wait for room on other drives: add drives, or delete objects",
+			"slots", slots, "bytes", all, "largest", largest)
+		return
+	}
+	p.cfg.Logger.Info("no slot waits for room any more")
 }
 
 // fits says whether a drive has room for so many bytes, as far as that is known.

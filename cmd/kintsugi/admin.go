@@ -172,18 +172,35 @@ func writeWaiting(w io.Writer, waiting []repair.WaitingSlot) {
 		drive storagenode.DriveID
 		why   string
 	}
+	type tally struct {
+		slots        int
+		all, largest int64 // bytes of room
+	}
 	var order []cause
-	slots := map[cause]int{}
+	sum := map[cause]tally{}
 	for _, ws := range waiting {
 		c := cause{ws.Drive, ws.Why}
-		if slots[c] == 0 {
+		t := sum[c]
+		if t.slots == 0 {
 			order = append(order, c)
 		}
-		slots[c]++
+		sum[c] = tally{t.slots + 1, t.all + ws.Needs, max(t.largest, ws.Needs)}
 	}
 	for _, c := range order {
-		fmt.Fprintf(w, "  waiting    %s of drive %s: %s\n", plural(slots[c], "slot"), c.drive, c.why)
+		t := sum[c]
+		fmt.Fprintf(w, "  waiting    %s of drive %s: %s%s\n", plural(t.slots, "slot"), c.drive, c.why, roomText(t.slots, t.all, t.largest))
 	}
+}
+
+// roomText says how much room slots wait for and what to do, "" where it is not that.
+func roomText(slots int, all, largest int64) string {
+	switch {
+	case all == 0:
+		return ""
+	case slots == 1:
+		return fmt.Sprintf(", %s; add a drive, or delete objects", formatSize(all))
+	}
+	return fmt.Sprintf(", %s for the largest and %s in all; add drives, or delete objects", formatSize(largest), formatSize(all))
 }
 
 func plural(n int, what string) string {

@@ -273,7 +273,7 @@ func drainText(left int, answer commanded, st adminStatus) string {
 	text := fmt.Sprintf("%s to go, %d blobs wait (%s)", plural(left, "drive"), st.Queue.Waiting, formatSize(st.Queue.WaitingBytes))
 	for _, w := range st.Waiting {
 		if _, named := answer.Drives[w.Drive]; named {
-			return text + fmt.Sprintf("; slot %d of PG %d stays: %s", w.Slot, w.PG, w.Why)
+			return text + fmt.Sprintf("; slot %d of PG %d stays: %s%s", w.Slot, w.PG, w.Why, roomText(1, w.Needs, w.Needs))
 		}
 	}
 	return text

@@ -25,6 +25,9 @@ func TestStatusOfSharedDisks(t *testing.T) {
 		Waiting: []repair.WaitingSlot{
 			{PG: 1, Slot: 2, Drive: storagenode.DriveID{4}, Why: "away"},
 			{PG: 2, Slot: 0, Drive: storagenode.DriveID{4}, Why: "away"},
+			{PG: 3, Slot: 0, Drive: storagenode.DriveID{5}, Why: "no room", Needs: 3 * gib},
+			{PG: 4, Slot: 0, Drive: storagenode.DriveID{5}, Why: "no room", Needs: 2 * gib},
+			{PG: 5, Slot: 1, Drive: storagenode.DriveID{6}, Why: "no room", Needs: gib},
 		},
 	}}
 	st.Tasks = []repair.Task{{Kind: repair.Scrub, What: "drive 1"}, {Kind: repair.Damage, What: "blobs", BytesTotal: 10}}
@@ -35,6 +38,8 @@ func TestStatusOfSharedDisks(t *testing.T) {
 	for _, want := range []string{
 		"80 GiB used of 200 GiB, 3 drives on 2 file systems\n",
 		"waiting    2 slots of drive 04000000-0000-0000-0000-000000000000: away\n",
+		"2 slots of drive 05000000-0000-0000-0000-000000000000: no room, 3 GiB for the largest and 5 GiB in all; add drives, or delete objects\n",
+		"1 slot of drive 06000000-0000-0000-0000-000000000000: no room, 1 GiB; add a drive, or delete objects\n",
 		"DOWN    -       -  ",
 		"  scrub      drive 1\n", // nobody knows how far it is
 		"  damage     blobs [░░░░░░░░░░░░░░░░░░░░]   0%  0 B of 10 B\n",
