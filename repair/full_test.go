@@ -797,3 +797,63 @@ func TestRoomGoesToTheLeastMargin(t *testing.T) {
 		t.Fatalf("%d slots found room", took)
 	}
 }
+
+// TestGivenAwayInVain: the drive that a full one's slot is to go to cannot be reached when
+// its fence is to be set. The slot goes with the next plan, not after another while.
+func TestGivenAwayInVain(t *testing.T) {
+	r := newRig(t, "2+1", 5)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(4, 300_000)
+	full, late := r.fillUp(in[0], 0)
+	r.round()
+	r.clock.advance(r.rep.cfg.OutAfter)
+	var faults []*storetest.Injected
+	for _, d := range r.drives.disks {
+		faults = append(faults, d.store.Inject(storetest.Fault{Ops: storetest.OpSetSlotEpoch, Err: storagenode.ErrUnavailable}))
+	}
+	if err := r.rep.detectAndPlan(r.ctx); err == nil {
+		t.Fatal("no slot was to move")
+	}
+	for _, f := range faults {
+		f.Release()
+	}
+	r.clock.advance(r.rep.cfg.Tick)
+	r.round()
+	if s := r.group(late.pg).Slots[0]; s.Drive == full.report.ID || s.State != storagenode.SlotClean {
+		t.Fatalf("slot %+v, waiting %+v", s, r.rep.Status().Waiting)
+	}
+	r.whole(append(in, late)...)
+}
+
+// TestFullDrivesAreListedForWhatEnded: of many slots that are being rebuilt one ends. Full
+// drives are asked for what they had of that one, not of all.
+func TestFullDrivesAreListedForWhatEnded(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	all, _, _ := r.inGroups(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+	full := r.drives.disks[1]
+	r.wipe(0)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	s := full.memory.Space()
+	s.ReadOnly = true
+	full.memory.SetSpace(s)
+	groups, err := r.cat.ListGroups(r.ctx)
+	r.must(err)
+	fails := r.drives.disks[0].store.Inject(storetest.Fault{Ops: storetest.OpPut, Skip: 1, Err: storagenode.ErrUnavailable})
+	lists := full.store.Calls(storetest.OpList)
+	_ = r.rep.rebuildPass(r.ctx)
+	clean := 0
+	for _, g := range groups {
+		for _, s := range r.group(g.PG).Slots {
+			if s.Drive == r.drives.disks[0].report.ID && s.State == storagenode.SlotClean {
+				clean++
+			}
+		}
+	}
+	if n := full.store.Calls(storetest.OpList) - lists; clean == 0 || clean == len(groups) || n != int64(clean) {
+		t.Fatalf("listed %d times, %d of %d slots became clean", n, clean, len(groups))
+	}
+	fails.Release()
+	r.heal()
+	r.whole(all...)
+}

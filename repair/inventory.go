@@ -293,17 +293,37 @@ func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, o
 
 // relieved drops at full drives, which others wait for the room of, what is there of
 // slots that were being rebuilt elsewhere and are clean now.
-func (v *inventory) relieved(ctx context.Context, groups []metadata.GroupRecord) error {
-	var errs []error
+func (v *inventory) relieved(ctx context.Context, were []metadata.GroupRecord) error {
+	full := map[storagenode.DriveID]storagenode.ShardStore{}
 	for _, rep := range v.cfg.Drives.Reports() {
-		store := v.ask(rep.ID)
-		if store == nil || !rep.Space.ReadOnly && !v.worker.refuses(rep.ID) {
-			continue
+		if store := v.ask(rep.ID); store != nil && (rep.Space.ReadOnly || v.worker.refuses(rep.ID)) {
+			full[rep.ID] = store
 		}
-		for _, g := range groups {
-			for i, s := range g.Slots {
-				if s.State == storagenode.SlotRebuilding && s.Drive != rep.ID {
-					errs = append(errs, v.dropStray(ctx, store, rep.ID, g.PG, i))
+	}
+	if len(full) == 0 {
+		return nil
+	}
+	rebuilding := map[slotRef]bool{}
+	for _, g := range were {
+		for i, s := range g.Slots {
+			if s.State == storagenode.SlotRebuilding {
+				rebuilding[slotRef{g.PG, uint8(i)}] = true
+			}
+		}
+	}
+	groups, err := v.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, g := range groups {
+		for i, s := range g.Slots {
+			if s.State != storagenode.SlotClean || !rebuilding[slotRef{g.PG, uint8(i)}] {
+				continue
+			}
+			for id, store := range full {
+				if id != s.Drive {
+					errs = append(errs, v.dropStray(ctx, store, id, g.PG, i))
 				}
 			}
 		}

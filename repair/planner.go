@@ -48,7 +48,7 @@ type planner struct {
 
 	// These are of the plan under way alone.
 	kept     map[storagenode.DriveID]keptDrive
-	relieved map[storagenode.DriveID]time.Time // when a full drive last gave a slot away
+	relieved map[storagenode.DriveID]time.Time // when a drive last gave a slot away
 	short    bool                              // slots waited for room
 }
 
@@ -305,8 +305,9 @@ func (p *planner) carryOut(ctx context.Context, moves []move) (int, error) {
 	}
 	err := g.Wait()
 	n := 0
-	for _, ok := range done {
+	for i, ok := range done {
 		if ok {
+			p.relieved[moves[i].from.Drive] = p.cfg.Clock.Now()
 			n++
 		}
 	}

@@ -168,7 +168,7 @@ func (p *planner) relieve(o *outlook, groups []metadata.GroupRecord, left int) (
 				continue
 			}
 			slots[i].Drive = to
-			p.relieved[s.Drive] = now
+			under[s.Drive] = true
 			moves = append(moves, o.move(g, i, to))
 		}
 	}
