@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,6 +17,7 @@ import (
 const (
 	owedPerBatch       = 256
 	tombstonesPerDrive = 32 // at once, so that they share the drive's syncs
+	longestRest        = time.Second
 )
 
 // deletes carries out the deletes owed to drives.
@@ -40,7 +42,8 @@ type batch struct {
 }
 
 // pass sends the tombstones of everything owed. Slots of drives that cannot be
-// asked stay pending, slots of retired drives are discharged.
+// asked stay pending, slots of retired drives are discharged. Between batches it rests
+// for as long as one took: many deletes are not to hold up who reads and writes.
 func (d *deletes) pass(ctx context.Context) error {
 	d.running.Lock()
 	defer d.running.Unlock()
@@ -77,7 +80,11 @@ func (d *deletes) pass(ctx context.Context) error {
 		}
 		b.owed, b.groups, b.acked = append(b.owed, o), append(b.groups, g), append(b.acked, 0)
 		if len(b.owed) == owedPerBatch {
+			began := d.cfg.Clock.Now()
 			flush()
+			if err := d.cfg.Clock.Sleep(ctx, min(d.cfg.Clock.Now().Sub(began), longestRest)); err != nil {
+				return err
+			}
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
