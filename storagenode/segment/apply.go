@@ -79,6 +79,15 @@ func (a *applier) lookup(v decoder) (bool, error) {
 	return lookup(b, a.key, v)
 }
 
+// absent is lookup for what is nearly never there.
+func (a *applier) absent(v decoder) (bool, error) {
+	b, err := a.reader()
+	if err != nil {
+		return false, err
+	}
+	return a.x.absent(b, a.key, v)
+}
+
 // touch has a segment's meta written with the batch.
 func (a *applier) touch(g *segFile) {
 	if !g.dirty {
@@ -214,7 +223,7 @@ func (a *applier) buried(h *header) (bool, error) {
 // stays; size is that of the record.
 func (a *applier) mark(m mark, size int64, from place, moved bool) (stored bool, err error) {
 	var cur mark
-	known, err := a.lookup(&cur)
+	known, err := a.absent(&cur)
 	switch {
 	case err != nil:
 		return false, err

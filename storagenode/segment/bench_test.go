@@ -3,17 +3,22 @@ package segment
 import (
 	"crypto/rand"
 	"fmt"
+	mrand "math/rand/v2"
 	"sync/atomic"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/vfs"
 )
 
-func benchStore(b *testing.B) *Store {
-	s, err := Open(b.Context(), Config{
-		FS: vfs.OS(), Dir: b.TempDir(), Cluster: storagenode.UUID{1}, Drive: storagenode.DriveID{2}, TrustSums: true,
-	})
+func benchStore(b *testing.B, edit ...func(*Config)) *Store {
+	cfg := Config{FS: vfs.OS(), Dir: b.TempDir(), Cluster: storagenode.UUID{1}, Drive: storagenode.DriveID{2}, TrustSums: true}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	s, err := Open(b.Context(), cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -133,4 +138,39 @@ func benchShardAt(n uint64, size int) storagenode.Shard {
 	sh := benchShard(n, size)
 	sh.ID.Blob = testBlob(n)
 	return sh
+}
+
+// BenchmarkDelete deletes in no order from a drive of 400,000 shards, whose index has
+// been compacted.
+func BenchmarkDelete(b *testing.B) {
+	s := benchStore(b, func(c *Config) { c.Cache = pebble.NewCache(32 << 20) }) // as in a node
+	const shards = 400_000
+	sh := benchShard(0, 100)
+	for i := range uint64(shards) {
+		sh.ID.Blob = testBlob(i)
+		t, err := s.Put(b.Context(), sh)
+		if err == nil && i%1000 == 999 {
+			err = s.Sync(b.Context(), t)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.index().db.Compact(b.Context(), []byte{0}, []byte{255}, false); err != nil {
+		b.Fatal(err)
+	}
+	order := mrand.New(mrand.NewPCG(1, 2)).Perm(shards)
+	var n atomic.Uint64
+	b.SetParallelism(16) // as many as a pass sends at once, on two processors
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			i := n.Add(1)
+			if err := s.Delete(b.Context(), sh.ID.PG, int(sh.ID.Slot), testBlob(uint64(order[i%shards]))); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }

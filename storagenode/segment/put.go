@@ -186,9 +186,10 @@ func (s *Store) isDeleted(h *header, w *writer) (bool, error) {
 	}
 	defer x.release()
 	w.key = appendTombKey(w.key[:0], h.pg, h.slot, h.blob)
-	_, c, err := x.db.Get(w.key)
-	if err == nil {
-		return true, c.Close()
+	var t mark
+	deleted, err := x.absent(x.db, w.key, &t)
+	if err != nil {
+		return false, s.indexErr(x, err)
 	}
-	return false, s.indexErr(x, err)
+	return deleted, nil
 }
