@@ -103,6 +103,7 @@ func (r *Repairer) countAnew() {
 // forgetCounts drops what was counted under an earlier term.
 func (r *Repairer) forgetCounts() {
 	r.census.fresh.Store(true)
+	r.worker.damaged.Store(0)
 	r.mu.Lock()
 	r.recount = nil
 	r.mu.Unlock()

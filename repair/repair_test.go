@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"strings"
@@ -753,6 +754,61 @@ func TestDrainOfADriveThatIsBeingFilled(t *testing.T) {
 		if d, _ := r.rep.fleet.drive(id); d.record.State != storagenode.DriveDrained {
 			t.Fatalf("drive is %s in the end", d.record.State)
 		}
+	}
+	r.whole(o, late)
+}
+
+// markHook calls before with each mark that is made.
+type markHook struct {
+	metadata.Blobs
+	before func()
+}
+
+func (h markHook) MarkMissing(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slots erasure.SlotMask) error {
+	h.before()
+	return h.Blobs.MarkMissing(ctx, pg, id, slots)
+}
+
+// TestCountedBeforeTheMark: the blobs are counted while one is about to be marked.
+func TestCountedBeforeTheMark(t *testing.T) {
+	var r *rig
+	count := func() {}
+	r = newRig(t, "2+1", 3, func(c *Config) { c.Blobs = markHook{c.Blobs, func() { count() }} })
+	o := r.put("x", 300_000)
+	r.heal()
+	count = func() {
+		r.rep.census.fresh.Store(true)
+		r.must(r.rep.census.pass(r.ctx))
+	}
+	r.diskOf(o.pg, 1).memory.Corrupt(storagenode.ShardID{PG: o.pg, Slot: 1, Blob: o.blob}, 17)
+	if rep, err := r.rep.VerifyAll(r.ctx, Filter{}, nil); err != nil || rep.Marked != 1 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	if r.rep.Status().Whole {
+		t.Fatal("called whole by a count from before the mark")
+	}
+	r.heal()
+}
+
+// TestNotWholeWhileWritesLackShards: a write that a full drive took no shard of is found
+// by the repair of damage, though the blobs were not counted since.
+func TestNotWholeWhileWritesLackShards(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	r.heal()
+	if !r.rep.Status().Whole {
+		t.Fatal("not whole")
+	}
+	full, late := r.fillUp(o, 0)
+	r.round()
+	if r.rep.Status().Whole {
+		t.Fatal("called whole though a blob is known to lack a shard")
+	}
+	r.room(full, 1<<30)
+	r.heal()
+	if !r.rep.Status().Whole {
+		t.Fatal("not whole after the repair")
 	}
 	r.whole(o, late)
 }

@@ -33,6 +33,9 @@ type QueueStatus struct {
 	Repaired     int64 `json:"repaired"` // shards since the start
 	Written      int64 `json:"written"`  // bytes since the start
 	Failed       int64 `json:"failed"`
+	// Damaged blobs were left by the last look at what is marked missing, which is
+	// younger than the count of all blobs may be.
+	Damaged int64 `json:"damaged"`
 }
 
 // DeleteStatus is what is owed to drives.
@@ -116,11 +119,12 @@ func (r *Repairer) Status() Status {
 	r.worker.mu.Lock()
 	s.Queue.Repaired, s.Queue.Written, s.Queue.Failed = r.worker.repaired, r.worker.written, r.worker.failed
 	r.worker.mu.Unlock()
+	s.Queue.Damaged = r.worker.damaged.Load()
 	s.Deletes.Owed, s.Deletes.Done = r.deletes.counts()
 	r.mu.Lock()
 	s.Recount = r.recount
 	r.mu.Unlock()
-	s.Whole = s.Leader.Leads && s.Recount != nil && s.Recount.Whole && s.Durability.Full == s.Durability.Blobs && r.census.current()
+	s.Whole = s.Leader.Leads && s.Recount != nil && s.Recount.Whole && s.Durability.Full == s.Durability.Blobs && s.Queue.Damaged == 0 && r.census.current()
 	return s
 }
 

@@ -53,7 +53,8 @@ type worker struct {
 	damage, rebuild sync.Mutex // one pass of each kind at a time
 
 	mu       sync.Mutex
-	marked   atomic.Int64     // how often something was marked missing
+	marked   atomic.Int64     // how often something was marked missing, counted before and after
+	damaged  atomic.Int64     // blobs that the last look at damage left so
 	busy     map[blobKey]bool // being repaired by this process; guarded by mu
 	repaired int64            // shards; guarded by mu
 	written  int64            // bytes; guarded by mu
@@ -157,6 +158,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 	if ctx.Err() != nil {
 		return left, ctx.Err()
 	}
+	w.damaged.Store(left)
 	w.mu.Lock()
 	w.crowded = crowded
 	w.mu.Unlock()
@@ -290,9 +292,10 @@ func (w *worker) takeBack(ctx context.Context, dst storagenode.ShardStore, pg st
 }
 
 // markMissing marks a slot's part of a blob. Status knows of it at once, though the
-// blobs are counted later.
+// blobs are counted later: a count that began before the mark was made does not have it.
 func (w *worker) markMissing(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slot int) error {
 	w.marked.Add(1)
+	defer w.marked.Add(1)
 	return w.cfg.Blobs.MarkMissing(ctx, pg, id, erasure.SlotMask(0).With(slot))
 }
 

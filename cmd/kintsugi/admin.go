@@ -108,6 +108,8 @@ func verdict(st adminStatus) string {
 		return fmt.Sprintf("UNREADABLE NOW: %d blobs have too few good shards; bring drives back", d.Unreadable)
 	case d.Full < d.Blobs:
 		return fmt.Sprintf("degraded: %d of %d blobs lack shards, all can be read", d.Blobs-d.Full, d.Blobs)
+	case st.Queue.Damaged > 0:
+		return fmt.Sprintf("degraded: %d blobs were found to lack shards", st.Queue.Damaged)
 	case d.At.IsZero():
 		return "not yet counted"
 	case st.Recount != nil && !st.Recount.Whole:
