@@ -686,8 +686,23 @@ func TestNoRoundOfRefusals(t *testing.T) {
 }
 
 // TestStuckSlotsHoldNoneUp: slots that wait for room on full drives, and are too large
-// for any other, do not keep a smaller one from leaving.
+// for any other, do not keep a smaller one from leaving. They are a lost drive's, or of
+// one that is drained.
 func TestStuckSlotsHoldNoneUp(t *testing.T) {
+	t.Run("lost", func(t *testing.T) {
+		testStuckSlots(t, func(r *rig) *disk { return r.wipe(0) })
+	})
+	t.Run("drained", func(t *testing.T) {
+		testStuckSlots(t, func(r *rig) *disk {
+			_, err := r.rep.Drain(r.ctx, r.drives.disks[0].report.ID)
+			r.must(err)
+			return r.addDrive("n0", "", storagenode.DriveID{})
+		})
+	})
+}
+
+// testStuckSlots has what lies on the first drive go to another, that leave gives.
+func testStuckSlots(t *testing.T, leave func(*rig) *disk) {
 	r := newRig(t, "2+1", 3)
 	r.must(r.rep.detectAndPlan(r.ctx))
 	o := r.put("o", 300_000)
@@ -701,7 +716,7 @@ func TestStuckSlotsHoldNoneUp(t *testing.T) {
 		r.clock.advance(time.Millisecond)
 	}
 	slot := slices.IndexFunc(r.group(o.pg).Slots, func(s storagenode.Slot) bool { return s.Drive == r.drives.disks[0].report.ID })
-	d := r.wipe(0)
+	d := leave(r)
 	r.must(r.rep.detectAndPlan(r.ctx))
 	r.must(r.rep.worker.rebuildSlot(r.ctx, r.group(o.pg), slot, nil))
 	full := r.drives.disks[1]

@@ -97,15 +97,15 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 		}
 	}
 	waiting = append(waiting, p.sources(groups)...)
-	left := 0
+	left, stuck := 0, 0
 	if len(moves) == 0 {
-		left = p.atLeisure(groups)
+		left, stuck = p.atLeisure(groups)
 	}
 	more, crowded := p.relieve(o, groups, left)
 	waiting, moves = append(waiting, crowded...), append(moves, more...)
 	p.tell(waiting)
 	if len(moves) == 0 {
-		moves = p.respread(o, groups, left)
+		moves = p.respread(o, groups, left-stuck)
 	}
 	n, err := p.carryOut(ctx, moves)
 	kept, errDrained := p.drained(ctx, o.drives, o.load)
@@ -149,21 +149,24 @@ func (p *planner) leaves(o *outlook, g *metadata.GroupRecord, slots []storagenod
 // leisureAtOnce is how many slots at a time are under way that need not be moved.
 const leisureAtOnce = 2
 
-// atLeisure is how many slots may be moved that need not be. Those of lost drives that
-// wait for room do not count: there may never be any.
-func (p *planner) atLeisure(groups []metadata.GroupRecord) int {
-	left := leisureAtOnce
+// atLeisure is how many slots may be moved that need not be. Of those under way, the
+// ones that are stuck, for there is no room on their drives, are to count only against
+// moves that gain no room, and those of lost drives not even there: there may never be any.
+func (p *planner) atLeisure(groups []metadata.GroupRecord) (left, stuck int) {
+	left = leisureAtOnce
 	for _, g := range groups {
 		for _, s := range g.Slots {
 			if s.State != storagenode.SlotRebuilding {
 				continue
 			}
-			if d, _ := p.fleet.drive(s.Drive); !p.full(&d) || p.fleet.readable(s.From) {
+			if d, _ := p.fleet.drive(s.Drive); !p.full(&d) {
 				left--
+			} else if p.fleet.readable(s.From) {
+				stuck++
 			}
 		}
 	}
-	return left
+	return left, stuck
 }
 
 // respread moves slots of groups that lie worse than they could – one failure
