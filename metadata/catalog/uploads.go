@@ -266,7 +266,10 @@ func (s *Uploads) AbortUpload(ctx context.Context, b metadata.Bucket, key, id st
 		if err != nil {
 			return err
 		}
-		if v == nil && !t.maybe {
+		if v == nil && t.maybe {
+			return aborted(ctx, t, id)
+		}
+		if v == nil {
 			return metadata.ErrNoSuchUpload
 		}
 		return endUpload(ctx, t, uploadKey, id, s.e.now())
@@ -275,6 +278,24 @@ func (s *Uploads) AbortUpload(ctx context.Context, b metadata.Bucket, key, id st
 		return err
 	}
 	s.clear(ctx, id)
+	return nil
+}
+
+// aborted looks, after an attempt whose outcome was unknown, whether it was by an
+// abort that the upload ended: that leaves a row which keeps no piece of a part
+// list. A completion, whose object is there, keeps some. Where the row is worked
+// off already nobody can tell, and that there is no such upload is true.
+func aborted(ctx context.Context, t *txn, id string) error {
+	v, err := t.Get(ctx, t.owedUploadKey(owedParts, id))
+	if err != nil {
+		return err
+	}
+	if v == nil {
+		return metadata.ErrNoSuchUpload
+	}
+	if o, err := decodeOwedLayout(v); err != nil || o.chunks > 0 {
+		return errors.Join(metadata.ErrNoSuchUpload, err)
+	}
 	return nil
 }
 

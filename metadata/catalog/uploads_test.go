@@ -402,6 +402,51 @@ func TestCompleteOvertaken(t *testing.T) {
 	f.checkClean()
 }
 
+// TestAbortOfUnknownOutcome: an abort that lost to a completion does not say that
+// it took place.
+func TestAbortOfUnknownOutcome(t *testing.T) {
+	s := &scripted{Store: memory.New()}
+	f := newFixture(t, s)
+	b := f.bucket("bucket")
+	other := f.another(s.Store)
+	for id, c := range map[string]struct {
+		outcome func(kv.Txn) error
+		parts   int // that the completion which comes first finds; 0: none comes
+		cleared bool
+		want    error
+	}{
+		"took place":                 {outcome: applied},
+		"did not, and is repeated":   {outcome: lost},
+		"completed":                  {outcome: lost, parts: 1, want: metadata.ErrNoSuchUpload},
+		"completed, not yet cleared": {outcome: lost, parts: 400, want: metadata.ErrNoSuchUpload},
+		"took place and was cleared": {outcome: applied, cleared: true, want: metadata.ErrNoSuchUpload},
+	} {
+		t.Run(id, func(t *testing.T) {
+			parts := f.upload(b, id, id, max(c.parts, 1), 70_000)
+			s.next = []func(kv.Txn) error{func(txn kv.Txn) error {
+				if c.parts > 0 {
+					if _, err := other.CompleteUpload(t.Context(), b, id, id, metadata.Completion{Parts: parts, Seal: sealed("s")}); err != nil {
+						t.Error(err)
+					}
+				}
+				err := c.outcome(txn)
+				if c.cleared {
+					if _, err := other.Blobs.clearParts(t.Context(), id, 10); err != nil {
+						t.Error(err)
+					}
+				}
+				return err
+			}}
+			wantErr(t, f.AbortUpload(t.Context(), b, id, id), c.want)
+			_, err := f.Object(t.Context(), b.ID, id)
+			wantErr(t, err, map[bool]error{false: metadata.ErrNoSuchKey}[c.parts > 0])
+			_, err = f.Upload(t.Context(), b.ID, id, id)
+			wantErr(t, err, metadata.ErrNoSuchUpload)
+			f.checkClean()
+		})
+	}
+}
+
 // overtakenScan calls before ahead of the next scan.
 type overtakenScan struct {
 	kv.Store
