@@ -94,13 +94,17 @@ func (x *exchange) completeUpload() error {
 	if want.upload, err = x.g.uploads.Upload(ctx, x.bucket.ID, x.key, id); err != nil && !errors.Is(err, metadata.ErrNoSuchUpload) {
 		return err
 	}
+	etag := wholeETag(parts)
 	// An upload that is gone may have been completed by this request's first
 	// attempt: CompleteUpload knows.
 	o, err := x.g.uploads.CompleteUpload(ctx, x.bucket, x.key, id, metadata.Completion{
-		Parts: parts, Condition: cond, MinPart: minPart, Modified: x.g.clock.Now(), Seal: want.seal(parts),
+		Parts: parts, Condition: cond, MinPart: minPart, Modified: x.g.clock.Now(), Seal: want.seal(parts, etag),
 	})
 	if err != nil {
 		return err
+	}
+	if o.ETag != etag {
+		return errInvalidPart // it was completed with other parts than these
 	}
 	x.g.deleted()
 	out := x.g.takeXML()
@@ -173,23 +177,31 @@ func (x *exchange) wantedWhole() (w *wholeObject, err error) {
 	return w, nil
 }
 
-// seal gives the function that computes ETag and checksum of the object.
-func (w *wholeObject) seal(named []metadata.CompletedPart) func([]metadata.Part) (string, metadata.Checksum, error) {
+// wholeETag is the ETag of an object of these parts; none has it where one of theirs
+// is no MD5.
+func wholeETag(parts []metadata.CompletedPart) string {
+	digests := md5.New()
+	for i := range parts {
+		raw, err := hex.DecodeString(parts[i].ETag)
+		if err != nil || len(raw) != md5.Size {
+			return ""
+		}
+		digests.Write(raw)
+	}
+	return hex.EncodeToString(digests.Sum(nil)) + "-" + strconv.Itoa(len(parts))
+}
+
+// seal gives the function that checks the parts, whose ETags are the named ones,
+// and computes the checksum of the object; etag is its ETag.
+func (w *wholeObject) seal(named []metadata.CompletedPart, etag string) func([]metadata.Part) (string, metadata.Checksum, error) {
 	return func(parts []metadata.Part) (string, metadata.Checksum, error) {
 		none := metadata.Checksum{}
 		if len(parts) != len(named) {
 			return "", none, errInvalidPart
 		}
 		var size int64
-		digests := md5.New()
-		var raw [md5.Size]byte
 		for i := range parts {
 			size += parts[i].Size
-			n, err := hex.Decode(raw[:], []byte(parts[i].ETag))
-			if err != nil || n != md5.Size {
-				return "", none, errors.New("a part's ETag is no MD5")
-			}
-			digests.Write(raw[:])
 			if c := named[i].Checksum; c.Value != "" && (c.Algorithm != parts[i].Checksum.Algorithm || c.Value != parts[i].Checksum.Value) {
 				return "", none, errInvalidPart
 			}
@@ -202,7 +214,6 @@ func (w *wholeObject) seal(named []metadata.CompletedPart) func([]metadata.Part)
 		if err != nil {
 			return "", none, err
 		}
-		etag := hex.EncodeToString(digests.Sum(nil)) + "-" + strconv.Itoa(len(parts))
 		return etag, storedSum(sum), nil
 	}
 }

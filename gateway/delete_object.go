@@ -66,6 +66,9 @@ func (x *exchange) deleteObjects() error {
 	if len(d.Objects) == 0 || len(d.Objects) > maxPage {
 		return errMalformedXML
 	}
+	if !x.vouched() {
+		return errInvalidRequest.saying("Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+	}
 	faults := make([]*fault, len(d.Objects))
 	var next sync.Mutex
 	at := 0

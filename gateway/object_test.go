@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"kintsugi/gateway/checksum"
 	"kintsugi/storagenode"
 )
 
@@ -160,7 +161,7 @@ func TestConditionsThatHold(t *testing.T) {
 			}
 		}
 	}
-	a = s.must(call{method: "POST", target: "/bkt/?delete", body: "<Delete><Object><Key>k</Key><ETag>&quot;&quot;</ETag></Object></Delete>"})
+	a = s.deletes("<Object><Key>k</Key><ETag>&quot;&quot;</ETag></Object>")
 	if between(a.body, "<Code>", "<") != "PreconditionFailed" {
 		t.Errorf("delete of several where the tag is empty: %s", a.body)
 	}
@@ -172,7 +173,7 @@ func TestConditionsThatHold(t *testing.T) {
 	s.must(call{method: "DELETE", target: "/bkt/k"})
 	s.must(call{method: "DELETE", target: "/bkt/k", header: headers("x-amz-if-match-size", "3")})
 	s.must(call{method: "DELETE", target: "/bkt/k", header: headers("x-amz-if-match-last-modified-time", past)})
-	a = s.must(call{method: "POST", target: "/bkt?delete", body: "<Delete><Object><Key>k</Key><Size>3</Size></Object></Delete>"})
+	a = s.deletes("<Object><Key>k</Key><Size>3</Size></Object>")
 	if !strings.Contains(a.body, "<Deleted><Key>k</Key></Deleted>") {
 		t.Errorf("deletes of nothing: %s", a.body)
 	}
@@ -534,9 +535,24 @@ func TestDeleteObjects(t *testing.T) {
 	if got := s.keys("bkt"); len(got) != 9 || got[0] != "k30" || got[1] != "k31" || got[2] != "k33" {
 		t.Errorf("left: %q", got)
 	}
-	a = s.must(call{method: "POST", target: "/bkt?delete", body: "<Delete><Quiet>true</Quiet><Object><Key>k33</Key></Object></Delete>"})
-	if strings.Contains(a.body, "Deleted") {
+	if a = s.deletes("<Quiet>true</Quiet><Object><Key>k33</Key></Object>"); strings.Contains(a.body, "Deleted") {
 		t.Errorf("quiet: %s", a.body)
 	}
+	// What else vouches for the list.
+	body := "<Delete><Object><Key>none</Key></Object></Delete>"
+	for _, h := range []map[string]string{nil, headers(checksum.CRC32.Header(), checksum.CRC32.Of([]byte(body)).String())} {
+		payload := ""
+		if h == nil {
+			payload = sha256Hex(body)
+		}
+		s.must(call{method: "POST", target: "/bkt?delete", body: body, header: h, payload: payload})
+	}
 	s.clean()
+}
+
+// deletes sends a DeleteObjects with its Content-MD5.
+func (s *site) deletes(inner string) answer {
+	s.t.Helper()
+	body := "<Delete>" + inner + "</Delete>"
+	return s.must(call{method: "POST", target: "/bkt/?delete", body: body, header: headers("Content-MD5", md5Header(body))})
 }

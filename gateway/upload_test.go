@@ -70,6 +70,11 @@ func TestMultipart(t *testing.T) {
 			t.Errorf("ETag %s, want %s: %s", got, want, a.body)
 		}
 	}
+	for _, others := range [][]string{etags[:2], {etags[0], etags[2], etags[1]}, {etags[0], etags[1], "x"}} {
+		if a = s.do(call{method: "POST", target: "/bkt/a%20key?uploadId=" + id, body: listOf(nothing, others...)}); a.code() != "InvalidPart" {
+			t.Errorf("completed again with other parts: %d %s", a.status, a.body)
+		}
+	}
 	whole := strings.Join(bodies, "")
 	if a = s.must(call{method: "GET", target: "/bkt/a%20key"}); a.body != whole || a.header.Get("Content-Type") != "text/x" || a.header.Get("X-Amz-Meta-A") != "b" {
 		t.Errorf("other bytes or fields: %v", a.header)
@@ -332,7 +337,7 @@ func TestTenThousandParts(t *testing.T) {
 	}
 	for _, composite := range []bool{false, true} {
 		w := wholeObject{size: 10000 * 5 << 20, upload: metadata.Upload{Checksum: metadata.Checksum{Algorithm: "CRC32", Composite: composite}}}
-		etag, sum, err := w.seal(parts)(stored)
+		etag, sum, err := w.seal(parts, wholeETag(parts))(stored)
 		if err != nil || etag != fmt.Sprintf("%x-10000", digests.Sum(nil)) || sum.Composite != composite || strings.HasSuffix(sum.Value, "-10000") != composite {
 			t.Errorf("%s %+v %v", etag, sum, err)
 		}
