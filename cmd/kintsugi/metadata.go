@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"os"
@@ -93,13 +92,16 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 	if cfg.Dir == "" {
 		return errors.New("--data-dir: name the directory of this member's data")
 	}
-	var admin net.Listener
+	admin := newDoor(adminClosed)
+	admin.say("it starts, or waits for the other first members")
 	if adminAddress != "" {
-		var err error
-		if admin, err = listen("--admin-address", adminAddress); err != nil {
+		l, err := listen("--admin-address", adminAddress)
+		if err != nil {
 			return err
 		}
-		defer admin.Close()
+		back, serve := adminServer(l, memberHealth(admin))
+		go func() { _ = serve() }() // ends with Close
+		defer back.Close()
 	}
 	m, err := member.Start(ctx, cfg)
 	switch {
@@ -108,11 +110,7 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 	case err != nil:
 		return err
 	}
-	if admin != nil {
-		back, serve := adminServer(admin, memberAdmin(m, cfg.Secret))
-		go func() { _ = serve() }() // ends with Close
-		defer back.Close()
-	}
+	admin.open(memberAdmin(m, cfg.Secret))
 	select {
 	case <-m.Ready():
 		fmt.Fprintf(out, "Kintsugi %s: metadata member %s serves at %s\n", version(), cfg.Name, cfg.Address)
@@ -131,16 +129,30 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 	return errors.Join(err, m.Close())
 }
 
+// memberHealth answers /live at once, also before there is a member that could.
+func memberHealth(d *door) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", d)
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, r *http.Request) {
+		if !d.isOpen() {
+			http.Error(w, "not live yet: "+d.reason(), http.StatusServiceUnavailable)
+			return
+		}
+		d.ServeHTTP(w, r)
+	})
+	return mux
+}
+
 // memberAdmin answers /live to anybody, and etcd's metrics to who knows the
 // cluster secret.
 func memberAdmin(m *member.Member, secret string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) {
-		if m.Live() != nil {
-			http.Error(w, "not live", http.StatusServiceUnavailable)
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, r *http.Request) {
+		if err := m.Live(); err != nil {
+			http.Error(w, "not live: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = io.WriteString(w, "live\n")
+		live(w, r)
 	})
 	inside := &httputil.ReverseProxy{Transport: m.Inside(), Rewrite: func(r *httputil.ProxyRequest) {
 		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", "inside", "inside"

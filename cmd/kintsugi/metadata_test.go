@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,6 +132,39 @@ func TestMetadataMember(t *testing.T) {
 	stop()
 	if _, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 		t.Fatal("still listens after it was stopped")
+	}
+}
+
+// TestMetadataMemberAnswersWhileItWaits: a member that waits for others says so at
+// its admin address, which takes connections from the start.
+func TestMetadataMemberAnswersWhileItWaits(t *testing.T) {
+	address, peer, admin := freeAddress(t), freeAddress(t), freeAddress(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- runMember(ctx, member.Config{
+			Name: "m1", Dir: filepath.Join(t.TempDir(), "m1"), Secret: "a cluster secret for tests, long enough",
+			Address: address, PeerAddress: peer, Cluster: "m1=" + peer + ",m2=" + freeAddress(t), Logger: slog.New(slog.DiscardHandler),
+		}, admin, io.Discard)
+	}()
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, path := range []string{"/live", "/metrics"} {
+		resp, err := client.Get("http://" + admin + path)
+		for end := time.Now().Add(30 * time.Second); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(end); { // it is not there yet
+			resp, err = client.Get("http://" + admin + path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "waits for the other first members") {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, text)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
