@@ -129,7 +129,17 @@ func writeStatus(w io.Writer, st adminStatus) error {
 		fmt.Fprintln(w, "paused     nothing is destroyed until `kintsugi admin resume`")
 	}
 	space, counted, fileSystems := addSpace(st.Drives)
-	fmt.Fprintf(w, "drives     %s; %s used of %s", states(st.States), formatSize(space.Used), formatSize(space.Total))
+	full := 0
+	for _, d := range st.Drives {
+		if d.Space.ReadOnly && !goneForGood(d) {
+			full++
+		}
+	}
+	fmt.Fprintf(w, "drives     %s", states(st.States))
+	if full > 0 {
+		fmt.Fprintf(w, ", %d of them full: read-only", full)
+	}
+	fmt.Fprintf(w, "; %s used of %s", formatSize(space.Used), formatSize(space.Total))
 	if fileSystems < counted {
 		fmt.Fprintf(w, ", %d drives on %s", counted, plural(fileSystems, "file system"))
 	}

@@ -22,6 +22,7 @@ func TestStatusOfSharedDisks(t *testing.T) {
 			{ID: storagenode.DriveID{3}, Node: "b", Device: 7, Space: space},
 			{ID: storagenode.DriveID{4}, Node: "b", State: storagenode.DriveDown},
 		},
+		States: map[string]int{"ACTIVE": 3, "DOWN": 1},
 		Waiting: []repair.WaitingSlot{
 			{PG: 1, Slot: 2, Drive: storagenode.DriveID{4}, Why: "away"},
 			{PG: 2, Slot: 0, Drive: storagenode.DriveID{4}, Why: "away"},
@@ -31,12 +32,13 @@ func TestStatusOfSharedDisks(t *testing.T) {
 		},
 	}}
 	st.Tasks = []repair.Task{{Kind: repair.Scrub, What: "drive 1"}, {Kind: repair.Damage, What: "blobs", BytesTotal: 10}}
+	st.Drives[2].Space.ReadOnly = true
 	var out bytes.Buffer
 	if err := writeStatus(&out, st); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"80 GiB used of 200 GiB, 3 drives on 2 file systems\n",
+		"drives     3 ACTIVE, 1 DOWN, 1 of them full: read-only; 80 GiB used of 200 GiB, 3 drives on 2 file systems\n",
 		"waiting    2 slots of drive 04000000-0000-0000-0000-000000000000: away\n",
 		"2 slots of drive 05000000-0000-0000-0000-000000000000: no room, 3 GiB for the largest and 5 GiB in all; add drives, or delete objects\n",
 		"1 slot of drive 06000000-0000-0000-0000-000000000000: no room, 1 GiB; add a drive, or delete objects\n",

@@ -294,7 +294,7 @@ func placement(p metadata.Placement, f metadata.Foundation, drives storagenode.R
 	return func(r *http.Request) (any, error) {
 		var answer readyAnswer
 		for _, d := range drives.Reports() {
-			if d.State.Writable() {
+			if d.State.Writable() && !d.Space.ReadOnly {
 				answer.Drives++
 			}
 		}
@@ -303,6 +303,10 @@ func placement(p metadata.Placement, f metadata.Foundation, drives storagenode.R
 			return answer, nil
 		}
 		g, err := p.OpenGroup(r.Context(), 0)
+		if errors.Is(err, metadata.ErrNoPlacement) {
+			answer.Why = plural(answer.Drives, "drive") + " can be written to, which is too few: the others are full or away"
+			return answer, nil
+		}
 		if err != nil {
 			answer.Why = err.Error()
 			return answer, nil

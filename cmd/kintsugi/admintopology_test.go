@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -131,11 +132,11 @@ type remembered struct {
 	metadata.Placement
 	metadata.Foundation
 	storagenode.Reporter
-	away error
+	away, full error
 }
 
 func (r *remembered) OpenGroup(context.Context, int64) (erasure.Group, error) {
-	return erasure.Group{Scheme: erasure.Scheme{K: 4, M: 2}}, nil
+	return erasure.Group{Scheme: erasure.Scheme{K: 4, M: 2}}, r.full
 }
 
 func (r *remembered) Cluster(context.Context) (storagenode.UUID, error) {
@@ -143,7 +144,17 @@ func (r *remembered) Cluster(context.Context) (storagenode.UUID, error) {
 }
 
 func (r *remembered) Reports() []storagenode.DriveReport {
-	return []storagenode.DriveReport{{State: storagenode.DriveActive}}
+	return []storagenode.DriveReport{{State: storagenode.DriveActive}, {State: storagenode.DriveActive, Space: storagenode.Space{ReadOnly: true}}}
+}
+
+// TestReadyCountsNoFullDrives: the answer is for people, and counts the drives that
+// can be written to.
+func TestReadyCountsNoFullDrives(t *testing.T) {
+	r := &remembered{full: fmt.Errorf("open group: %w", metadata.ErrNoPlacement)}
+	got, err := placement(r, r, r, erasure.Scheme{K: 4, M: 2})(httptest.NewRequest("GET", "/admin/v1/ready", nil))
+	if a, ok := got.(readyAnswer); err != nil || !ok || a.Ready || a.Drives != 1 || a.Why != "1 drive can be written to, which is too few: the others are full or away" {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 // TestReadyAsksTheMetadata: nothing can be written while its members are away,

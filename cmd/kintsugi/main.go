@@ -101,21 +101,13 @@ func explainArgs(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		explainArgs(sub)
 	}
-	if !c.HasParent() {
-		return // cobra does it for the root
-	}
 	if !c.Runnable() {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return c.Help()
 			}
-			c.SuggestionsMinimumDistance = 2 // letters, as cobra has it for the root
-			meant := ""
-			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-				meant = ": did you mean " + strings.Join(near, " or ")
-			}
-			return fmt.Errorf("unknown command %q for %q%s; see %s --help", args[0], c.CommandPath(), meant, c.CommandPath())
+			return unknownCommand(c, args[0])
 		}
 		return
 	}
@@ -125,10 +117,21 @@ func explainArgs(c *cobra.Command) {
 			switch {
 			case err == nil:
 				return nil
-			case c.HasSubCommands():
-				return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
+			case c.HasSubCommands() && len(args) > 0:
+				return unknownCommand(c, args[0])
+			case len(args) > 0 && check(c, nil) == nil && check(c, args[:1]) != nil:
+				return fmt.Errorf("%s takes no arguments, only flags: %q is none; see %[1]s --help", c.CommandPath(), args[0])
 			}
 			return fmt.Errorf("%w; usage: %s", err, c.UseLine())
 		}
 	}
+}
+
+func unknownCommand(c *cobra.Command, name string) error {
+	c.SuggestionsMinimumDistance = 2 // letters
+	meant := ""
+	if near := c.SuggestionsFor(name); len(near) > 0 {
+		meant = ": did you mean " + strings.Join(near, " or ")
+	}
+	return fmt.Errorf("unknown command %q for %q%s; see %[2]s --help", name, c.CommandPath(), meant)
 }

@@ -163,11 +163,12 @@ func (cfg *serverConfig) greeting(s3At, adminAt net.Addr, unusable []string) str
 	fmt.Fprintf(&b, "\nKintsugi %s\n\n", version())
 	fmt.Fprintf(&b, "  S3 endpoint   %s\n", s3)
 	fmt.Fprintf(&b, "  admin API     %s\n", admin)
-	lost := fmt.Sprintf("any %d of %d may be lost", cfg.scheme.M, len(cfg.dirs))
+	// Objects of an earlier start may have another scheme.
+	loss := fmt.Sprintf("the loss of any %d", cfg.scheme.M)
 	if cfg.scheme.M == 0 {
-		lost = "none may be lost"
+		loss = "no loss"
 	}
-	fmt.Fprintf(&b, "  drives        %d, scheme %s: %s\n", len(cfg.dirs), cfg.scheme, lost)
+	fmt.Fprintf(&b, "  drives        %d, scheme %s: new objects survive %s\n", len(cfg.dirs), cfg.scheme, loss)
 	for _, u := range unusable {
 		fmt.Fprintf(&b, "  WARNING       cannot be used now: %s\n", u)
 	}

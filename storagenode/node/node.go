@@ -360,7 +360,11 @@ func (n *Node) Unusable() []string {
 	var out []string
 	for _, p := range n.places {
 		p.mu.Lock()
-		if p.store == nil {
+		switch {
+		case p.store != nil:
+		case strings.HasPrefix(p.reason, p.dir+" "):
+			out = append(out, p.reason)
+		default:
 			out = append(out, p.dir+": "+p.reason)
 		}
 		p.mu.Unlock()

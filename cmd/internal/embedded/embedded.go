@@ -199,8 +199,11 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 		Whose: node.Whose, Format: founding, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Cache: s.cache,
 		LogSize: s.cfg.LogSize, SnapshotAfter: s.cfg.SnapshotAfter,
 	})
-	if away := s.Node.Unusable(); err != nil && len(away) > 0 {
-		return fmt.Errorf("open metadata: %w\nwithout a usable drive are:\n  %s", err, strings.Join(away, "\n  "))
+	switch away := strings.Join(s.Node.Unusable(), "\n  "); {
+	case err != nil && len(unusable) == len(drives):
+		return fmt.Errorf("no drive can be used:\n  %s", away)
+	case err != nil && away != "":
+		return fmt.Errorf("open metadata: %w\nwithout a usable drive are:\n  %s", err, away)
 	}
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
