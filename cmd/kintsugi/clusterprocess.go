@@ -83,14 +83,31 @@ func (f *clusterFlags) join(ctx context.Context) (p *clusterPeer, err error) {
 	return p, nil
 }
 
+// reminder says when the log is to be told of a wait that goes on: at once, each
+// minute, and, ten seconds later at the earliest, when it is for another reason.
+type reminder struct {
+	why  string
+	told time.Time
+}
+
+func (r *reminder) due(now time.Time, err error) bool {
+	why, since := fmt.Sprint(err), now.Sub(r.told)
+	if since < 10*time.Second || since < time.Minute && why == r.why {
+		return false
+	}
+	r.why, r.told = why, now
+	return true
+}
+
 // await opens the metadata, again and again while it cannot be had.
 func (f *metadataFlags) await(ctx context.Context, log *slog.Logger) (*etcd.Store, error) {
-	for first := true; ; first = false {
+	var told reminder
+	for {
 		s, err := f.open(ctx, log)
 		if err == nil || !errors.Is(err, kv.ErrUnavailable) {
 			return s, err
 		}
-		if first {
+		if told.due(time.Now(), err) {
 			log.Warn("waiting for the metadata", "err", err)
 		}
 		select {
@@ -105,11 +122,14 @@ func (f *metadataFlags) await(ctx context.Context, log *slog.Logger) (*etcd.Stor
 func (p *clusterPeer) watch(ctx context.Context) error {
 	var nodes *catalog.Catalog
 	var err error
+	var told reminder
 	for {
 		if nodes, err = catalog.Open(ctx, catalog.Config{KV: p.store, Logger: p.logger}); err == nil {
 			break
 		}
-		p.logger.Warn("waiting for the metadata", "err", err)
+		if told.due(time.Now(), err) {
+			p.logger.Warn("waiting for the metadata", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return err

@@ -151,12 +151,13 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 // under another prefix than that of the other processes, the metadata is empty:
 // a gateway that served it would say of every object that it does not exist.
 func awaitFounding(ctx context.Context, f metadata.Foundation, log *slog.Logger) error {
-	for first := true; ; first = false {
+	var told reminder
+	for {
 		id, err := f.Cluster(ctx)
 		if err == nil && !id.IsZero() {
 			return nil
 		}
-		if first {
+		if told.due(time.Now(), err) {
 			why := []any{}
 			if err != nil {
 				why = append(why, "err", err)

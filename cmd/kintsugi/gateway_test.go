@@ -162,3 +162,23 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 	want(admin+"/ready", 200, "ready")
 	want(s3+"/bucket/key", 403, "<Code>AccessDenied</Code>")
 }
+
+// TestReminder: a wait is told at once, again when it is for another reason, and
+// now and then.
+func TestReminder(t *testing.T) {
+	var r reminder
+	now := time.Now()
+	refused, late := errors.New("connection refused"), errors.New("no leader")
+	for i, c := range []struct {
+		later time.Duration
+		err   error
+		due   bool
+	}{
+		{0, refused, true}, {time.Second, refused, false}, {time.Second, late, false}, {9 * time.Second, late, true},
+		{time.Second, refused, false}, {58 * time.Second, late, false}, {time.Second, late, true}, {30 * time.Second, nil, true},
+	} {
+		if now = now.Add(c.later); r.due(now, c.err) != c.due {
+			t.Errorf("%d: %v after %v: %v", i, c.err, c.later, !c.due)
+		}
+	}
+}

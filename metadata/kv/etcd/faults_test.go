@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/etcd"
 	"kintsugi/metadata/kv/kvtest"
+	"kintsugi/storagenode/clock"
 )
 
 func through(p *proxy, timeout time.Duration) func(*etcd.Config) {
@@ -230,7 +233,11 @@ func TestNoMajority(t *testing.T) {
 func TestOutage(t *testing.T) {
 	s := start(t, 1)
 	p := newProxy(t, s.clients[0])
-	st := s.open("/x/", through(p, 4*time.Second))
+	var ahead later
+	told := make(chan string, 100)
+	st := s.open("/x/", through(p, 4*time.Second), func(c *etcd.Config) {
+		c.Clock, c.Logger = &ahead, slog.New(slog.NewTextHandler(linesTo(told), nil))
+	})
 	mustPut(t, st, "a", "1")
 	p.set(func(p *proxy) { p.holdUp, p.holdDown = true, true })
 	begun := time.Now()
@@ -250,10 +257,49 @@ func TestOutage(t *testing.T) {
 	if each := time.Since(begun) / 10; each > first/2 {
 		t.Fatalf("requests in an outage take %v each, the first took %v", each, first)
 	}
+	// The log is told of it again, with what is wrong by then.
+	wantLine(t, told, "no majority of the metadata members answers")
+	ahead.by.Store(int64(90 * time.Second))
+	wantLine(t, told, "still no majority of the metadata members answers", "for=", "err=")
 	p.set(func(p *proxy) { p.holdUp, p.holdDown = false, false })
 	p.cut()
 	retried(t, time.Minute, st, "b", "3")
 	wantGet(t, st, "a", "1")
+	wantLine(t, told, "the metadata members answer again")
+}
+
+// later is a clock that may be set ahead.
+type later struct {
+	clock.System
+	by atomic.Int64
+}
+
+func (c *later) Now() time.Time { return c.System.Now().Add(time.Duration(c.by.Load())) }
+
+// linesTo is a writer that hands on each line.
+type linesTo chan string
+
+func (l linesTo) Write(p []byte) (int, error) {
+	select {
+	case l <- string(p):
+	default:
+	}
+	return len(p), nil
+}
+
+// wantLine waits for the next line, which holds each of parts.
+func wantLine(t *testing.T, told <-chan string, parts ...string) {
+	t.Helper()
+	select {
+	case line := <-told:
+		for _, part := range parts {
+			if !strings.Contains(line, part) {
+				t.Fatalf("no %q in %s", part, line)
+			}
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("the log is not told: %q", parts)
+	}
 }
 
 func TestRefusesAndEnds(t *testing.T) {

@@ -11,8 +11,13 @@ import (
 	"kintsugi/metadata/kv"
 )
 
-// probePause is the time between two looks whether members answer again.
-const probePause = 250 * time.Millisecond
+const (
+	// probePause is the time between two looks whether members answer again.
+	probePause = 250 * time.Millisecond
+	// remindEvery is the time between two lines of the log about an outage that goes
+	// on: what is to be seen to may be another thing by then.
+	remindEvery = time.Minute
+)
 
 // outage is a time in which no majority of the members is to be had: a request got
 // no answer in all its time, nor did any other meanwhile. Requests that come then
@@ -65,11 +70,17 @@ func (s *Store) probe(o *outage) {
 	defer close(o.over)
 	defer s.outage.Store(nil)
 	ctx := s.client.Ctx()
+	told := s.count.Now()
 	for again := true; again && s.usable(ctx) == nil; {
-		again, _ = s.attempt(ctx, firstAttempt, func(ctx context.Context, c grpc.CallOption) error {
+		var err error
+		again, err = s.attempt(ctx, firstAttempt, func(ctx context.Context, c grpc.CallOption) error {
 			_, err := s.get(ctx, &pb.RangeRequest{Key: s.fence.key, KeysOnly: true}, c)
 			return err
 		})
+		if now := s.count.Now(); again && now-told >= int64(remindEvery) {
+			told = now
+			s.cfg.Logger.Warn("still no majority of the metadata members answers", "for", s.lasted(o).Round(time.Second), "err", err)
+		}
 		if again {
 			sleep(ctx, probePause)
 		}
