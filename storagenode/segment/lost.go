@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 var errSegmentMissing = errors.New("the segment is missing")
@@ -49,6 +50,14 @@ func (s *Store) look() (lost []*segFile) {
 	for _, name := range names {
 		if id, ok := parseSegName(name); ok && known[id] != nil {
 			found[id] = true
+		}
+	}
+	for id, g := range known {
+		if !found[id] {
+			// A listing may be older than the file.
+			if _, err := s.cfg.FS.Stat(g.path); !errors.Is(err, vfs.ErrNotExist) {
+				found[id] = true
+			}
 		}
 	}
 	for id, g := range known {

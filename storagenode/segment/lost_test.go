@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 // listed says which of the test's shards a listing of their slot shows.
@@ -177,5 +179,81 @@ func TestCutTail(t *testing.T) {
 		}
 		r.fails(1, storagenode.ErrCorrupt)
 		r.reopen(nil)
+	}
+}
+
+// staleFS is a file system that says what was so a moment ago, as one over a network
+// may: a file is not listed yet, or is shorter than it has become.
+type staleFS struct {
+	vfs.FS
+	hidden string // a path that List does not have
+	cut    int64  // bytes that Stat of that file does not count
+}
+
+func (s *staleFS) List(dir string) ([]string, error) {
+	names, err := s.FS.List(dir)
+	return slices.DeleteFunc(names, func(n string) bool { return s.cut == 0 && filepath.Join(dir, n) == s.hidden }), err
+}
+
+func (s *staleFS) OpenFile(path string, flag int) (vfs.File, error) {
+	f, err := s.FS.OpenFile(path, flag)
+	if err == nil && path == s.hidden {
+		f = &staleFile{f, s.cut}
+	}
+	return f, err
+}
+
+type staleFile struct {
+	vfs.File
+	cut int64
+}
+
+func (f *staleFile) Stat() (vfs.Stat, error) {
+	st, err := f.File.Stat()
+	st.Size = max(0, st.Size-f.cut)
+	return st, err
+}
+
+// TestStaleListing: a segment that is not listed is lost only where it is not there.
+func TestStaleListing(t *testing.T) {
+	for _, n := range []int{1, 3} { // sealed, and written to
+		r := newRig(t, nil)
+		stale := &staleFS{FS: r.fault}
+		r.reopen(func() { r.cfg.FS = stale })
+		for i := 1; i <= 3; i++ {
+			r.put(i, 40<<10)
+		}
+		path, _ := r.at(n)
+		stale.hidden = path
+		r.checkSegments()
+		r.clock.advance(2 * lookAfter)
+		if got := r.listed(3); !got[1] || !got[2] || !got[3] {
+			t.Errorf("listed: %v", got)
+		}
+		r.must(r.Health())
+		if rep := r.OpenReport(); len(rep.Damaged)+len(rep.Corrupt) > 0 {
+			t.Errorf("%+v", rep)
+		}
+		r.holds(n, 40<<10)
+		r.must(r.fs.Remove(path))
+		r.checkSegments()
+		if got := r.Health() != nil || !r.listed(3)[n]; !got {
+			t.Error("its loss is not noticed")
+		}
+	}
+}
+
+// TestStaleSize: a segment that seems to be shorter than it was is not cut to that.
+func TestStaleSize(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 4<<10)
+	r.put(2, 4<<10)
+	r.must(r.checkpoint(true))
+	path, _ := r.at(1)
+	before := r.contents(path)
+	r.reopen(func() { r.cfg.FS = &staleFS{FS: r.fault, hidden: path, cut: int64(len(before)) - superSize - 8} })
+	r.reopen(func() { r.cfg.FS = r.fault })
+	for n := range 2 {
+		r.holds(n+1, 4<<10)
 	}
 }

@@ -118,20 +118,25 @@ func (s *Store) inspect(g *segFile) (segmentKind, error) {
 	if err = readFull(g.f, p, 0); err == nil {
 		err = super.decode(p)
 	}
-	foreign := false
-	if err == nil && (super.drive != s.cfg.Drive || super.cluster != s.cfg.Cluster || super.segment != g.id) {
-		foreign = true
+	foreign := err == nil && (super.drive != s.cfg.Drive || super.cluster != s.cfg.Cluster || super.segment != g.id)
+	if foreign {
 		err = fmt.Errorf("superblock is of drive %s, segment %d", super.drive, super.segment)
 	}
 	if err == nil {
 		return segmentOurs, nil
 	}
+	if short(err) {
+		return segmentUnknown, fmt.Errorf("segment %d: %w", g.id, err)
+	}
 	sc := scanner{f: g.f, bind: g.bind, off: superSize, size: g.tail, depth: scanHeaders}
 	first, serr := sc.next()
-	if serr != nil && serr != io.EOF && !errors.Is(serr, io.ErrUnexpectedEOF) {
-		return segmentUnknown, serr
+	if serr != nil && serr != io.EOF {
+		return segmentUnknown, fmt.Errorf("segment %d: %w", g.id, serr)
 	}
 	if !foreign && (serr != nil || !first.isRecord && first.last && !first.nonzero) {
+		if n, err := g.f.ReadAt(p[:1], g.tail); n > 0 || err != io.EOF {
+			return segmentUnknown, fmt.Errorf("segment %d does not end where its size says: %w", g.id, errors.Join(err, io.ErrUnexpectedEOF))
+		}
 		return segmentEmpty, nil
 	}
 	empty := foreign && (serr != nil || !first.isRecord && first.last && !first.unread) // nothing in it is ours
@@ -480,10 +485,13 @@ func (s *Store) sealAll() error {
 }
 
 // trim cuts a sealed segment to its end and makes it durable: what replay took
-// from the cache may not have been.
+// from the cache may not have been. One that is shorter than it was stays as it is: it
+// has no more than its end, or only seems to.
 func (s *Store) trim(g *segFile) error {
-	if err := g.f.Truncate(g.tail); err != nil && !vfs.NoSpace(err) && !short(err) {
-		return fmt.Errorf("trim segment %d: %w", g.id, err)
+	if g.short == 0 {
+		if err := g.f.Truncate(g.tail); err != nil && !vfs.NoSpace(err) && !short(err) {
+			return fmt.Errorf("trim segment %d: %w", g.id, err)
+		}
 	}
 	if err := g.f.Sync(); err != nil {
 		return fmt.Errorf("trim segment %d: %w: %w", g.id, errSync, err)

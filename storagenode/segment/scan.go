@@ -48,7 +48,7 @@ type scanner struct {
 }
 
 // window gives n bytes at off, which the file has. They are valid until the
-// next call. What the medium cannot read is zero.
+// next call. What the medium cannot read is zero; want of memory is not the medium's.
 func (sc *scanner) window(off, n int64) ([]byte, error) {
 	if off >= sc.start && off+n <= sc.start+int64(len(sc.buf)) {
 		return sc.buf[off-sc.start:][:n], nil
@@ -72,7 +72,12 @@ func (sc *scanner) window(off, n int64) ([]byte, error) {
 	}
 	for i := int64(0); i < want; i += superSize {
 		part := sc.buf[i:min(want, i+superSize)]
-		if readFull(sc.f, part, off+i) != nil {
+		err := readFull(sc.f, part, off+i)
+		if short(err) {
+			sc.buf = sc.buf[:0]
+			return nil, err
+		}
+		if err != nil {
 			clear(part)
 			sc.bad = true
 		}

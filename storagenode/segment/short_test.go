@@ -2,7 +2,9 @@ package segment
 
 import (
 	"errors"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -202,6 +204,63 @@ func TestSegmentCannotBeRemoved(t *testing.T) {
 			for n := range 30 {
 				if _, err := r.Stat(r.Context(), rigID(n)); n < 20 != errors.Is(err, storagenode.ErrNotFound) {
 					t.Errorf("shard %d: %v", n, err)
+				}
+			}
+		}
+	}
+}
+
+// TestShortReadsAtOpen: reads that fail or come back short while the segments are
+// opened, or files that seem to be shorter than they are, remove and cut nothing: the
+// open fails, or tells of damage, and the next one finds all there is.
+func TestShortReadsAtOpen(t *testing.T) {
+	for name, rule := range map[string]vfs.Rule{
+		"short":            {Ops: vfs.OpRead, Short: true},
+		"short, then none": {Ops: vfs.OpRead, Short: true, Err: syscall.EIO},
+		"EIO":              {Ops: vfs.OpRead, Err: syscall.EIO},
+		"no memory":        {Ops: vfs.OpRead, Err: syscall.ENOMEM},
+		"no file":          {Ops: vfs.OpOpen, Err: syscall.EMFILE},
+		"no stat":          {Ops: vfs.OpStat, Err: syscall.ENOMEM},
+	} {
+		for _, skip := range []int{0, 1, 2, 3, 5} {
+			for _, times := range []int{1, 2, 3, 0} {
+				for _, lost := range []bool{false, true} {
+					r := newRig(t, nil)
+					for n := range 6 {
+						r.put(n, 20<<10)
+					}
+					mem := r.fs.Crash(rand.New(rand.NewPCG(1, 1)))
+					_ = r.Store.Close()
+					r.fs, r.fault = mem, vfs.NewFault(mem)
+					r.cfg.FS = r.fault
+					if lost {
+						r.must(r.fs.RemoveAll("/d/index"))
+					}
+					before, err := r.fs.List(r.segDir)
+					r.must(err)
+					rule.Path, rule.Skip, rule.Times = "/segments/", skip, times
+					r.fault.Inject(rule)
+					s, err := Open(r.Context(), r.cfg)
+					if short(rule.Err) && err == nil && len(s.OpenReport().Damaged)+len(s.OpenReport().Corrupt) > 0 {
+						t.Errorf("%s, skip %d, times %d: called damage", name, skip, times)
+					}
+					if err == nil {
+						_ = s.Close()
+					}
+					r.fault.Clear()
+					for _, file := range before {
+						if _, err := r.fs.Stat(filepath.Join(r.segDir, file)); err != nil {
+							t.Fatalf("%s, skip %d, times %d, index lost %v: %v", name, skip, times, lost, err)
+						}
+					}
+					r.must(r.fs.RemoveAll("/d/index")) // which may have nothing of what could not be read
+					r.open()
+					for n := range 6 {
+						if _, err := r.read(n); err != nil {
+							t.Fatalf("%s, skip %d, times %d, index lost %v: shard %d: %v", name, skip, times, lost, n, err)
+						}
+					}
+					r.must(r.Store.Close())
 				}
 			}
 		}

@@ -59,8 +59,8 @@ type Rule struct {
 	Hang  bool
 	// Err is returned instead of making the call; nil makes it.
 	Err error
-	// Short, on a write, makes the first half of it and returns Err, or
-	// io.ErrShortWrite where that is nil.
+	// Short, on a write or a read, makes the first half of it and returns Err, or
+	// io.ErrShortWrite or io.EOF where that is nil.
 	Short bool
 	// Lie reports success without making the call: a write or a sync that never
 	// reached the medium. Only for OpWrite, OpSync, OpSyncDir.

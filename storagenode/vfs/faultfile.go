@@ -11,7 +11,17 @@ type faultFile struct {
 }
 
 func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
-	if _, err := f.f.apply(OpRead, f.path, ""); err != nil {
+	r, err := f.f.apply(OpRead, f.path, "")
+	switch {
+	case r != nil && r.Short:
+		n, rerr := f.File.ReadAt(p[:len(p)/2], off)
+		if rerr != nil {
+			err = rerr
+		} else if err == nil {
+			err = io.EOF
+		}
+		return n, err
+	case err != nil:
 		return 0, err
 	}
 	return f.File.ReadAt(p, off)
