@@ -113,22 +113,49 @@ func (c *committer) checkRecord(d *drive, generation uint64) error {
 // checkMember reads what a member holds. It is appended to and trimmed meanwhile,
 // so that only what is wrong again and again is wrong.
 func (c *committer) checkMember(d *drive, synced uint64) (err error) {
+	err = c.again(func() error {
+		l := readLog(d, c.cfg.Cluster)
+		if l.err == nil && l.last() < synced {
+			return fmt.Errorf("%w: it ends at commit %d, and %d was durable", errLog, l.last(), synced)
+		}
+		if l.err == nil && l.snap.commit > 0 {
+			return readSnapshot(d, c.cfg.Cluster, l.snap, func(_, _ []byte) error { return nil })
+		}
+		return l.err
+	})
+	if errors.Is(err, errHung) || vfs.Short(err) {
+		return nil // who hangs is found by others, and a process that is short says nothing of its drives
+	}
+	return err
+}
+
+// again reads something until it can be read and is good, or was not several times: a
+// member is not given up, and its files are not replaced, for a read that failed once.
+func (c *committer) again(read func() error) (err error) {
 	for try := range checkTries {
 		if try > 0 {
 			<-c.cfg.Clock.After(checkPause)
 		}
-		l := readLog(d, c.cfg.Cluster)
-		if err = l.err; err == nil && l.last() < synced {
-			err = fmt.Errorf("%w: it ends at commit %d, and %d was durable", errLog, l.last(), synced)
-		}
-		if err == nil && l.snap.commit > 0 {
-			err = readSnapshot(d, c.cfg.Cluster, l.snap, func(_, _ []byte) error { return nil })
-		}
-		if err == nil || errors.Is(err, errHung) || vfs.Short(err) {
-			return nil // who hangs is found by others, and a process that is short says nothing of its drives
+		if err = read(); err == nil || errors.Is(err, errHung) || errors.Is(err, errSync) {
+			break
 		}
 	}
 	return err
+}
+
+// readLog reads a drive's log, again where that does not go well, and makes durable
+// what was read where it is to be synced.
+func (c *committer) readLog(d *drive, sync bool) (l *memberLog) {
+	_ = c.again(func() error {
+		if l = readLog(d, c.cfg.Cluster); errors.Is(l.err, vfs.ErrNotExist) {
+			return nil // there is none
+		}
+		if l.err == nil && sync {
+			l.err = l.syncTail()
+		}
+		return l.err
+	})
+	return l
 }
 
 // memberBad gives up a member whose files hold damage: it is taken in anew. Where

@@ -103,7 +103,7 @@ func (c *committer) saveSnapshot(snap *pebble.Snapshot, d *drive) (commit uint64
 // until it has been begun anew after the snapshot, and may be trimmed then.
 func (c *committer) begin(d *drive, snap *pebble.Snapshot) (whole bool, err error) {
 	claim := d.claim()
-	switch log := readLog(d, c.cfg.Cluster); {
+	switch log := c.readLog(d, false); {
 	case log.err == nil && c.hasServed(log):
 		whole = true
 	case log.err != nil && !errors.Is(log.err, errLog) && !errors.Is(log.err, vfs.ErrNotExist):

@@ -23,7 +23,11 @@ const (
 	logMax    = 1 << 30 // no log file is larger
 )
 
-var errLog = errors.New("damaged log")
+var (
+	errLog = errors.New("damaged log")
+	// errUnread: what could not be read may be as it should be.
+	errUnread = errors.New("not readable")
+)
 
 func logHeader(cluster storagenode.UUID, first, prev uint64) []byte {
 	h := make([]byte, groupAlign)
@@ -218,7 +222,7 @@ func (l *memberLog) each(cluster storagenode.UUID, after uint64, f func(g group,
 		}
 		b, err := readSmall(l.drive.fs, l.drive.path(numberedName(logPrefix, first)), logMax)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errUnread, err)
 		}
 		for off, next := groupAlign, first; off < len(b); next++ {
 			g, n, err := parseGroup(b[off:], cluster)

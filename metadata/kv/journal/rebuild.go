@@ -147,7 +147,7 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 	var errs []error
 	for _, log := range logs {
 		if log.chains == nil {
-			log = readLog(log.drive, c.cfg.Cluster)
+			log = c.readLog(log.drive, false)
 		}
 		if log.err == nil && !c.hasServed(log) {
 			log.err = fmt.Errorf("%w: it ends at commit %d, or diverges, of %d", errLog, log.last(), c.commit)
@@ -157,26 +157,48 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 			continue
 		}
 		for _, d := range c.stateDrives() {
-			if ended(stop) {
-				return errEnded
-			}
-			st, err := c.buildOn(d, log)
+			st, err := c.buildFrom(log, d, stop)
 			if err == nil {
 				c.setState(st)
 				c.cleanStates()
 				c.cfg.Logger.Info("state built", "drive", d.id.String(), "commit", c.commit)
 				return nil
 			}
+			if ended(stop) {
+				return errEnded
+			}
 			c.cfg.Logger.Warn("state not built", "drive", d.id.String(), "err", err)
 			errs = append(errs, err)
 			if errors.Is(err, errSnapshot) || errors.Is(err, errLog) {
-				// Nor can it be built elsewhere of that. A copy is to take its place.
+				// A copy is to take its place.
 				c.driveLost(log.drive, fmt.Errorf("%w: %w", errRotten, err))
-				break
+			}
+			if ofLog(err) {
+				break // nor can it be built elsewhere of that
 			}
 		}
 	}
 	return fmt.Errorf("%w: no state can be built: %w", kv.ErrUnavailable, errors.Join(errs...))
+}
+
+// buildFrom is buildOn, again where the log cannot be read or seems damaged.
+func (c *committer) buildFrom(log *memberLog, d *drive, stop <-chan struct{}) (st *state, err error) {
+	_ = c.again(func() error {
+		if ended(stop) {
+			err = errEnded
+			return nil
+		}
+		if st, err = c.buildOn(d, log); ofLog(err) {
+			return err
+		}
+		return nil
+	})
+	return st, err
+}
+
+// ofLog says that it is for its log that a state cannot be built.
+func ofLog(err error) bool {
+	return errors.Is(err, errUnread) || errors.Is(err, errSnapshot) || errors.Is(err, errLog)
 }
 
 // stateDrives are where a state may be, best first: one failure should not

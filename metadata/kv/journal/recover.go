@@ -84,10 +84,12 @@ func (c *committer) newestRecord(format bool) (top membership, err error) {
 		if !d.usable {
 			return errors.New("not usable")
 		}
-		if err := d.there(); err != nil {
-			return errAway(err)
-		}
-		recs[i], err = d.readMembership(c.cfg.Cluster)
+		_ = c.again(func() error {
+			if recs[i], err = c.readRecord(d); errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errAway) {
+				return nil // it is not there
+			}
+			return err
+		})
 		return err
 	})
 	readable, blank, created := 0, 0, 0
@@ -139,8 +141,20 @@ func (c *committer) sureOf(top membership, readable int) bool {
 	return readable > 0 && readable >= len(c.drives)-c.cfg.Tolerance
 }
 
-// errAway hides fs.ErrNotExist: a drive that is away is not a blank one.
-func errAway(err error) error { return fmt.Errorf("away: %s", err.Error()) }
+// errAway stands for fs.ErrNotExist: a drive that is away is not a blank one.
+var errAway = errors.New("away")
+
+// readRecord reads a drive's record of the membership.
+func (c *committer) readRecord(d *drive) (membership, error) {
+	err := d.there()
+	if errors.Is(err, vfs.ErrNotExist) || errors.Is(err, errOther) {
+		err = fmt.Errorf("%w: %s", errAway, err.Error())
+	}
+	if err != nil {
+		return membership{}, err
+	}
+	return d.readMembership(c.cfg.Cluster)
+}
 
 // neverUsed says that no drive's log has a group: the namespace was being
 // created when the power went.
@@ -225,10 +239,7 @@ func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog
 	}
 	logs = make([]*memberLog, len(drives))
 	eachDrive(drives, func(i int, d *drive) error {
-		logs[i] = readLog(d, c.cfg.Cluster)
-		if logs[i].err == nil {
-			logs[i].err = logs[i].syncTail()
-		}
+		logs[i] = c.readLog(d, true)
 		return nil
 	})
 	for _, l := range logs {
@@ -311,10 +322,10 @@ func (l *memberLog) syncTail() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
+	if err := errors.Join(f.Sync(), f.Close(), d.fs.SyncDir(d.journalDir())); err != nil {
+		return fmt.Errorf("%w: %w", errSync, err)
 	}
-	return d.fs.SyncDir(d.journalDir())
+	return nil
 }
 
 // settleMembership puts a new generation in force where the members differ

@@ -205,17 +205,42 @@ func openSnapshot(d *drive, cluster storagenode.UUID, commit uint64) (ref snapRe
 func readSnapshot(d *drive, cluster storagenode.UUID, ref snapRef, f func(k, v []byte) error) (err error) {
 	file, err := openMedium(d.fs, d.path(numberedName(snapPrefix, ref.commit)))
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	return parseSnapshot(io.NewSectionReader(file, 0, ref.size), cluster, ref, f)
+	return parseSnapshot(&wholeReader{f: file, size: ref.size}, cluster, ref, f)
+}
+
+// wholeReader reads the bytes that a file is known to have. That it cannot is no word
+// on what they are: errUnread.
+type wholeReader struct {
+	f         vfs.File
+	off, size int64
+}
+
+func (r *wholeReader) Read(p []byte) (int, error) {
+	if r.off >= r.size {
+		return 0, io.EOF
+	}
+	n, err := r.f.ReadAt(p[:min(int64(len(p)), r.size-r.off)], r.off)
+	if r.off += int64(n); n > 0 || len(p) == 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("%w: at %d of %d bytes: %w", errUnread, r.off, r.size, err)
 }
 
 // parseSnapshot reads a snapshot of which ref was read before.
 func parseSnapshot(src io.Reader, cluster storagenode.UUID, ref snapRef, f func(k, v []byte) error) error {
 	r := bufio.NewReaderSize(src, 1<<20)
+	read := func(p []byte) error {
+		_, err := io.ReadFull(r, p)
+		if err != nil && !errors.Is(err, errUnread) {
+			err = fmt.Errorf("%w: %w", errSnapshot, err)
+		}
+		return err
+	}
 	h := make([]byte, snapHeader)
-	if _, err := io.ReadFull(r, h); err != nil {
+	if err := read(h); err != nil {
 		return err
 	}
 	got, err := parseSnapHeader(h, cluster)
@@ -225,8 +250,8 @@ func parseSnapshot(src io.Reader, cluster storagenode.UUID, ref snapRef, f func(
 	var total uint64
 	var body []byte
 	for {
-		if _, err := io.ReadFull(r, h[:blockHead]); err != nil {
-			return fmt.Errorf("%w: %w", errSnapshot, err)
+		if err := read(h[:blockHead]); err != nil {
+			return err
 		}
 		size, pairs := binary.LittleEndian.Uint32(h), binary.LittleEndian.Uint32(h[4:])
 		sum := binary.LittleEndian.Uint64(h[8:])
@@ -243,8 +268,8 @@ func parseSnapshot(src io.Reader, cluster storagenode.UUID, ref snapRef, f func(
 			body = make([]byte, size)
 		}
 		body = body[:size]
-		if _, err := io.ReadFull(r, body); err != nil {
-			return fmt.Errorf("%w: %w", errSnapshot, err)
+		if err := read(body); err != nil {
+			return err
 		}
 		if xxhash.Sum64(body) != sum {
 			return fmt.Errorf("%w: block sum", errSnapshot)
