@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,5 +207,30 @@ func TestOwnStoreIsNoOtherProcess(t *testing.T) {
 	p.check(t.Context())
 	if _, state := n.Drive(id); state != storagenode.DriveActive {
 		t.Errorf("it is %s: %s", state, p.reason)
+	}
+}
+
+// TestUnreadIdentityIsNoEmptyDirectory: a directory whose identity cannot be read just
+// now, though it could be seen to be empty before, is not formatted: it may be a disk that
+// came meanwhile.
+func TestUnreadIdentityIsNoEmptyDirectory(t *testing.T) {
+	for _, why := range []error{syscall.EMFILE, syscall.EIO} {
+		m := newMoment(t)
+		n := m.open()
+		m.must(n.Close())
+		m.must(m.fault.MkdirAll("/a/journal"))
+		f, err := m.fault.OpenFile("/a/journal/log", os.O_CREATE|os.O_WRONLY)
+		m.must(err)
+		m.must(f.Close())
+		pin, err := m.fault.Pin("/a")
+		m.must(err)
+		m.fault.Inject(vfs.Rule{Ops: vfs.OpOpen, Path: IdentityName, Err: why, Times: 1})
+		if err := n.places[0].format(pin, storagenode.DriveID{}); !errors.Is(err, why) {
+			t.Errorf("%v: formatted: %v", why, err)
+		}
+		if _, err := m.fault.Stat("/a/journal/log"); err != nil {
+			t.Errorf("%v: %v", why, err)
+		}
+		m.must(pin.Close())
 	}
 }

@@ -73,8 +73,11 @@ func (p *place) format(fsys vfs.Pinned, replaces storagenode.DriveID) error {
 	}
 	// A drive that was not there a moment ago: this directory has another name
 	// (a link, a second mount) and was formatted by that, or by another node.
-	if id, err := readIdentity(fsys, p.dir); err == nil {
+	switch id, err := readIdentity(fsys, p.dir); {
+	case err == nil:
 		return fmt.Errorf("%w: %s was empty and now is drive %s: it was named under another name too, or another node took it; name it once", ErrRefused, p.dir, id.Drive)
+	case !errors.Is(err, errNoIdentity):
+		return err // nobody knows
 	}
 	switch left, err := remains(fsys, p.dir, true); {
 	case err != nil:
