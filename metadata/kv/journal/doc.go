@@ -30,7 +30,9 @@
 // missed (where Tolerance is less than half of them). Where not all are, the
 // generation leaps, so that none which was only tried can be newer. Of the members the one with the longest valid chain is taken; groups
 // found on only some of them are kept, since they may have been acknowledged,
-// and synced everywhere before anything is served. See recover.go.
+// and synced everywhere before anything is served. See recover.go. Where all logs are
+// damaged, a state that is proved to have what is missing makes up for it; where it has
+// more than they, but that is not proved, nothing is opened. See reach.go.
 //
 // On a drive, in Dir:
 //

@@ -94,7 +94,8 @@ func boundSum(cluster storagenode.UUID, p []byte) uint64 {
 }
 
 // parseGroup reads the record at the start of b and returns it with the room
-// it takes. It checks everything but the predecessor.
+// it takes. It checks everything but the predecessor. Of one whose payload alone is bad
+// or cut off it returns what the header says, with the error.
 func parseGroup(b []byte, cluster storagenode.UUID) (group, int, error) {
 	le := binary.LittleEndian
 	if len(b) < groupHeader || le.Uint32(b) != groupMagic {
@@ -107,17 +108,18 @@ func parseGroup(b []byte, cluster storagenode.UUID) (group, int, error) {
 		return group{}, 0, fmt.Errorf("%w: version %d", errNoGroup, v)
 	}
 	n := int(le.Uint32(b[24:]))
-	if n > maxPayload || groupHeader+n > len(b) {
-		return group{}, 0, fmt.Errorf("%w: length %d", errNoGroup, n)
-	}
 	g := group{
-		commit: le.Uint64(b[8:]), prev: le.Uint64(b[16:]), chain: le.Uint64(b[56:]),
-		txns: le.Uint32(b[28:]), payload: b[groupHeader : groupHeader+n],
+		commit: le.Uint64(b[8:]), prev: le.Uint64(b[16:]), chain: le.Uint64(b[56:]), txns: le.Uint32(b[28:]),
 	}
+	size := min(sealedSize(n), len(b))
+	if n > maxPayload || groupHeader+n > len(b) {
+		return g, size, fmt.Errorf("%w: length %d", errNoGroup, n)
+	}
+	g.payload = b[groupHeader : groupHeader+n]
 	if xxhash.Sum64(g.payload) != le.Uint64(b[32:]) {
-		return group{}, 0, fmt.Errorf("%w: payload sum", errNoGroup)
+		return g, size, fmt.Errorf("%w: payload sum", errNoGroup)
 	}
-	return g, min(sealedSize(n), len(b)), nil
+	return g, size, nil
 }
 
 // eachOp calls f for every write of a payload; a nil value is a delete.

@@ -53,6 +53,9 @@ type memberLog struct {
 	drive *drive
 	snap  snapRef
 	files []uint64 // first commits, ascending
+	// from is where the groups begin in the first file, behind damage that a state
+	// makes up for; 0: behind its header.
+	from int
 	// before is the commit before the first group, chains[i] the chain of
 	// commit before+i: chains[0] is that of before itself.
 	before uint64
@@ -81,22 +84,10 @@ func (l *memberLog) prefixOf(o *memberLog) bool {
 // readLog verifies all the drive holds of the log.
 func readLog(d *drive, cluster storagenode.UUID) *memberLog {
 	l := &memberLog{drive: d}
-	names, err := d.fs.List(d.journalDir())
-	if err != nil {
-		l.err = err
+	var snaps []uint64
+	if l.files, snaps, l.err = d.files(); l.err != nil {
 		return l
 	}
-	var snaps []uint64
-	for _, n := range names {
-		if c, ok := numbered(n, logPrefix); ok {
-			l.files = append(l.files, c)
-		}
-		if c, ok := numbered(n, snapPrefix); ok {
-			snaps = append(snaps, c)
-		}
-	}
-	slices.Sort(l.files)
-	slices.Sort(snaps)
 	var unread error
 	for len(snaps) > 0 && l.snap.commit == 0 {
 		switch ref, err := openSnapshot(d, cluster, snaps[len(snaps)-1]); {
@@ -120,6 +111,22 @@ func readLog(d *drive, cluster storagenode.UUID) *memberLog {
 		l.err = unread // with that snapshot it may be whole
 	}
 	return l
+}
+
+// files gives the commits that log files begin with, and those of snapshots, ascending.
+func (d *drive) files() (logs, snaps []uint64, err error) {
+	names, err := d.fs.List(d.journalDir())
+	for _, n := range names {
+		if c, ok := numbered(n, logPrefix); ok {
+			logs = append(logs, c)
+		}
+		if c, ok := numbered(n, snapPrefix); ok {
+			snaps = append(snaps, c)
+		}
+	}
+	slices.Sort(logs)
+	slices.Sort(snaps)
+	return logs, snaps, err
 }
 
 // headed says whether a file has a header.
@@ -156,6 +163,12 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 		if err != nil {
 			return err
 		}
+		if i == 0 && l.from > 0 {
+			if err := l.groups(b, cluster, l.from, last); err != nil {
+				return err
+			}
+			continue
+		}
 		got, prev, err := parseLogHeader(b, cluster)
 		if err != nil && last && i > 0 && !groupWithin(b, cluster, first) {
 			l.files = l.files[:i] // made, but the power went before it was written
@@ -170,9 +183,8 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 		if first != l.last()+1 || prev != l.chains[len(l.chains)-1] {
 			return fmt.Errorf("%w: file %d does not continue commit %d", errLog, first, l.last())
 		}
-		end := l.groups(b, cluster)
-		if last && groupWithin(b[end:], cluster, l.last()+1) {
-			return fmt.Errorf("%w: after commit %d", errLog, l.last())
+		if err := l.groups(b, cluster, groupAlign, last); err != nil {
+			return err
 		}
 	}
 	if len(l.files) == 0 {
@@ -181,10 +193,9 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 	return nil
 }
 
-// groups walks the groups of one file that continue the chain, and returns
-// where they end.
-func (l *memberLog) groups(b []byte, cluster storagenode.UUID) int {
-	off := groupAlign
+// groups walks the groups of one file that continue the chain, from off on. In the last
+// one nothing may follow them but a torn end.
+func (l *memberLog) groups(b []byte, cluster storagenode.UUID, off int, last bool) error {
 	for off < len(b) {
 		g, n, err := parseGroup(b[off:], cluster)
 		if err != nil || g.commit != l.last()+1 || g.prev != l.chains[len(l.chains)-1] {
@@ -196,7 +207,10 @@ func (l *memberLog) groups(b []byte, cluster storagenode.UUID) int {
 		}
 		off += n
 	}
-	return min(off, len(b))
+	if last && groupWithin(b[min(off, len(b)):], cluster, l.last()+1) {
+		return fmt.Errorf("%w: after commit %d", errLog, l.last())
+	}
+	return nil
 }
 
 // groupWithin looks for a valid group from commit on anywhere in b: a torn end
@@ -224,7 +238,11 @@ func (l *memberLog) each(cluster storagenode.UUID, after uint64, f func(g group,
 		if err != nil {
 			return fmt.Errorf("%w: %w", errUnread, err)
 		}
-		for off, next := groupAlign, first; off < len(b); next++ {
+		off, next := groupAlign, first
+		if i == 0 && l.from > 0 {
+			off, next = l.from, l.before+1
+		}
+		for ; off < len(b); next++ {
 			g, n, err := parseGroup(b[off:], cluster)
 			want, known := l.chain(next)
 			if !known {

@@ -32,6 +32,9 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 	}
 	c.rec = top
 	logs, best, err := c.readLogs(top)
+	if c.inForce == 0 {
+		best, err = c.reach(top, logs, best, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -47,6 +50,9 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 	c.chain, _ = best.chain(c.commit)
 	c.snapSize = best.snap.size
 	c.logBytes = best.beyond
+	if best.from > 0 {
+		c.logBytes = max(c.logBytes, c.cfg.SnapshotAfter) // which takes the place of what is damaged
+	}
 	if err := c.settleMembership(top); err != nil {
 		c.stopMembers()
 		c.commit, c.chain = served, servedChain // more must not be read yet
@@ -258,7 +264,7 @@ func (c *committer) readLogs(top membership) (logs []*memberLog, best *memberLog
 		}
 	}
 	if best == nil {
-		return nil, nil, fmt.Errorf("%w: no member of the journal's generation %d is whole: %s",
+		return logs, nil, fmt.Errorf("%w: no member of the journal's generation %d is whole: bring one of them back as it was, or load a dump of the metadata into new drives: %s",
 			kv.ErrUnavailable, top.Generation, strings.Join(missing, "; "))
 	}
 	return logs, best, nil

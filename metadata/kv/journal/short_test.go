@@ -81,6 +81,7 @@ func TestReadFailsOnce(t *testing.T) {
 					t.Parallel()
 					cfg, fs, _ := faulty(t, 1+tolerance, tolerance)
 					cfg.SnapshotAfter, cfg.CheckEvery = 8<<10, time.Hour
+					cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
 					s := open(t, cfg)
 					acked := map[string]string{}
 					for i := range 60 {

@@ -1,0 +1,220 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"kintsugi/metadata/kv"
+	"kintsugi/metadata/kv/journal"
+	"kintsugi/storagenode/vfs"
+)
+
+const (
+	reachPairs = 60
+	reachGroup = 512 // of each pair
+)
+
+// TestDamageOfTheOnlyLog: what goes bad in the only log, or in all of them, while nothing
+// runs loses nothing that was acknowledged: the state has it, where that is proved by
+// the chain, and the log is made good by a snapshot. Else the start is refused, and says
+// which directory has what.
+func TestDamageOfTheOnlyLog(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		at         []int64
+		cut        int64
+		noState    bool // it is lost as well
+		refused    string
+		afterwards string // the end of what is there once the state was moved away
+	}{
+		{name: "last payload", at: []int64{reachPairs*reachGroup + 100}},
+		{name: "last header", at: []int64{reachPairs*reachGroup + 20}, refused: "(commit 60)", afterwards: "k58"},
+		{name: "last ones", at: []int64{58*reachGroup + 9, 59*reachGroup + 9, 60*reachGroup + 100}},
+		{name: "the file ends in the last payload", cut: reachPairs*reachGroup + 100},
+		{name: "the file ends before", cut: reachPairs * reachGroup, refused: "(commit 60)", afterwards: "k58"},
+		{name: "middle payload", at: []int64{30*reachGroup + 100}},
+		{name: "middle header", at: []int64{30*reachGroup + 20}},
+		{name: "file header", at: []int64{20}},
+		{name: "many", at: []int64{20, 7*reachGroup + 8, 30*reachGroup + 20, 31*reachGroup + 200}},
+		{name: "middle, no state", at: []int64{30*reachGroup + 100}, noState: true, refused: "damaged log: after commit 29"},
+	} {
+		for _, tolerance := range []int{0, 1} {
+			t.Run(fmt.Sprint(c.name, " ", tolerance), func(t *testing.T) {
+				t.Parallel()
+				cfg, fs, _ := faulty(t, 1+tolerance, tolerance)
+				cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+				s := open(t, cfg)
+				for i := range reachPairs {
+					mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+				}
+				state := filepath.Join(dirOf(cfg, s.Status().StateDrive), "state")
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if c.noState {
+					if err := fs.RemoveAll(state); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, d := range cfg.Drives {
+					log := fmt.Sprintf("%s/journal/log-%016x", d.Dir, 1)
+					for _, at := range c.at {
+						if err := fs.FlipBit(log, at, 3); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if c.cut > 0 {
+						f, err := fs.OpenFile(log, 2)
+						if err == nil {
+							err = errors.Join(f.Truncate(c.cut), f.Close())
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				if c.refused != "" {
+					for range 2 {
+						_, err := journal.Open(t.Context(), cfg)
+						if !errors.Is(err, kv.ErrUnavailable) || !strings.Contains(err.Error(), c.refused) {
+							t.Fatalf("not refused: %v", err)
+						}
+					}
+					if c.afterwards == "" {
+						return
+					}
+					if err := fs.Rename(state, "/away"); err != nil {
+						t.Fatal(err)
+					}
+					s = open(t, cfg)
+					wantGet(t, s, c.afterwards, strings.Repeat("x", 300))
+					return
+				}
+				for round := range 3 {
+					s = open(t, cfg)
+					for i := range reachPairs {
+						wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+					}
+					for i := range round {
+						wantGet(t, s, fmt.Sprint("new", i), "v")
+					}
+					if round == 0 { // the power may go before the snapshot is there
+						if err := s.Close(); err != nil {
+							t.Fatal(err)
+						}
+						s = open(t, cfg)
+					}
+					mustPut(t, s, fmt.Sprint("new", round), "v")
+					whole(t, s, cfg)
+					eventually(t, "a snapshot", func() bool {
+						for _, d := range cfg.Drives {
+							names, err := fs.List(d.Dir + "/journal")
+							if err != nil || !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "snap-0") }) {
+								return false
+							}
+						}
+						return true
+					})
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, d := range cfg.Drives { // the log is good by itself
+					if err := fs.RemoveAll(d.Dir + "/state"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s = open(t, cfg)
+				for i := range reachPairs {
+					wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+				}
+				wantGet(t, s, "new2", "v")
+			})
+		}
+	}
+}
+
+// TestDamageAndAnOlderState: a state that is behind the log makes up for what went bad
+// before its commit, and for nothing after it.
+func TestDamageAndAnOlderState(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		at         int64
+		refused    string
+	}{
+		{"before", "1", 15*reachGroup + 100, ""},
+		{"its own payload", "1", 20*reachGroup + 100, ""},
+		{"its own header", "1", 20*reachGroup + 20, ""}, // the next file's header proves it
+		{"the next header", "15", 20, "damaged log"},
+		{"the next payload", "15", 1*reachGroup + 100, "damaged log: after commit 20"},
+		{"after", "15", 10*reachGroup + 100, "damaged log: after commit 29"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg, fs, _ := faulty(t, 1, 0)
+			cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+			for _, part := range [][2]int{{0, 20}, {20, reachPairs}} {
+				s := open(t, cfg)
+				for i := part[0]; i < part[1]; i++ {
+					mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if part[0] == 0 {
+					copyTree(t, fs, "/d0/state", "/kept")
+				}
+			}
+			err := errors.Join(fs.RemoveAll("/d0/state"), fs.Rename("/kept", "/d0/state"),
+				fs.FlipBit("/d0/journal/log-"+strings.Repeat("0", 16-len(c.file))+c.file, c.at, 3))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.refused != "" {
+				if _, err := journal.Open(t.Context(), cfg); !errors.Is(err, kv.ErrUnavailable) || !strings.Contains(err.Error(), c.refused) {
+					t.Fatalf("not refused: %v", err)
+				}
+				return
+			}
+			s := open(t, cfg)
+			for i := range reachPairs {
+				wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+			}
+		})
+	}
+}
+
+func copyTree(t testing.TB, fs vfs.FS, from, to string) {
+	t.Helper()
+	if err := fs.MkdirAll(to); err != nil {
+		t.Fatal(err)
+	}
+	names, err := fs.List(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		src, dst := filepath.Join(from, n), filepath.Join(to, n)
+		if _, err := fs.List(src); err == nil {
+			copyTree(t, fs, src, dst)
+			continue
+		}
+		b, err := content(fs, src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := fs.OpenFile(dst, os.O_RDWR|os.O_CREATE)
+		if err == nil {
+			_, err = f.WriteAt([]byte(b), 0)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
