@@ -15,6 +15,7 @@ import (
 	"kintsugi/cmd/internal/roles"
 	"kintsugi/metadata"
 	"kintsugi/metadata/kv/etcd"
+	"kintsugi/metadata/kv/kvtest"
 	"kintsugi/repair"
 	"kintsugi/storagenode/clock"
 	"kintsugi/storagenode/rpc/auth"
@@ -118,7 +119,7 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 		t.Setenv(name+"_FILE", "")
 	}
 	address, _, _ := startMember(t, secret)
-	s3, metadata := freeAddress(t), "etcd://"+address+"/kintsugi"
+	s3, metadata := kvtest.FreeAddress(t), "etcd://"+address+"/kintsugi"
 	start := func(args ...string) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
@@ -133,7 +134,7 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 			}
 		})
 	}
-	admin := freeAddress(t)
+	admin := kvtest.FreeAddress(t)
 	want := func(url string, status int, text string) {
 		t.Helper()
 		var last string
@@ -156,9 +157,9 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 	want(admin+"/ready", 503, "waits for a repairer to found the cluster")
 	want(admin+"/admin/v1/status", 503, "waits for a repairer to found the cluster")
 	want(s3+"/bucket/key", 503, "<Code>ServiceUnavailable</Code>")
-	repairer := freeAddress(t)
-	start("repair", "--address", repairer, "--admin-address", freeAddress(t), "--metadata", metadata)
-	start("storagenode", "--name", "n1", "--address", freeAddress(t), "--admin-address", freeAddress(t), "--join", "http://"+repairer, t.TempDir())
+	repairer := kvtest.FreeAddress(t)
+	start("repair", "--address", repairer, "--admin-address", kvtest.FreeAddress(t), "--metadata", metadata)
+	start("storagenode", "--name", "n1", "--address", kvtest.FreeAddress(t), "--admin-address", kvtest.FreeAddress(t), "--join", "http://"+repairer, t.TempDir())
 	want(admin+"/ready", 200, "ready")
 	want(s3+"/bucket/key", 403, "<Code>AccessDenied</Code>")
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // TestHTTPS: S3 and the admin API are served with a certificate, and commands reach
@@ -34,7 +36,7 @@ func TestHTTPS(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: 20 * time.Second}
 
-	s3, admin := freeAddress(t), freeAddress(t)
+	s3, admin := kvtest.FreeAddress(t), kvtest.FreeAddress(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	root := newRoot()

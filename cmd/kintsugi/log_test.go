@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // TestNobodyReadsTheLog: a server whose standard error is full, for nobody reads it,
@@ -33,9 +35,9 @@ func TestNobodyReadsTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stderr.Close()
-	admin := freeAddress(t)
+	admin := kvtest.FreeAddress(t)
 	t.Setenv("KINTSUGI_ADMIN_URL", "http://"+admin)
-	server := exec.Command(os.Args[0], "server", "--address", freeAddress(t), "--admin-address", admin,
+	server := exec.Command(os.Args[0], "server", "--address", kvtest.FreeAddress(t), "--admin-address", admin,
 		filepath.Join(dir, "d1"), filepath.Join(dir, "d2"), filepath.Join(dir, "d3"))
 	server.Env = append(os.Environ(), envMain+"=1")
 	server.Stderr = stderr

@@ -17,15 +17,16 @@ import (
 
 	"kintsugi/metadata/kv/etcd"
 	"kintsugi/metadata/kv/etcd/member"
+	"kintsugi/metadata/kv/kvtest"
 )
 
 // startMember runs a metadata member in this process; stop ends it as SIGTERM
 // does.
 func startMember(t *testing.T, secret string, change ...func(*member.Config)) (address, admin string, stop func()) {
 	t.Helper()
-	address, admin = freeAddress(t), freeAddress(t)
+	address, admin = kvtest.FreeAddress(t), kvtest.FreeAddress(t)
 	cfg := member.Config{
-		Name: "m1", Dir: filepath.Join(t.TempDir(), "m1"), Secret: secret, Address: address, PeerAddress: freeAddress(t),
+		Name: "m1", Dir: filepath.Join(t.TempDir(), "m1"), Secret: secret, Address: address, PeerAddress: kvtest.FreeAddress(t),
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, f := range change {
@@ -108,7 +109,7 @@ func TestMetadataMember(t *testing.T) {
 	if text, err = run(t, "admin", "metadata", "members", where); err != nil || !strings.Contains(text, "leader") {
 		t.Fatalf("%s, %v", text, err)
 	}
-	peer := freeAddress(t)
+	peer := kvtest.FreeAddress(t)
 	if text, err = run(t, "admin", "metadata", "members", "add", peer, where); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"kintsugi/metadata/kv/kvtest"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
@@ -63,11 +64,14 @@ func TestNodeIsPausedAndKilled(t *testing.T) {
 	g := &greeter{}
 	repairer := httptest.NewServer(auth.NewGuard(auth.GuardConfig{Key: key}).Wrap(rpc.NewMembershipHandler(g)))
 	defer repairer.Close()
-	address := freeAddress(t)
+	address := kvtest.FreeAddress(t)
 	args := []string{"storagenode", "--name", "n1", "--address", address, "--admin-address", "127.0.0.1:0",
 		"--join", repairer.URL, filepath.Join(t.TempDir(), "d1")}
 	node := startProcess(t, secret, args...)
-	for len(g.announced().Drives) != 1 {
+	for n := 0; len(g.announced().Drives) != 1; n++ {
+		if n == 6000 {
+			t.Fatal("the node does not announce itself")
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	id := g.announced().Drives[0].ID

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"kintsugi/metadata/kv/kvtest"
 	"kintsugi/storagenode"
 	"kintsugi/storagenode/rpc"
 	"kintsugi/storagenode/rpc/auth"
@@ -88,16 +88,6 @@ func (g *greeter) announced() storagenode.Announcement {
 	return g.last
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // TestStorageNodeCommand runs the command against a repairer that welcomes it,
 // over plain HTTP and over TLS, stores and reads, and stops it.
 func TestStorageNodeCommand(t *testing.T) {
@@ -132,7 +122,7 @@ func runStorageNode(t *testing.T, secure bool) {
 	}
 	defer repairer.Close()
 
-	admin := freeAddress(t)
+	admin := kvtest.FreeAddress(t)
 	args := []string{"storagenode", "--name", "n1", "--zone", "z1", "--address", "127.0.0.1:0", "--admin-address", admin,
 		"--join", repairer.URL, "--log-level", "error"}
 	if secure {
