@@ -429,7 +429,8 @@ func TestFull(t *testing.T) {
 	for i := range full {
 		key := fmt.Append(nil, "data", i)
 		err = remove(key) // deletes work
-		for n := 0; n < 10 && slow(err); n++ {
+		for n := 0; n < 10 && err != nil; n++ {
+			s = r.open() // after a commit of unknown outcome the fence is due, which takes space
 			err = remove(key)
 		}
 		if err != nil {
