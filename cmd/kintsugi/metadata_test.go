@@ -139,13 +139,13 @@ func TestMetadataMember(t *testing.T) {
 // TestMetadataMemberAnswersWhileItWaits: a member that waits for others says so at
 // its admin address, which takes connections from the start.
 func TestMetadataMemberAnswersWhileItWaits(t *testing.T) {
-	address, peer, admin := freeAddress(t), freeAddress(t), freeAddress(t)
+	address, peer, admin := kvtest.FreeAddress(t), kvtest.FreeAddress(t), kvtest.FreeAddress(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
 		done <- runMember(ctx, member.Config{
 			Name: "m1", Dir: filepath.Join(t.TempDir(), "m1"), Secret: "a cluster secret for tests, long enough",
-			Address: address, PeerAddress: peer, Cluster: "m1=" + peer + ",m2=" + freeAddress(t), Logger: slog.New(slog.DiscardHandler),
+			Address: address, PeerAddress: peer, Cluster: "m1=" + peer + ",m2=" + kvtest.FreeAddress(t), Logger: slog.New(slog.DiscardHandler),
 		}, admin, io.Discard)
 	}()
 	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
