@@ -282,7 +282,7 @@ func (b *Reader) line() ([]byte, error) {
 		if i := bytes.IndexByte(w.buf[w.from+scanned:w.to], '\n'); i >= 0 {
 			line := w.buf[w.from : w.from+scanned+i]
 			w.from += scanned + i + 1
-			if len(line) == 0 || line[len(line)-1] != '\r' {
+			if len(line) == 0 || len(line) > maxHead || line[len(line)-1] != '\r' {
 				return nil, ErrMalformedChunk
 			}
 			return line[:len(line)-1], nil

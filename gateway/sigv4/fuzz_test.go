@@ -66,6 +66,7 @@ func FuzzChunkedBody(f *testing.F) {
 	f.Add(uint8(2), uint32(1), []byte("1\r\nx\r\n0\r\nx-amz-checksum-crc32c:AAAAAA==\r\n\r\n"))
 	f.Add(uint8(2), uint32(0), []byte("0\r\n\r\n"))
 	f.Add(uint8(2), uint32(9), []byte("ffffffff\r\nx\r\n"))
+	f.Add(uint8(2), uint32(9), []byte("7;"+strings.Repeat("x", maxHead)+"\r\nx"))
 	v := exampleVerifier(exampleTime())
 	_, seed, err := v.Verify(received(f, trailerExample()))
 	if err != nil {
