@@ -872,3 +872,43 @@ func TestFullDrivesAreListedForWhatEnded(t *testing.T) {
 	r.heal()
 	r.whole(all...)
 }
+
+// TestRoomGoesToWhatWasLost: two slots of a group are being copied off drained drives,
+// where they can be read still, when a third drive of it is drained and another group
+// loses a slot. There is room for one, and that is for what was lost.
+func TestRoomGoesToWhatWasLost(t *testing.T) {
+	r := newRig(t, "2+2", 8)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	_, bytes, most := r.inGroups(5, 11)
+	pgs := slices.Sorted(maps.Keys(bytes))
+	moved, lost := r.group(pgs[0]), r.group(pgs[len(pgs)-1])
+	for _, s := range moved.Slots {
+		if slices.ContainsFunc(lost.Slots, func(l storagenode.Slot) bool { return l.Drive == s.Drive }) {
+			t.Fatalf("both groups are on drive %s", s.Drive)
+		}
+	}
+	for _, s := range moved.Slots[:2] {
+		_, err := r.rep.Drain(r.ctx, s.Drive)
+		r.must(err)
+	}
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if g := r.group(moved.PG); g.Slots[0].State != storagenode.SlotRebuilding || g.Slots[1].State != storagenode.SlotRebuilding {
+		t.Fatalf("%+v", g.Slots)
+	}
+	for _, d := range r.drives.disks {
+		r.room(d, 1000)
+	}
+	added := r.addDrive("n0", "", storagenode.DriveID{})
+	r.room(added, most)
+	r.rep.StatusNow(r.ctx)
+	_, err := r.rep.Drain(r.ctx, moved.Slots[2].Drive)
+	r.must(err)
+	at := slices.IndexFunc(lost.Slots, func(s storagenode.Slot) bool {
+		return !slices.ContainsFunc(r.group(moved.PG).Slots, func(m storagenode.Slot) bool { return m.Drive == s.Drive })
+	})
+	r.state(r.indexOf(lost.Slots[at].Drive), storagenode.DriveBroken)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if got := r.group(lost.PG).Slots[at]; got.Drive != added.report.ID {
+		t.Fatalf("the lost slot is %+v, the drained one %+v, waiting %+v", got, r.group(moved.PG).Slots[2], r.rep.Status().Waiting)
+	}
+}

@@ -115,11 +115,12 @@ func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int,
 	return n, errors.Join(err, errDrained, p.undrained(ctx, groups, o.drives))
 }
 
-// urgentFirst orders groups by what their blobs survive, the least first.
+// urgentFirst orders groups by what their blobs survive, the least first. What is
+// there while it is moved is not lost.
 func (p *planner) urgentFirst(groups []metadata.GroupRecord) {
 	left := make(map[storagenode.PG]int, len(groups))
 	for _, g := range groups {
-		left[g.PG] = margin(g.Scheme, erasure.Encoded, liveSlots(p.fleet, g.Group))
+		left[g.PG] = margin(g.Scheme, erasure.Encoded, liveSlots(p.fleet, g.Group)|p.moving.held(g.Group, p.fleet.readable))
 	}
 	slices.SortStableFunc(groups, func(a, b metadata.GroupRecord) int { return left[a.PG] - left[b.PG] })
 }
