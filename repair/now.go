@@ -121,6 +121,11 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 		if err := r.census.pass(ctx); err != nil {
 			trouble = err
 		}
+		if rep.Whole && r.worker.damaged.Load() > 0 { // they were in the hands of another pass
+			if _, err := r.worker.repairDamage(ctx, nil); err != nil {
+				trouble = err
+			}
+		}
 		if rep.Whole {
 			h.phase(Healed, 0, "")
 			return rep, nil

@@ -100,13 +100,20 @@ func (r *Repairer) countAnew() {
 	r.Start(Census)
 }
 
-// forgetCounts drops what was counted under an earlier term.
+// forgetCounts drops what was counted under a term that ended.
 func (r *Repairer) forgetCounts() {
 	r.census.fresh.Store(true)
 	r.worker.damaged.Store(0)
 	r.mu.Lock()
 	r.recount = nil
 	r.mu.Unlock()
+}
+
+// lastRecount is what was counted last under this term, nil: nothing.
+func (r *Repairer) lastRecount() *Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.recount
 }
 
 // recountPass is Recount as a pass of Run.

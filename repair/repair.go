@@ -342,6 +342,7 @@ func (r *Repairer) lead(ctx context.Context, t *tenure) {
 	defer r.leader.resign(ctx, t)
 	ctx, done := bind(ctx, t)
 	defer done()
+	defer r.forgetCounts() // another goes on, and these would stay as they are
 	var all sync.WaitGroup
 	defer all.Wait()
 	if !r.cfg.Sole {
@@ -448,6 +449,9 @@ func (r *Repairer) look(ctx context.Context) ([]metadata.GroupRecord, error) {
 		r.kick(Deletes)
 		r.kick(Damage)
 		r.kick(Rebuild)
+		if last := r.lastRecount(); last != nil && last.Unreached > 0 {
+			r.kick(Counting)
+		}
 	}
 	return groups, nil
 }
@@ -471,11 +475,11 @@ func (r *Repairer) observe(ctx context.Context) error {
 }
 
 // damagePass repairs what is marked. When that leaves nothing, it is time for
-// a recount.
+// a recount; so it is where what was left by the last pass is gone.
 func (r *Repairer) damagePass(ctx context.Context) error {
-	before := r.worker.shards()
+	before, were := r.worker.shards(), r.worker.damaged.Load()
 	left, err := r.worker.repairDamage(ctx, nil)
-	if left == 0 && r.worker.shards() != before {
+	if left == 0 && (r.worker.shards() != before || err == nil && were > 0) {
 		r.countAnew()
 	}
 	return err

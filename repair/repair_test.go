@@ -812,3 +812,87 @@ func TestNotWholeWhileWritesLackShards(t *testing.T) {
 	}
 	r.whole(o, late)
 }
+
+// TestWholeAfterWhatLackedShardsIsDeleted: blobs lack shards for want of room, and are
+// deleted. With that everything is counted, as it is when they are repaired.
+func TestWholeAfterWhatLackedShardsIsDeleted(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	_, late := r.fillUp(o, 0)
+	if rep, err := r.rep.RepairNow(r.ctx, nil); err != nil || rep.Whole {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	for _, kind := range []Kind{Counting, Census} {
+		for len(r.rep.kicks[kind]) > 0 {
+			<-r.rep.kicks[kind]
+		}
+	}
+	r.delete(late.key)
+	r.must(r.rep.damagePass(r.ctx))
+	for kind, pass := range map[Kind]func(context.Context) error{Counting: r.rep.recountPass, Census: r.rep.census.pass} {
+		select {
+		case <-r.rep.kicks[kind]:
+			r.must(pass(r.ctx))
+		default:
+			t.Errorf("no %s is made", kind)
+		}
+	}
+	if s := r.rep.Status(); !s.Whole {
+		t.Errorf("not whole: %+v", s)
+	}
+}
+
+// TestHealedIsWhole: a blob is in the hands of another pass when RepairNow goes over
+// the damage, and repaired before it counts. What it calls healed Status calls whole.
+func TestHealedIsWhole(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("o", 300_000)
+	r.heal()
+	r.diskOf(o.pg, 1).memory.Corrupt(storagenode.ShardID{PG: o.pg, Slot: 1, Blob: o.blob}, 17)
+	if rep, err := r.rep.VerifyAll(r.ctx, Filter{}, nil); err != nil || rep.Marked != 1 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	w := r.rep.worker
+	w.take(blobKey{o.pg, o.blob})
+	var last Progress
+	_, err := r.rep.RepairNow(r.ctx, func(p Progress) {
+		if last = p; p.Phase == Recounting && r.record(o).Blob.Missing != 0 {
+			r.must(w.repairSlot(r.ctx, o.pg, o.blob, 1))
+			w.give(blobKey{o.pg, o.blob})
+		}
+	})
+	r.must(err)
+	if s := r.rep.Status(); last.Phase != Healed || !s.Whole {
+		t.Errorf("ended with %+v, whole %v, %d blobs are called damaged", last, s.Whole, s.Queue.Damaged)
+	}
+}
+
+// TestCountedAnewWhenDrivesAreBack: a drive was away while all blobs were counted. They
+// are counted again when it is back, though it lacks nothing.
+func TestCountedAnewWhenDrivesAreBack(t *testing.T) {
+	r := newRig(t, "2+1", 3)
+	o := r.put("o", 300_000)
+	r.heal()
+	r.state(0, storagenode.DriveDown)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if rep, err := r.rep.Recount(r.ctx); err != nil || rep.Unreached != 1 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	if len(r.rep.kicks[Counting]) > 0 {
+		t.Fatal("counted again though the drive is away")
+	}
+	r.clock.advance(time.Second)
+	r.state(0, storagenode.DriveActive)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	select {
+	case <-r.rep.kicks[Counting]:
+		r.must(r.rep.recountPass(r.ctx))
+	default:
+		t.Error("not counted again")
+	}
+	if s := r.rep.StatusNow(r.ctx); !s.Whole {
+		t.Errorf("not whole: %+v, %+v", s.Durability, s.Recount)
+	}
+	r.whole(o)
+}

@@ -167,3 +167,21 @@ func TestLostBlobsAreSaid(t *testing.T) {
 		t.Fatalf("%+v", s.Durability)
 	}
 }
+
+// TestDamageIsForgottenWithTheTerm: who leads no more does not go on about blobs that it
+// last saw without all their shards.
+func TestDamageIsForgottenWithTheTerm(t *testing.T) {
+	r := newLive(t, "2+1", 3)
+	o := r.put("o", 300_000)
+	r.room(r.diskOf(o.pg, 0), 100_000)
+	for r.record(o).Blob.Missing == 0 {
+		o = r.put("late", 300_000)
+	}
+	r.rep = r.repairer(r.kv, waiting)
+	stop := r.run(r.rep)
+	r.await("damage", func(s Status) bool { return s.Leader.Leads && s.Queue.Damaged > 0 && s.Recount != nil })
+	stop()
+	if s := r.rep.Status(); s.Queue.Damaged > 0 || s.Recount != nil {
+		t.Fatalf("%d blobs are called damaged, the recount is %+v", s.Queue.Damaged, s.Recount)
+	}
+}

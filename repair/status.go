@@ -121,9 +121,7 @@ func (r *Repairer) Status() Status {
 	r.worker.mu.Unlock()
 	s.Queue.Damaged = r.worker.damaged.Load()
 	s.Deletes.Owed, s.Deletes.Done = r.deletes.counts()
-	r.mu.Lock()
-	s.Recount = r.recount
-	r.mu.Unlock()
+	s.Recount = r.lastRecount()
 	s.Whole = s.Leader.Leads && s.Recount != nil && s.Recount.Whole && s.Durability.Full == s.Durability.Blobs && s.Queue.Damaged == 0 && r.census.current()
 	return s
 }
