@@ -912,3 +912,24 @@ func TestRoomGoesToWhatWasLost(t *testing.T) {
 		t.Fatalf("the lost slot is %+v, the drained one %+v, waiting %+v", got, r.group(moved.PG).Slots[2], r.rep.Status().Waiting)
 	}
 }
+
+// TestLostSlotsMoveFirst: a group waits for a drive to take a slot off one that is
+// drained, and loses another. The drive that is added takes what was lost.
+func TestLostSlotsMoveFirst(t *testing.T) {
+	r := newRig(t, "2+2", 4)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	o := r.put("o", 300_000)
+	slots := r.group(o.pg).Slots
+	_, err := r.rep.Drain(r.ctx, slots[0].Drive)
+	r.must(err)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.state(r.indexOf(slots[1].Drive), storagenode.DriveBroken)
+	added := r.addDrive("n0", "", storagenode.DriveID{})
+	r.must(r.rep.detectAndPlan(r.ctx))
+	if got := r.group(o.pg).Slots; got[1].Drive != added.report.ID {
+		t.Fatalf("the drained slot is %+v, the lost one %+v", got[0], got[1])
+	}
+	if why := r.waits(o.pg, 0); !strings.Contains(why, "DRAINING") {
+		t.Errorf("the drained slot: %q", why)
+	}
+}

@@ -61,39 +61,21 @@ type move struct {
 }
 
 // plan looks at every slot and maps those that must move, where a drive can
-// take them, those of the groups with the least margin first: room may be short.
-// It returns how many did.
+// take them, what was lost before the rest, and of the groups with the least margin
+// first: room may be short. It returns how many did.
 func (p *planner) plan(ctx context.Context, groups []metadata.GroupRecord) (int, error) {
 	o := p.outlook(groups)
 	p.urgentFirst(groups)
 	var moves []move
 	var waiting []WaitingSlot
+	planned := make([][]storagenode.Slot, len(groups))
 	for n := range groups {
-		g := &groups[n]
-		slots := append([]storagenode.Slot(nil), g.Slots...)
-		for i, s := range g.Slots {
-			d, ok := p.fleet.drive(s.Drive)
-			if why := p.waits(d, ok); why != "" {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why, 0})
-				continue
-			}
-			why, stays := p.leaves(o, g, slots, i)
-			if why == "" {
-				continue
-			}
-			if stays {
-				waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why, 0})
-				continue
-			}
-			to, but := p.target(o, g, slots, i)
-			if but != "" {
-				waiting = append(waiting, o.waits(g, i, why, but))
-			}
-			if to.IsZero() {
-				continue
-			}
-			slots[i].Drive = to
-			moves = append(moves, o.move(g, i, to))
+		planned[n] = slices.Clone(groups[n].Slots)
+	}
+	for _, lost := range []bool{true, false} {
+		for n := range groups {
+			more, stay := p.leave(o, &groups[n], planned[n], lost)
+			moves, waiting = append(moves, more...), append(waiting, stay...)
 		}
 	}
 	waiting = append(waiting, p.sources(groups)...)
@@ -123,6 +105,40 @@ func (p *planner) urgentFirst(groups []metadata.GroupRecord) {
 		left[g.PG] = margin(g.Scheme, erasure.Encoded, liveSlots(p.fleet, g.Group)|p.moving.held(g.Group, p.fleet.readable))
 	}
 	slices.SortStableFunc(groups, func(a, b metadata.GroupRecord) int { return left[a.PG] - left[b.PG] })
+}
+
+// leave plans where those slots of a group go that must leave their drives: those of
+// lost drives, or the others. slots are on what is planned so far, and what is added to
+// that; it gives those that wait, too.
+func (p *planner) leave(o *outlook, g *metadata.GroupRecord, slots []storagenode.Slot, lost bool) (moves []move, waiting []WaitingSlot) {
+	for i, s := range g.Slots {
+		d, ok := p.fleet.drive(s.Drive)
+		if d.dead() != lost {
+			continue
+		}
+		if why := p.waits(d, ok); why != "" {
+			waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why, 0})
+			continue
+		}
+		why, stays := p.leaves(o, g, slots, i)
+		if why == "" {
+			continue
+		}
+		if stays {
+			waiting = append(waiting, WaitingSlot{g.PG, i, s.Drive, why, 0})
+			continue
+		}
+		to, but := p.target(o, g, slots, i)
+		if but != "" {
+			waiting = append(waiting, o.waits(g, i, why, but))
+		}
+		if to.IsZero() {
+			continue
+		}
+		slots[i].Drive = to
+		moves = append(moves, o.move(g, i, to))
+	}
+	return moves, waiting
 }
 
 // leaves says why a slot of a group, whose slots are on others as planned so far, is to
