@@ -933,3 +933,24 @@ func TestLostSlotsMoveFirst(t *testing.T) {
 		t.Errorf("the drained slot: %q", why)
 	}
 }
+
+// TestRepairNowMakesRoom: a slot leaves a full drive on command. What the drive had of
+// it is dropped with that, for others wait for the room.
+func TestRepairNowMakesRoom(t *testing.T) {
+	r := newRig(t, "2+1", 5)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	in := r.inGroup(4, 300_000)
+	full, late := r.fillUp(in[0], 0)
+	r.round()
+	r.clock.advance(r.rep.cfg.OutAfter)
+	r.heal()
+	if s := r.group(late.pg).Slots[0]; s.Drive == full.report.ID || s.State != storagenode.SlotClean {
+		t.Fatalf("not moved: %+v", s)
+	}
+	for _, id := range full.memory.Shards() {
+		if id.PG == late.pg && id.Slot == 0 {
+			t.Fatalf("the full drive still has %+v", id)
+		}
+	}
+	r.whole(append(in, late)...)
+}

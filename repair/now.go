@@ -145,7 +145,7 @@ func (r *Repairer) repairAll(ctx context.Context, add func(int64)) (int64, error
 	var trouble error
 	for range repairRounds {
 		before := r.worker.shards()
-		slots, clean, err1 := r.worker.rebuildSlots(ctx, add)
+		slots, clean, err1 := r.rebuild(ctx, add)
 		blobs, err2 := r.worker.repairDamage(ctx, add)
 		trouble = errors.Join(err1, err2)
 		if slots == 0 && blobs == 0 || r.worker.shards() == before && clean == 0 || ctx.Err() != nil {

@@ -19,18 +19,25 @@ const rebuildRounds = 4
 
 // rebuildPass fills the slots under rebuilding, then has a recount made.
 func (r *Repairer) rebuildPass(ctx context.Context) error {
-	groups, err := r.cfg.Groups.ListGroups(ctx)
-	if err != nil {
-		return err
-	}
-	left, done, err := r.worker.rebuildSlots(ctx, nil)
-	if done > 0 {
-		err = errors.Join(err, r.inventory.relieved(ctx, groups))
-	}
+	left, done, err := r.rebuild(ctx, nil)
 	if left == 0 && done > 0 {
 		r.countAnew()
 	}
 	return err
+}
+
+// rebuild fills the slots under rebuilding, and has full drives drop what they had of
+// those that became clean.
+func (r *Repairer) rebuild(ctx context.Context, bytes func(int64)) (left, done int, err error) {
+	were, err := r.cfg.Groups.ListGroups(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	left, done, err = r.worker.rebuildSlots(ctx, bytes)
+	if done > 0 {
+		err = errors.Join(err, r.inventory.relieved(ctx, were))
+	}
+	return left, done, err
 }
 
 // rebuildSlot copies into a slot whatever metadata says it should hold and its
