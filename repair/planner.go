@@ -46,7 +46,7 @@ type planner struct {
 	tenants map[storagenode.DriveID]bool // draining, with something of Tenant's; as of the last plan, guarded by mu
 	lies    SpreadStatus                 // as of the last look; guarded by mu
 
-	// These are of the plan under way alone.
+	// These are touched by the plan under way alone, and kept from one to the next.
 	kept     map[storagenode.DriveID]keptDrive
 	relieved map[storagenode.DriveID]time.Time // when a drive last gave a slot away
 	short    bool                              // slots waited for room

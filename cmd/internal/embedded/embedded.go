@@ -200,7 +200,7 @@ func (s *Store) openJournal(ctx context.Context) (err error) {
 		LogSize: s.cfg.LogSize, SnapshotAfter: s.cfg.SnapshotAfter,
 	})
 	switch away := strings.Join(s.Node.Unusable(), "\n  "); {
-	case err != nil && len(unusable) == len(drives):
+	case err != nil && away != "" && len(unusable) == len(drives):
 		return fmt.Errorf("no drive can be used:\n  %s", away)
 	case err != nil && away != "":
 		return fmt.Errorf("open metadata: %w\nwithout a usable drive are:\n  %s", err, away)
