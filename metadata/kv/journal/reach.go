@@ -1,9 +1,11 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"kintsugi/metadata/kv"
@@ -15,57 +17,85 @@ import (
 // something. Where the last commit of the state is found in it, by its chain, all that
 // came before is in the state, and the log need be good from there on only.
 
+// held is a state that was found.
+type held struct {
+	at        snapRef
+	name, dir string
+}
+
 // reach gives the log to go on with, best where no state has more than it. It fails,
 // with cause where there is no best, rather than drop what only a state has.
 func (c *committer) reach(top membership, logs []*memberLog, best *memberLog, cause error) (*memberLog, error) {
-	var ahead []string
-	fits := false
-	for _, d := range c.drives {
-		at, dir, err := c.peekState(d)
-		if err != nil || at.commit == 0 {
-			continue // there is none, or recoverState says what is wrong
-		}
-		if best != nil && at.commit <= best.last() {
-			chain, ok := best.chain(at.commit)
-			fits = fits || ok && chain == at.chain
-			continue
+	states := c.peekStates()
+	for _, st := range states {
+		if best != nil && st.at.commit <= best.last() {
+			break
 		}
 		for i, l := range logs {
 			if l.err != nil && !errors.Is(l.err, errLog) {
 				continue // nobody knows what it has
 			}
-			if rest := readRest(l.drive, c.cfg.Cluster, at); rest.err == nil && rest.last() >= top.Commit {
-				c.cfg.Logger.Error("the metadata's log is damaged; the state has what is missing, and a snapshot of it takes the place",
-					"drive", l.drive.id.String(), "state", dir, "commit", at.commit, "last", rest.last())
-				logs[i] = rest
-				return rest, nil
+			rest := readRest(l.drive, c.cfg.Cluster, st.at)
+			if rest.err != nil || rest.last() < top.Commit {
+				continue
+			}
+			c.cfg.Logger.Error("the metadata's log is damaged; the state has what is missing, and a snapshot of it takes the place",
+				"drive", l.drive.id.String(), "state", st.dir, "commit", st.at.commit, "last", rest.last())
+			logs[i] = rest // what one has beyond the others may have been acknowledged
+			if best == nil || rest.last() > best.last() {
+				best, cause = rest, nil
 			}
 		}
-		ahead = append(ahead, fmt.Sprintf("%s (commit %d)", dir, at.commit))
 	}
-	if best == nil || fits || len(ahead) == 0 {
-		return best, cause
+	if best == nil {
+		return nil, cause
+	}
+	var ahead []string
+	for _, st := range states {
+		if st.at.commit > best.last() && !best.goneOn(states, st) {
+			ahead = append(ahead, fmt.Sprintf("%s (commit %d)", st.dir, st.at.commit))
+		}
+	}
+	if len(ahead) == 0 {
+		return best, nil
 	}
 	return nil, fmt.Errorf("%w: the journal ends at commit %d, but commits after it were acknowledged: they are in %s. Its end is damaged, or these members are not the newest: bring back the drives that are away. To go on without those commits, which are lost then, move that directory away",
 		kv.ErrUnavailable, best.last(), strings.Join(ahead, ", "))
 }
 
-// peekState says which commit the newest state on a drive covers, and where it is.
-func (c *committer) peekState(d *drive) (at snapRef, dir string, err error) {
-	if !d.usable || d.failure != nil {
-		return at, "", errUnusable
+// goneOn says that the log was gone on with after st was made, without what it has: a
+// state that was made later belongs to the log. One that was left behind earlier says
+// nothing.
+func (l *memberLog) goneOn(states []held, st held) bool {
+	return slices.ContainsFunc(states, func(o held) bool {
+		chain, ok := l.chain(o.at.commit)
+		return o.name > st.name && ok && chain == o.at.chain
+	})
+}
+
+// peekStates gives the newest state of each drive, the one that covers most first.
+func (c *committer) peekStates() (states []held) {
+	for _, d := range c.drives {
+		for _, name := range c.stateNames(d) {
+			at, err := c.peekState(d, name)
+			if err == nil && at.commit > 0 {
+				states = append(states, held{at, name, filepath.Join(d.stateDir(), name)})
+				break
+			} // else it was not finished, or recoverState says what is wrong
+		}
 	}
-	if err := d.there(); err != nil {
-		return at, "", err
+	slices.SortStableFunc(states, func(a, b held) int { return cmp.Compare(b.at.commit, a.at.commit) })
+	return states
+}
+
+// peekState says which commit a state covers.
+func (c *committer) peekState(d *drive, name string) (at snapRef, err error) {
+	if d.hangs() {
+		return at, errHung
 	}
-	names, err := d.stateNames()
-	if err != nil || len(names) == 0 {
-		return at, "", err
-	}
-	name := names[len(names)-1]
 	st, err := openState(c.cfg, d, name, c.s.wake)
 	if err != nil {
-		return at, "", err
+		return at, err
 	}
 	at.commit, at.chain, err = covered(st.db)
 	st.drop()
@@ -73,7 +103,7 @@ func (c *committer) peekState(d *drive) (at snapRef, dir string, err error) {
 	case <-st.ended:
 	case <-st.failed:
 	}
-	return at, filepath.Join(d.stateDir(), name), err
+	return at, err
 }
 
 // readRest verifies what a drive holds of the log from a commit on. Of that commit's

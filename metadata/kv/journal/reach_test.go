@@ -189,6 +189,161 @@ func TestDamageAndAnOlderState(t *testing.T) {
 	}
 }
 
+// TestUnfinishedState: a state whose building was cut short hides none that was there
+// before, neither where that makes up for damage nor where it has more than the log.
+func TestUnfinishedState(t *testing.T) {
+	for name, cut := range map[string]bool{"damage": false, "end lost": true} {
+		t.Run(name, func(t *testing.T) {
+			cfg, fs := filled(t, 1, 0, reachPairs, nil)
+			if err := fs.Mkdir("/d0/state/db-7fffffffffffffff"); err != nil {
+				t.Fatal(err)
+			}
+			if cut {
+				cutLast(t, fs, "/d0")
+				wantRefused(t, cfg, "(commit 60)")
+				return
+			}
+			if err := fs.FlipBit("/d0/journal/log-"+fmt.Sprintf("%016x", 1), 30*reachGroup+100, 3); err != nil {
+				t.Fatal(err)
+			}
+			wantPairs(t, open(t, cfg), reachPairs)
+		})
+	}
+}
+
+// TestStateLeftBehind: a state that was left behind on another drive belongs to the log,
+// too. It does not make up for the end that only the newest one has. Was it made later,
+// the log was gone on with after the other one's drive went away.
+func TestStateLeftBehind(t *testing.T) {
+	for _, c := range []struct {
+		name, left string
+		refused    bool
+	}{
+		{"earlier", "db-0000000000000001", true},
+		{"later", "db-7fffffffffffffff", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg, fs := filled(t, 2, 0, 20, nil)
+			var left string
+			for _, d := range cfg.Drives {
+				if names, err := fs.List(d.Dir + "/state"); err == nil && len(names) > 0 {
+					copyTree(t, fs, d.Dir+"/state/"+names[0], "/kept")
+				} else {
+					left = d.Dir + "/state"
+				}
+			}
+			filled(t, 2, 0, reachPairs, &cfg)
+			if err := errors.Join(fs.MkdirAll(left), fs.Rename("/kept", left+"/"+c.left)); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range cfg.Drives {
+				if _, err := fs.Stat(d.Dir + fmt.Sprintf("/journal/log-%016x", 1)); err == nil {
+					cutLast(t, fs, d.Dir)
+				}
+			}
+			if c.refused {
+				wantRefused(t, cfg, "(commit 60)")
+				return
+			}
+			wantPairs(t, open(t, cfg), reachPairs-1)
+		})
+	}
+}
+
+// TestLongestOfDamagedLogs: of the logs that a state makes up for the longest is taken,
+// as of good ones, and all stay members.
+func TestLongestOfDamagedLogs(t *testing.T) {
+	for _, short := range []string{"/d0", "/d1"} {
+		t.Run(short, func(t *testing.T) {
+			cfg, fs := filled(t, 2, 1, 20, nil)
+			var state string
+			for _, d := range cfg.Drives {
+				if names, err := fs.List(d.Dir + "/state"); err == nil && len(names) > 0 {
+					state = d.Dir + "/state"
+				}
+			}
+			copyTree(t, fs, state, "/kept")
+			filled(t, 2, 1, reachPairs, &cfg)
+			if err := errors.Join(fs.RemoveAll(state), fs.Rename("/kept", state)); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range cfg.Drives {
+				if err := fs.FlipBit(d.Dir+fmt.Sprintf("/journal/log-%016x", 1), 10*reachGroup+100, 3); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cutLast(t, fs, short)
+			s := open(t, cfg)
+			wantPairs(t, s, reachPairs)
+			if st := s.Status(); len(st.Members) != 2 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// filled commits pairs up to n, in a namespace that is new where cfg is nil, and closes it.
+func filled(t *testing.T, drives, tolerance, n int, old *journal.Config) (journal.Config, *vfs.Fault) {
+	t.Helper()
+	cfg, fs, _ := faulty(t, drives, tolerance)
+	if old != nil {
+		cfg = *old
+	}
+	cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+	s := open(t, cfg)
+	for i := int(s.Status().Commit); i < n; i++ {
+		mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return cfg, fs
+}
+
+func wantPairs(t *testing.T, s kv.Reader, n int) {
+	t.Helper()
+	for i := range n {
+		wantGet(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+	}
+}
+
+func wantRefused(t *testing.T, cfg journal.Config, why string) {
+	t.Helper()
+	s, err := journal.Open(t.Context(), cfg)
+	if err == nil {
+		err = s.Close()
+	}
+	if !errors.Is(err, kv.ErrUnavailable) || !strings.Contains(err.Error(), why) {
+		t.Fatalf("not refused: %v", err)
+	}
+}
+
+// cutLast cuts the last pair off a log.
+func cutLast(t *testing.T, fs vfs.FS, dir string) {
+	t.Helper()
+	names, err := fs.List(dir + "/journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := ""
+	for _, n := range names { // those after it have no group
+		if f, err := content(fs, dir+"/journal/"+n); err == nil && strings.HasPrefix(n, "log-") && strings.Contains(f, "KJG1") {
+			last = n
+		}
+	}
+	b, err := content(fs, dir+"/journal/"+last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := fs.OpenFile(dir+"/journal/"+last, os.O_RDWR)
+	if err == nil {
+		err = errors.Join(f.Truncate(int64(strings.LastIndex(b, "KJG1"))), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func copyTree(t testing.TB, fs vfs.FS, from, to string) {
 	t.Helper()
 	if err := fs.MkdirAll(to); err != nil {

@@ -34,23 +34,21 @@ func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 	}
 	old := c.keepReadable()
 	for _, d := range c.drives {
-		name := ""
-		if names, err := d.stateNames(); err == nil && len(names) > 0 {
-			name = names[len(names)-1]
-		}
-		if name == "" || !d.usable || d.failure != nil || c.state != old || d.there() != nil {
-			continue
-		}
-		st, err := openState(c.cfg, d, name, c.s.wake)
-		if err == nil {
-			if err = c.replay(st, log); err == nil {
-				c.setState(st)
-				continue
+		for _, name := range c.stateNames(d) {
+			if c.state != old || d.hangs() {
+				break
 			}
-			st.fail(err)
-			st.drop()
+			st, err := openState(c.cfg, d, name, c.s.wake)
+			if err == nil {
+				if err = c.replay(st, log); err == nil {
+					c.setState(st)
+					break
+				}
+				st.fail(err)
+				st.drop()
+			}
+			c.cfg.Logger.Warn("state not used", "drive", d.id.String(), "err", err)
 		}
-		c.cfg.Logger.Warn("state not used", "drive", d.id.String(), "err", err)
 	}
 	if c.state != old {
 		c.cleanStates()
@@ -230,6 +228,24 @@ func (d *drive) stateNames() ([]string, error) {
 	}), err
 }
 
+// stateNames gives the states of a drive that can be used, the newest first. Where that
+// was not finished, or cannot be opened, one before it may have all there is; but not
+// while this process may have left a call behind in it.
+func (c *committer) stateNames(d *drive) []string {
+	if !d.usable || d.failure != nil || d.hangs() || d.there() != nil {
+		return nil
+	}
+	names, err := d.stateNames()
+	if err != nil {
+		return nil
+	}
+	slices.Reverse(names)
+	if c.downErr != nil {
+		names = names[:min(len(names), 1)]
+	}
+	return names
+}
+
 func (c *committer) buildOn(d *drive, log *memberLog) (*state, error) {
 	if err := d.there(); err != nil {
 		return nil, err
@@ -248,6 +264,7 @@ func (c *committer) buildOn(d *drive, log *memberLog) (*state, error) {
 	if err != nil {
 		st.fail(err)
 		st.drop()
+		go func() { _ = d.fs.RemoveAll(filepath.Join(d.stateDir(), st.name)) }() // else found again at an open
 		return nil, err
 	}
 	return st, nil
