@@ -114,7 +114,8 @@ func (a *applier) covered(g *segFile, pos int64) {
 // commit writes the batch and what it changed of the segments.
 func (a *applier) commit() error {
 	for _, g := range a.dirty {
-		m := meta{pos: g.pos, dead: g.dead, minSeq: g.minSeq.Load(), sealed: g.trimmed}
+		// One that seems shorter than it was is replayed from there once it is not.
+		m := meta{pos: g.pos, dead: g.dead, minSeq: g.minSeq.Load(), sealed: g.trimmed && g.short == 0}
 		a.val = m.append(a.val[:0])
 		a.key = appendMetaKey(a.key[:0], g.id)
 		if err := a.b.Set(a.key, a.val, nil); err != nil {

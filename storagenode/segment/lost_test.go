@@ -3,6 +3,7 @@ package segment
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -240,6 +241,25 @@ func TestStaleListing(t *testing.T) {
 		if got := r.Health() != nil || !r.listed(3)[n]; !got {
 			t.Error("its loss is not noticed")
 		}
+	}
+}
+
+// TestStaleSizeAfterACrash: what the index had not seen yet of a segment that seems to be
+// shorter than it was is found once it has its size again.
+func TestStaleSizeAfterACrash(t *testing.T) {
+	r := newRig(t, nil)
+	r.put(1, 4<<10)
+	r.must(r.checkpoint(true))
+	r.put(2, 4<<10)
+	path, _ := r.at(2)
+	mem := r.fs.Crash(rand.New(rand.NewPCG(1, 1)))
+	_ = r.Store.Close()
+	r.fs, r.fault = mem, vfs.NewFault(mem)
+	r.cfg.FS = &staleFS{FS: r.fault, hidden: path, cut: int64(len(r.contents(path))) - superSize - 8}
+	r.open()
+	r.reopen(func() { r.cfg.FS = r.fault })
+	for n := range 2 {
+		r.holds(n+1, 4<<10)
 	}
 }
 
