@@ -147,8 +147,8 @@ func (c *committer) again(read func() error) (err error) {
 // what was read where it is to be synced.
 func (c *committer) readLog(d *drive, sync bool) (l *memberLog) {
 	_ = c.again(func() error {
-		if l = readLog(d, c.cfg.Cluster); errors.Is(l.err, vfs.ErrNotExist) {
-			return nil // there is none
+		if l = readLog(d, c.cfg.Cluster); errors.Is(l.err, vfs.ErrNotExist) || errors.Is(l.err, errNoLog) {
+			return nil // no other look is worth its time
 		}
 		if l.err == nil && sync {
 			l.err = l.syncTail()

@@ -24,7 +24,8 @@ const (
 )
 
 var (
-	errLog = errors.New("damaged log")
+	errLog   = errors.New("damaged log")
+	errNoLog = fmt.Errorf("%w: there is none", errLog)
 	// errUnread: what could not be read may be as it should be.
 	errUnread = errors.New("not readable")
 )
@@ -188,7 +189,7 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 		}
 	}
 	if len(l.files) == 0 {
-		return fmt.Errorf("%w: there is none", errLog)
+		return errNoLog
 	}
 	return nil
 }
