@@ -15,6 +15,9 @@ import (
 // Databases are flushed every few seconds, however little there is to make
 // durable: what that costs may not grow with what they hold.
 func TestFlushesDoNotRewriteTheDatabase(t *testing.T) {
+	if testing.Short() {
+		t.Skip("counts bytes, which takes a minute under the race detector")
+	}
 	o := &pebble.Options{MemTableSize: 4 << 20}
 	fs := pebblefs.New(vfs.NewMem(), func(err error) { t.Error(err) })
 	fs.Configure(o, nil)
