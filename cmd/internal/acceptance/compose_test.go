@@ -105,7 +105,6 @@ func (c *composed) cluster(args ...string) string {
 // first object soon after its image was built, survives what scripts/cluster can
 // do to it, and keeps its promises while cut in two.
 func TestComposeFromCheckoutToFirstObject(t *testing.T) {
-	t.Parallel() // what a busy machine costs is allowed for: see judgeWaits
 	c := newComposed(t)
 	need(t, "aws")
 	began := time.Now()
