@@ -764,6 +764,20 @@ func TestSameDriveInItsPlace(t *testing.T) {
 	r.whole(all...)
 }
 
+// roomOnNewDrive adds a drive with room for so many bytes, where the others, but for
+// some, have hardly any.
+func (r *rig) roomOnNewDrive(most int64, but ...*disk) *disk {
+	for _, d := range r.drives.disks {
+		if !slices.Contains(but, d) {
+			r.room(d, 1000)
+		}
+	}
+	added := r.addDrive("n0", "", storagenode.DriveID{})
+	r.room(added, most)
+	r.rep.StatusNow(r.ctx)
+	return added
+}
+
 // TestRoomGoesToTheLeastMargin: two drives are lost, and there is room for one slot. It
 // goes to a group that lost two slots and survives no further loss, not to one that was
 // made before it and lost one.
@@ -787,14 +801,7 @@ func TestRoomGoesToTheLeastMargin(t *testing.T) {
 	if lost == nil {
 		t.Fatal("all groups are on the same drives")
 	}
-	for _, d := range r.drives.disks {
-		if !slices.Contains(lost, d) {
-			r.room(d, 1000)
-		}
-	}
-	added := r.addDrive("n0", "", storagenode.DriveID{})
-	r.room(added, most)
-	r.rep.StatusNow(r.ctx)
+	added := r.roomOnNewDrive(most, lost...)
 	for _, d := range lost {
 		r.state(r.indexOf(d.report.ID), storagenode.DriveBroken)
 	}
@@ -895,12 +902,7 @@ func TestRoomGoesToWhatWasLost(t *testing.T) {
 	if g := r.group(moved.PG); g.Slots[0].State != storagenode.SlotRebuilding || g.Slots[1].State != storagenode.SlotRebuilding {
 		t.Fatalf("%+v", g.Slots)
 	}
-	for _, d := range r.drives.disks {
-		r.room(d, 1000)
-	}
-	added := r.addDrive("n0", "", storagenode.DriveID{})
-	r.room(added, most)
-	r.rep.StatusNow(r.ctx)
+	added := r.roomOnNewDrive(most)
 	_, err := r.rep.Drain(r.ctx, moved.Slots[2].Drive)
 	r.must(err)
 	at := slices.IndexFunc(lost.Slots, func(s storagenode.Slot) bool {
