@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs/pebblefs"
 )
 
 // applier puts what records state into one batch of the index, and keeps
@@ -85,7 +86,7 @@ func (a *applier) absent(v decoder) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return a.x.absent(b, a.key, v)
+	return pebblefs.Lookup(b, a.key, v.decode)
 }
 
 // touch has a segment's meta written with the batch.

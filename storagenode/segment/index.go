@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -207,12 +206,11 @@ var errIndexValue = errors.New("index holds a malformed value")
 
 // index is the Pebble database of one generation.
 type index struct {
-	db    *pebble.DB
-	fs    *pebblefs.FS
-	dir   string
-	gen   uint64
-	point *pebble.IterOptions // of absent
-	refs  refs
+	db   *pebble.DB
+	fs   *pebblefs.FS
+	dir  string
+	gen  uint64
+	refs refs
 }
 
 // reader is what both a database and a batch can do.
@@ -239,23 +237,6 @@ func lookup(r reader, key []byte, v decoder) (bool, error) {
 	return err == nil, err
 }
 
-// absent is lookup for a key that is nearly never there. It goes by an iterator, since
-// Pebble's Get does not use the last level's filters, and reads a block of it instead.
-func (x *index) absent(r pebble.Reader, key []byte, v decoder) (known bool, err error) {
-	it, err := r.NewIter(x.point)
-	if err != nil {
-		return false, err
-	}
-	var p []byte
-	if it.SeekPrefixGE(key) && bytes.Equal(it.Key(), key) {
-		if p, err = it.ValueAndErr(); err == nil {
-			known, err = true, v.decode(p)
-		}
-	}
-	err = errors.Join(err, it.Close())
-	return known && err == nil, err
-}
-
 const (
 	indexMemTable = 4 << 20
 	indexMarker   = "COMPLETE"
@@ -264,10 +245,7 @@ const (
 // openIndex opens or makes the database of a generation. failed is told, once
 // and on a goroutine of its own, when its files could not be written.
 func openIndex(fs vfs.FS, dir string, gen uint64, cache *pebble.Cache, log *slog.Logger, failed func(uint64, error)) (*index, error) {
-	x := &index{
-		dir: filepath.Join(dir, strconv.FormatUint(gen, 10)), gen: gen,
-		point: &pebble.IterOptions{UseL6Filters: true, KeyTypes: pebble.IterKeyTypePointsOnly},
-	}
+	x := &index{dir: filepath.Join(dir, strconv.FormatUint(gen, 10)), gen: gen}
 	x.refs.init()
 	x.fs = pebblefs.New(fs, func(err error) { failed(gen, err) })
 	o := &pebble.Options{

@@ -10,6 +10,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs/pebblefs"
 )
 
 // The high bits of a token name its incarnation: the Open it is of, so that no
@@ -187,7 +188,7 @@ func (s *Store) isDeleted(h *header, w *writer) (bool, error) {
 	defer x.release()
 	w.key = appendTombKey(w.key[:0], h.pg, h.slot, h.blob)
 	var t mark
-	deleted, err := x.absent(x.db, w.key, &t)
+	deleted, err := pebblefs.Lookup(x.db, w.key, t.decode)
 	if err != nil {
 		return false, s.indexErr(x, err)
 	}
