@@ -54,7 +54,9 @@ the cluster's secret, which signs every request.
 
 Keep ca.key away from the machines: it is needed to make further certificates,
 here, in the same directory, and for nothing else. To renew a certificate,
-remove its two files, run this again and restart the process.`,
+remove its two files, run this again and put the new ones where the process has
+the old: connections made from then on use them, without a restart. In the
+last month of a certificate its process says so in its log, once a day.`,
 		Example: `  kintsugi certs --dir certs n1=10.0.0.1,n1.example.com n2=10.0.0.2
   kintsugi certs --dir certs gateway1=10.0.1.1`,
 		Args: cobra.MinimumNArgs(1),

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/tls"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +25,14 @@ func tlsOf(t *testing.T, dir string, names ...string) map[string]*tlsFlags {
 		}
 	}
 	return all
+}
+
+// startTLS starts a server with no certificate but those of cfg, and gives its URL.
+// httptest's own way adds one of its own, which goes before what cfg gets.
+func startTLS(s *httptest.Server, cfg *tls.Config) string {
+	s.Listener = tls.NewListener(s.Listener, cfg)
+	s.Start()
+	return "https" + strings.TrimPrefix(s.URL, "http")
 }
 
 func TestCertsAreMadeOnceAndPrivate(t *testing.T) {
@@ -64,28 +74,28 @@ func TestCertsAreMadeOnceAndPrivate(t *testing.T) {
 }
 
 func TestCertsLetOnlyTheirOwnIn(t *testing.T) {
+	quiet := slog.New(slog.DiscardHandler)
 	ours := tlsOf(t, t.TempDir(), "n1", "n2")
 	theirs := tlsOf(t, t.TempDir(), "n1")
-	serving, _, err := ours["n1"].load()
+	serving, _, err := ours["n1"].load(t.Context(), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	server.TLS = serving
 	server.Config.ErrorLog = nil
-	server.StartTLS()
+	url := startTLS(server, serving)
 	defer server.Close()
 	get := func(f *tlsFlags, withCert bool) error {
-		_, calling, err := f.load()
+		_, calling, err := f.load(t.Context(), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !withCert {
-			calling.Certificates = nil
+			calling.GetClientCertificate = nil
 		}
 		transport := &http.Transport{TLSClientConfig: calling}
 		defer transport.CloseIdleConnections()
-		r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
+		r, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +120,7 @@ func TestCertsLetOnlyTheirOwnIn(t *testing.T) {
 		{cert: mixed.cert}, {cert: mixed.cert, key: mixed.key}, {cert: mixed.cert, key: ours["n1"].key, ca: mixed.ca},
 		{cert: mixed.cert, key: mixed.key, ca: mixed.key}, {cert: mixed.cert, key: mixed.key, ca: "nowhere"},
 	} {
-		if _, _, err := bad.load(); err == nil || !strings.Contains(err.Error(), "--tls-") {
+		if _, _, err := bad.load(t.Context(), quiet); err == nil || !strings.Contains(err.Error(), "--tls-") {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}

@@ -69,7 +69,7 @@ func (f *clusterFlags) join(ctx context.Context) (p *clusterPeer, err error) {
 		}
 	}
 	var clientTLS *tls.Config
-	if p.serverTLS, clientTLS, err = f.tls.load(); err != nil {
+	if p.serverTLS, clientTLS, err = f.tls.load(ctx, p.logger); err != nil {
 		return nil, err
 	}
 	p.transport = auth.NewTransport(p.key, rpc.NewTransport(clientTLS), nil)

@@ -83,7 +83,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	secure, err := cfg.https.load(log)
+	secure, err := cfg.https.load(ctx, log)
 	if err != nil {
 		return err
 	}

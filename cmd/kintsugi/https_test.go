@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -76,52 +75,5 @@ func TestHTTPS(t *testing.T) {
 	}
 	if text := greeting.String(); !strings.Contains(text, "https://"+s3) || !strings.Contains(text, "https://"+admin) || strings.Contains(text, "http://") {
 		t.Errorf("greeting: %s", text)
-	}
-}
-
-// TestCertificateIsRenewed: new files are used without a restart, and half of a new
-// pair changes nothing.
-func TestCertificateIsRenewed(t *testing.T) {
-	dir := t.TempDir()
-	files := tlsOf(t, dir, "a", "b")
-	log := slog.New(slog.DiscardHandler)
-	for _, bad := range []httpsFlags{{cert: "x"}, {key: "x"}, {"x", "y"}, {files["a"].cert, files["b"].key}} {
-		if _, err := bad.load(log); err == nil {
-			t.Errorf("%v is taken", bad)
-		}
-	}
-	used := httpsFlags{filepath.Join(dir, "used.crt"), filepath.Join(dir, "used.key")}
-	put := func(from, to string) {
-		t.Helper()
-		text, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(to, text, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(files["a"].cert, used.cert)
-	put(files["a"].key, used.key)
-	c := &certFiles{httpsFlags: used, log: log}
-	serial := func() string {
-		t.Helper()
-		_ = c.look() // half of a pair is an error
-		cert, err := c.current(nil)
-		if err != nil || cert == nil {
-			t.Fatal(err)
-		}
-		return cert.Leaf.SerialNumber.String()
-	}
-	first := serial()
-	time.Sleep(5 * time.Millisecond) // file times are no finer than the kernel's tick
-	put(files["b"].cert, used.cert)
-	if serial() != first {
-		t.Error("half of a new pair is used")
-	}
-	time.Sleep(5 * time.Millisecond)
-	put(files["b"].key, used.key)
-	if serial() == first {
-		t.Error("the new certificate is not used")
 	}
 }

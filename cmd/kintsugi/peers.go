@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"os"
@@ -57,15 +59,15 @@ func (t *tlsFlags) add(f *pflag.FlagSet) {
 func (t *tlsFlags) on() bool { return *t != tlsFlags{} }
 
 // load gives the configurations for serving and for calling others; nil
-// without TLS. Both sides show certificates.
-func (t *tlsFlags) load() (server, client *tls.Config, err error) {
+// without TLS. Both sides show certificates, which are looked after until ctx ends.
+func (t *tlsFlags) load(ctx context.Context, log *slog.Logger) (server, client *tls.Config, err error) {
 	switch {
 	case !t.on():
 		return nil, nil, nil
 	case t.cert == "", t.key == "", t.ca == "":
 		return nil, nil, errors.New("--tls-cert, --tls-key and --tls-ca: name all three, or none")
 	}
-	cert, err := tls.LoadX509KeyPair(t.cert, t.key)
+	cert, err := openCert(ctx, t.cert, t.key, log)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
 	}
@@ -77,9 +79,8 @@ func (t *tlsFlags) load() (server, client *tls.Config, err error) {
 	if !pool.AppendCertsFromPEM(text) {
 		return nil, nil, fmt.Errorf("--tls-ca %s: no certificate in it", t.ca)
 	}
-	certs := []tls.Certificate{cert}
-	server = &tls.Config{Certificates: certs, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13}
-	return server, &tls.Config{Certificates: certs, RootCAs: pool, MinVersion: tls.VersionTLS13}, nil
+	server = &tls.Config{GetCertificate: cert.served, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13}
+	return server, &tls.Config{GetClientCertificate: cert.shown, RootCAs: pool, MinVersion: tls.VersionTLS13}, nil
 }
 
 // newWindow is the admin address of a process that has no users: /live for

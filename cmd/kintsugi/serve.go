@@ -34,7 +34,7 @@ const (
 func serve(ctx context.Context, cfg serverConfig, out io.Writer) error {
 	tuneHeap(cfg.memory)
 	tuneScheduler(len(cfg.dirs))
-	secure, err := cfg.https.load(cfg.logger)
+	secure, err := cfg.https.load(ctx, cfg.logger)
 	if err != nil {
 		return err
 	}

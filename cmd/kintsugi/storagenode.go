@@ -103,7 +103,7 @@ func serveDrives(ctx context.Context, cfg nodeConfig, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	serving, calling, err := cfg.tls.load()
+	serving, calling, err := cfg.tls.load(ctx, cfg.logger)
 	if err != nil {
 		return err
 	}

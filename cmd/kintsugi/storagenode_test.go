@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -109,22 +110,24 @@ func runStorageNode(t *testing.T, secure bool) {
 	if secure {
 		flags = tlsOf(t, t.TempDir(), "n1", "r1")
 	}
-	serving, calling, err := flags["r1"].load()
+	serving, calling, err := flags["r1"].load(t.Context(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &greeter{}
 	repairer := httptest.NewUnstartedServer(auth.NewGuard(auth.GuardConfig{Key: key}).Wrap(rpc.NewMembershipHandler(g)))
-	if repairer.TLS = serving; secure {
-		repairer.StartTLS()
+	var url string
+	if secure {
+		url = startTLS(repairer, serving)
 	} else {
 		repairer.Start()
+		url = repairer.URL
 	}
 	defer repairer.Close()
 
 	admin := kvtest.FreeAddress(t)
 	args := []string{"storagenode", "--name", "n1", "--zone", "z1", "--address", "127.0.0.1:0", "--admin-address", admin,
-		"--join", repairer.URL, "--log-level", "error"}
+		"--join", url, "--log-level", "error"}
 	if secure {
 		args = append(args, "--tls-cert", flags["n1"].cert, "--tls-key", flags["n1"].key, "--tls-ca", flags["n1"].ca)
 	}
