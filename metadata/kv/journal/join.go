@@ -1,20 +1,18 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
-
-	"kintsugi/storagenode/vfs"
 )
 
 // A drive joins in steps, each on the committer but for the slow work between:
 //
-//  1. what it has of the log is removed;
+//  1. what it has of a log that went on elsewhere is removed;
 //  2. a member is started on it that gets every group from then on;
 //  3. a snapshot of the state, taken after that, is written to it and read
-//     back: with the groups it is a whole log;
+//     back: with the groups it is a whole log. What it had before, which may be
+//     all that is good of the log, stays until then, and is removed;
 //  4. when it has all groups, a new generation counts it in.
 
 // startJoin begins where a member is lacking and a drive is at hand.
@@ -28,9 +26,9 @@ func (c *committer) startJoin() {
 	}
 	d := found[0]
 	c.joining = d
-	claim := d.claim()
+	claim, commit, vain := d.claim(), c.commit, d.vain
 	go func() {
-		err := d.wipeLog(claim)
+		err := d.wipeLog(claim, commit, vain)
 		c.s.control(func(c *committer) {
 			if d.claims.Load() == claim {
 				c.joinStarted(d, err)
@@ -54,10 +52,13 @@ func (c *committer) joinStarted(d *drive, err error) {
 	m := startMember(c.cfg, d, c.results, c.commit+1, c.chain)
 	m.synced = c.commit
 	c.joiner = m
-	st := c.state
+	if d.vain == 0 {
+		d.vain = c.commit + 1
+	}
+	st, claim := c.state, d.claims.Load()
 	go func() {
 		defer st.release()
-		size, err := c.copyState(st, d)
+		size, err := c.copyState(st, m, claim)
 		c.s.control(func(c *committer) {
 			if c.joiner != m {
 				return
@@ -67,21 +68,37 @@ func (c *committer) joinStarted(d *drive, err error) {
 				return
 			}
 			c.snapSize = max(c.snapSize, size)
-			m.ready = true
+			m.ready, d.vain = true, 0
 		})
 	}()
 }
 
 // copyState is step 3. It runs beside the committer and reads of it only what
 // never changes.
-func (c *committer) copyState(st *state, d *drive) (int64, error) {
+func (c *committer) copyState(st *state, m *member, claim uint64) (int64, error) {
 	snap, err := st.snapshot()
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = snap.Close() }()
-	_, size, err := c.saveSnapshot(snap, d)
-	return size, err
+	commit, size, err := c.saveSnapshot(snap, m.d)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-m.begun:
+	case <-m.quit:
+		return 0, errGivenUp
+	}
+	if m.beginErr != nil {
+		return 0, m.beginErr
+	}
+	m.d.wiping.Lock()
+	defer m.d.wiping.Unlock()
+	if m.d.claims.Load() != claim {
+		return 0, errAbandoned
+	}
+	return size, m.d.trim(commit)
 }
 
 // saveSnapshot writes a snapshot and reads it back.
@@ -98,23 +115,15 @@ func (c *committer) saveSnapshot(snap *pebble.Snapshot, d *drive) (commit uint64
 }
 
 // begin writes a snapshot of all there is to a drive that is to be a member from
-// there on. What it has of the log is removed before. But where that is whole, since
-// the drive was a member before its disk moved, it may be the only one: it stays
-// until it has been begun anew after the snapshot, and may be trimmed then.
-func (c *committer) begin(d *drive, snap *pebble.Snapshot) (whole bool, err error) {
-	claim := d.claim()
-	switch log := c.readLog(d, false); {
-	case log.err == nil && c.hasServed(log):
-		whole = true
-	case log.err != nil && !errors.Is(log.err, errLog) && !errors.Is(log.err, vfs.ErrNotExist):
-		return false, log.err // nobody knows
-	default:
-		if err := d.wipeLog(claim); err != nil {
-			return false, err
-		}
+// there on. What it has of the log stays until it has been begun anew after the
+// snapshot: since the drive was a member before its disk moved, it may be the only
+// one, and damaged as it is, with the state it has all there is.
+func (c *committer) begin(d *drive, snap *pebble.Snapshot) error {
+	if err := d.wipeLog(d.claim(), c.commit, d.vain); err != nil {
+		return err
 	}
-	_, _, err = c.saveSnapshot(snap, d)
-	return whole, err
+	_, _, err := c.saveSnapshot(snap, d)
+	return err
 }
 
 // finishJoin is step 4; nothing is being appended.
@@ -153,12 +162,14 @@ func (c *committer) abortJoin(err error) {
 	c.joiner, c.joining = nil, nil
 }
 
-// claim comes before wipeLog. It makes every earlier one void: what a drive has
+// claim comes before wipeLog, and what a join removes. It makes every earlier one void: what a drive has
 // since it became a member stays, however late a wipe that was given up goes on.
 func (d *drive) claim() uint64 { return d.claims.Add(1) }
 
-// wipeLog removes logs and snapshots from a drive that is no member.
-func (d *drive) wipeLog(claim uint64) error {
+// wipeLog removes from a drive that is no member what a log that goes on after commit
+// cannot have, nor be the end of: it went on elsewhere. And what joins in vain have left,
+// from the commit vain on. What came before is for trim.
+func (d *drive) wipeLog(claim, commit, vain uint64) error {
 	d.wiping.Lock()
 	defer d.wiping.Unlock()
 	if d.claims.Load() != claim {
@@ -167,39 +178,44 @@ func (d *drive) wipeLog(claim uint64) error {
 	if err := d.makeDir(); err != nil {
 		return err
 	}
-	names, err := d.fs.List(d.journalDir())
+	logs, snaps, err := d.files()
 	if err != nil {
 		return err
 	}
-	for _, n := range names {
-		if n == membershipFile {
+	for _, n := range logs {
+		if n <= commit+1 && (vain == 0 || n < vain) {
+			continue // that of commit+1 is begun anew
+		}
+		if err := d.fs.Remove(d.path(numberedName(logPrefix, n))); err != nil {
+			return err
+		}
+	}
+	for _, n := range snaps {
+		if n <= commit && (vain == 0 || n < vain) {
 			continue
 		}
-		if err := d.fs.Remove(d.path(n)); err != nil {
+		if err := d.fs.Remove(d.path(numberedName(snapPrefix, n))); err != nil {
 			return err
 		}
 	}
 	return d.fs.SyncDir(d.journalDir())
 }
 
-// trim removes from a member what a snapshot at commit makes superfluous.
+// trim removes from a drive with a snapshot at commit what that makes superfluous.
 func (d *drive) trim(commit uint64) error {
 	if err := d.there(); err != nil {
 		return err
 	}
-	names, err := d.fs.List(d.journalDir())
+	logs, snaps, err := d.files()
 	if err != nil {
 		return err
 	}
-	var logs []uint64 // ascending, as names are
-	for _, n := range names {
-		if c, ok := numbered(n, logPrefix); ok {
-			logs = append(logs, c)
+	for _, n := range snaps {
+		if n >= commit {
+			break
 		}
-		if c, ok := numbered(n, snapPrefix); ok && c < commit {
-			if err := d.fs.Remove(d.path(n)); err != nil {
-				return err
-			}
+		if err := d.fs.Remove(d.path(numberedName(snapPrefix, n))); err != nil {
+			return err
 		}
 	}
 	for i := 0; i+1 < len(logs) && logs[i+1] <= commit+1; i++ {

@@ -54,6 +54,9 @@ type member struct {
 	results chan<- result
 	quit    chan struct{} // closed when the committer does not care any more
 	ended   chan struct{} // closed when the goroutine has ended
+	// begun is closed when the log was begun, or could not be: beginErr.
+	begun    chan struct{}
+	beginErr error
 
 	// The committer's.
 	synced uint64
@@ -86,7 +89,7 @@ func startMember(cfg Config, d *drive, results chan<- result, first, prev uint64
 	m := &member{
 		d: d, fs: cfg.FS, cluster: cfg.Cluster, logSize: cfg.LogSize,
 		jobs: make(chan job, memberJobs), results: results,
-		quit: make(chan struct{}), ended: make(chan struct{}),
+		quit: make(chan struct{}), ended: make(chan struct{}), begun: make(chan struct{}),
 	}
 	d.member = m
 	go m.run(first, prev)
@@ -112,6 +115,8 @@ func (m *member) stop() {
 func (m *member) run(first, prev uint64) {
 	defer close(m.ended)
 	err := m.roll(first, prev)
+	m.beginErr = err
+	close(m.begun)
 	m.report(first-1, err)
 	last := first - 1
 	for j := range m.jobs {

@@ -209,9 +209,12 @@ type drive struct {
 	// writing is held while a record is written; tried is the newest of those.
 	writing sync.Mutex
 	tried   uint64
-	// wiping is held while its log is removed; claims counts the wishes to.
+	// wiping is held while it is wiped, or trimmed by a join; claims counts the wishes to.
 	wiping sync.Mutex
 	claims atomic.Uint64
+	// vain is where the first of the joins began that have failed since its log was whole
+	// last; 0: none.
+	vain uint64
 	// whose is Config.Whose.
 	whose  func(fs vfs.FS, dir string) (storagenode.DriveID, error)
 	member *member // the last one on this drive, maybe still stuck in a call

@@ -77,21 +77,18 @@ func (c *committer) emergency() error {
 			return fmt.Errorf("%w: all members of the journal are lost", errNoDrives)
 		}
 		picked = picked[:min(len(picked), c.cfg.Tolerance+1)]
-		whole := make([]bool, len(picked))
-		errs := eachDrive(picked, func(i int, d *drive) (err error) {
-			whole[i], err = c.begin(d, snap)
-			return err
-		})
+		errs := eachDrive(picked, func(_ int, d *drive) error { return c.begin(d, snap) })
 		for i, d := range picked {
 			if errs[i] != nil {
 				c.exclude(d, errs[i])
 				continue
 			}
 			c.members = append(c.members, startMember(c.cfg, d, c.results, c.commit+1, c.chain))
+			d.vain = 0
 		}
 		c.await(c.commit)
 		for _, m := range c.members {
-			if i := slices.Index(picked, m.d); m.err == nil && whole[i] {
+			if m.err == nil {
 				m.err = m.d.trim(c.commit)
 			}
 		}

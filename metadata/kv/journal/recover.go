@@ -196,7 +196,7 @@ func (c *committer) format() (membership, error) {
 		return membership{}, fmt.Errorf("%w: create the journal: %w", kv.ErrUnavailable, errNoDrives)
 	}
 	c.commit, c.chain = 0, genesis(c.cfg.Cluster)
-	for i, err := range eachDrive(picked, func(_ int, d *drive) error { return d.wipeLog(d.claim()) }) {
+	for i, err := range eachDrive(picked, func(_ int, d *drive) error { return d.wipeLog(d.claim(), 0, 0) }) {
 		if err != nil {
 			return membership{}, fmt.Errorf("create the journal on drive %s: %w", picked[i].id, err)
 		}
