@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 // A log file, log-<first commit>, starts with groupAlign bytes, little endian:
@@ -158,20 +159,20 @@ func (l *memberLog) checkSnapshot(cluster storagenode.UUID) error {
 
 // walk reads the files one after another.
 func (l *memberLog) walk(cluster storagenode.UUID) error {
-	for i, first := range l.files {
-		last := i == len(l.files)-1
+	for i := 0; i < len(l.files); i++ {
+		first := l.files[i]
 		b, err := readSmall(l.drive.fs, l.drive.path(numberedName(logPrefix, first)), logMax)
 		if err != nil {
 			return err
 		}
 		if i == 0 && l.from > 0 {
-			if err := l.groups(b, cluster, l.from, last); err != nil {
+			if err := l.groups(b, cluster, l.from, i); err != nil {
 				return err
 			}
 			continue
 		}
 		got, prev, err := parseLogHeader(b, cluster)
-		if err != nil && last && i > 0 && !groupWithin(b, cluster, first) {
+		if err != nil && i > 0 && i == len(l.files)-1 && !groupWithin(b, cluster, first) {
 			l.files = l.files[:i] // made, but the power went before it was written
 			return nil
 		}
@@ -184,7 +185,7 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 		if first != l.last()+1 || prev != l.chains[len(l.chains)-1] {
 			return fmt.Errorf("%w: file %d does not continue commit %d", errLog, first, l.last())
 		}
-		if err := l.groups(b, cluster, groupAlign, last); err != nil {
+		if err := l.groups(b, cluster, groupAlign, i); err != nil {
 			return err
 		}
 	}
@@ -194,9 +195,9 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 	return nil
 }
 
-// groups walks the groups of one file that continue the chain, from off on. In the last
+// groups walks the groups of file i that continue the chain, from off on. In the last
 // one nothing may follow them but a torn end.
-func (l *memberLog) groups(b []byte, cluster storagenode.UUID, off int, last bool) error {
+func (l *memberLog) groups(b []byte, cluster storagenode.UUID, off, i int) error {
 	for off < len(b) {
 		g, n, err := parseGroup(b[off:], cluster)
 		if err != nil || g.commit != l.last()+1 || g.prev != l.chains[len(l.chains)-1] {
@@ -208,10 +209,29 @@ func (l *memberLog) groups(b []byte, cluster storagenode.UUID, off int, last boo
 		}
 		off += n
 	}
-	if last && groupWithin(b[min(off, len(b)):], cluster, l.last()+1) {
+	if more, err := l.goesOn(i); more || err != nil {
+		return err
+	}
+	if groupWithin(b[min(off, len(b)):], cluster, l.last()+1) {
 		return fmt.Errorf("%w: after commit %d", errLog, l.last())
 	}
 	return nil
+}
+
+// goesOn says whether a file follows file i, after whose last group the log ends so far.
+// One that was not listed, but is there, is added: it would be begun anew, and what is in
+// it lost.
+func (l *memberLog) goesOn(i int) (bool, error) {
+	next, listed := l.last()+1, i+1 < len(l.files)
+	if next == l.files[i] || listed && l.files[i+1] == next {
+		return listed, nil
+	}
+	_, err := l.drive.fs.Stat(l.drive.path(numberedName(logPrefix, next)))
+	if errors.Is(err, vfs.ErrNotExist) {
+		return listed, nil
+	}
+	l.files = slices.Insert(l.files, i+1, next)
+	return true, err
 }
 
 // groupWithin looks for a valid group from commit on anywhere in b: a torn end
