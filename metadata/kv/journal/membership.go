@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -100,7 +101,12 @@ func openMedium(fs vfs.FS, path string) (vfs.File, error) {
 }
 
 // readSmall reads a whole file of at most limit bytes.
-func readSmall(fs vfs.FS, path string, limit int64) (b []byte, err error) {
+func readSmall(fs vfs.FS, path string, limit int64) ([]byte, error) {
+	return readFrom(fs, path, 0, limit)
+}
+
+// readFrom is readSmall for what lies from an offset on; zeros stand for what is before.
+func readFrom(fs vfs.FS, path string, from, limit int64) (b []byte, err error) {
 	f, err := openMedium(fs, path)
 	if err != nil {
 		return nil, err
@@ -113,20 +119,47 @@ func readSmall(fs vfs.FS, path string, limit int64) (b []byte, err error) {
 	if st.Size > limit {
 		return nil, fmt.Errorf("%s has %d bytes", path, st.Size)
 	}
-	return readRange(f, 0, st.Size)
+	b = make([]byte, st.Size)
+	from = min(from, st.Size)
+	if err := readInto(f, b[from:], from); err != nil {
+		return nil, err
+	}
+	return readOn(f, b, limit)
+}
+
+// readOn reads what lies behind b as well: the size that was told may be stale, as over a
+// network file system.
+func readOn(f vfs.File, b []byte, limit int64) ([]byte, error) {
+	for next := groupAlign; ; next = readChunk {
+		p := make([]byte, next)
+		n, err := f.ReadAt(p, int64(len(b)))
+		b = append(b, p[:n]...)
+		switch {
+		case int64(len(b)) > limit:
+			return nil, fmt.Errorf("%s has more than %d bytes", f.Name(), limit)
+		case errors.Is(err, io.EOF):
+			return b, nil
+		case err != nil:
+			return nil, err
+		}
+	}
 }
 
 // readRange reads exactly n bytes.
 func readRange(f vfs.File, off, n int64) ([]byte, error) {
 	b := make([]byte, n)
+	return b, readInto(f, b, off)
+}
+
+func readInto(f vfs.File, b []byte, off int64) error {
 	for done := 0; done < len(b); {
 		k, err := f.ReadAt(b[done:min(len(b), done+readChunk)], off+int64(done))
 		done += k
 		if err != nil && done < len(b) {
-			return nil, err
+			return err
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // readMembership reads the drive's record.

@@ -7,15 +7,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"kintsugi/metadata/kv"
 	"kintsugi/storagenode"
+	"kintsugi/storagenode/vfs"
 )
 
 // What a state holds was durable in the log of every member, and may have been
 // acknowledged. So a log that ends before a state, or is damaged in the midst, has lost
 // something. Where the last commit of the state is found in it, by its chain, all that
-// came before is in the state, and the log need be good from there on only.
+// came before is in the state, and the log need be good, and readable, from there on only.
 
 // held is a state that was found.
 type held struct {
@@ -32,7 +34,7 @@ func (c *committer) reach(top membership, logs []*memberLog, best *memberLog, ca
 			break
 		}
 		for i, l := range logs {
-			if l.err != nil && !errors.Is(l.err, errLog) {
+			if l.err != nil && !errors.Is(l.err, errLog) && !errors.Is(l.err, syscall.EIO) {
 				continue // nobody knows what it has
 			}
 			rest := readRest(l.drive, c.cfg.Cluster, st.at)
@@ -106,6 +108,52 @@ func (c *committer) peekState(d *drive, name string) (at snapRef, err error) {
 	return at, err
 }
 
+// A file is read around pieces of sectorSize that cannot be read, but not around more than
+// maxUnread: a disk takes its time for each.
+const (
+	sectorSize = 4096
+	maxUnread  = 64
+)
+
+// readAround reads a whole file of at most limit bytes. Zeros stand for what cannot be read.
+func readAround(fs vfs.FS, path string, limit int64) (b []byte, err error) {
+	f, err := openMedium(fs, path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size > limit {
+		return nil, fmt.Errorf("%s has %d bytes", path, st.Size)
+	}
+	b = make([]byte, st.Size)
+	step, bad := readChunk, 0
+	for off := 0; off < len(b); {
+		p := b[off:min(len(b), off+step)]
+		err := readInto(f, p, int64(off))
+		switch {
+		case err == nil:
+			off += len(p)
+		case !errors.Is(err, syscall.EIO) || bad == maxUnread:
+			return nil, err
+		case step > sectorSize:
+			step = sectorSize
+			continue
+		default:
+			clear(p)
+			bad++
+			off += len(p)
+		}
+		if off%readChunk == 0 {
+			step = readChunk
+		}
+	}
+	return readOn(f, b, limit)
+}
+
 // readRest verifies what a drive holds of the log from a commit on. Of that commit's
 // group the header is enough, or that of a file that follows it.
 func readRest(d *drive, cluster storagenode.UUID, at snapRef) *memberLog {
@@ -119,7 +167,7 @@ func readRest(d *drive, cluster storagenode.UUID, at snapRef) *memberLog {
 		if first > at.commit+1 {
 			break
 		}
-		b, err := readSmall(d.fs, d.path(numberedName(logPrefix, first)), logMax)
+		b, err := readAround(d.fs, d.path(numberedName(logPrefix, first)), logMax)
 		if err != nil {
 			l.err = err
 			return l

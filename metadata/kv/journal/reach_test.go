@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -370,6 +371,127 @@ func copyTree(t testing.TB, fs vfs.FS, from, to string) {
 		}
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// sectors is a file system on whose disk some sectors cannot be read.
+type sectors struct {
+	vfs.FS
+	bad map[string]int64 // their offsets, by path
+}
+
+const sector = 4096
+
+type sectorFile struct {
+	vfs.File
+	bad int64
+}
+
+func (s *sectors) OpenFile(path string, flag int) (vfs.File, error) {
+	f, err := s.FS.OpenFile(path, flag)
+	if bad, ok := s.bad[path]; err == nil && ok {
+		f = &sectorFile{f, bad}
+	}
+	return f, err
+}
+
+func (f *sectorFile) ReadAt(p []byte, off int64) (int, error) {
+	if off >= f.bad+sector || off+int64(len(p)) <= f.bad {
+		return f.File.ReadAt(p, off)
+	}
+	n, err := f.File.ReadAt(p[:max(0, f.bad-off)], off)
+	if err == nil {
+		err = syscall.EIO
+	}
+	return n, err
+}
+
+// TestUnreadableSector: a sector of the only log, or of all of them, that cannot be read
+// any more is no loss where a state has what was in it. Else nobody knows what was there,
+// and the start is refused, as often as it is tried.
+func TestUnreadableSector(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		at         int64
+		refused    bool
+	}{
+		{name: "header", at: 0},
+		{name: "middle", at: 4 * sector},
+		{name: "last", at: reachPairs * reachGroup / sector * sector, refused: true},
+		{name: "snapshot's header", file: "snap-", at: 0},
+	} {
+		for _, tolerance := range []int{0, 1} {
+			t.Run(fmt.Sprint(c.name, " ", tolerance), func(t *testing.T) {
+				t.Parallel()
+				cfg, fs := filled(t, 1+tolerance, tolerance, reachPairs, nil)
+				disk := &sectors{FS: fs, bad: map[string]int64{}}
+				if c.file != "" { // a log that begins with it
+					old := cfg.SnapshotAfter
+					cfg.SnapshotAfter = 8 << 10
+					s := open(t, cfg)
+					eventually(t, "trimmed", func() bool {
+						for _, d := range cfg.Drives {
+							if _, err := fs.Stat(d.Dir + "/journal/" + fmt.Sprintf("log-%016x", 1)); err == nil {
+								return false
+							}
+						}
+						return true
+					})
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+					cfg.SnapshotAfter = old
+				}
+				for _, d := range cfg.Drives {
+					names, err := fs.List(d.Dir + "/journal")
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, n := range names {
+						if c.file == "" && n == fmt.Sprintf("log-%016x", 1) || c.file != "" && strings.HasPrefix(n, c.file) {
+							disk.bad[d.Dir+"/journal/"+n] = c.at
+						}
+					}
+				}
+				if len(disk.bad) != len(cfg.Drives) {
+					t.Fatal(disk.bad)
+				}
+				cfg.FS = disk
+				if c.refused {
+					for range 2 {
+						wantRefused(t, cfg, "input/output error")
+					}
+					disk.bad = nil
+					wantPairs(t, open(t, cfg), reachPairs)
+					return
+				}
+				for round := range 2 {
+					s := open(t, cfg)
+					wantPairs(t, s, reachPairs)
+					mustPut(t, s, fmt.Sprint("new", round), "v")
+					whole(t, s, cfg)
+					eventually(t, "a snapshot to take its place", func() bool {
+						for path := range disk.bad {
+							if _, err := fs.Stat(path); err == nil {
+								return false
+							}
+						}
+						return true
+					})
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, d := range cfg.Drives { // the log is good by itself
+					if err := fs.RemoveAll(d.Dir + "/state"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s := open(t, cfg)
+				wantPairs(t, s, reachPairs)
+				wantGet(t, s, "new1", "v")
+			})
 		}
 	}
 }

@@ -161,7 +161,7 @@ func (l *memberLog) checkSnapshot(cluster storagenode.UUID) error {
 func (l *memberLog) walk(cluster storagenode.UUID) error {
 	for i := 0; i < len(l.files); i++ {
 		first := l.files[i]
-		b, err := readSmall(l.drive.fs, l.drive.path(numberedName(logPrefix, first)), logMax)
+		b, err := l.read(i)
 		if err != nil {
 			return err
 		}
@@ -193,6 +193,15 @@ func (l *memberLog) walk(cluster storagenode.UUID) error {
 		return errNoLog
 	}
 	return nil
+}
+
+// read reads file i, of the first one what counts.
+func (l *memberLog) read(i int) ([]byte, error) {
+	from := 0
+	if i == 0 {
+		from = l.from
+	}
+	return readFrom(l.drive.fs, l.drive.path(numberedName(logPrefix, l.files[i])), int64(from), logMax)
 }
 
 // groups walks the groups of file i that continue the chain, from off on. In the last
@@ -255,7 +264,7 @@ func (l *memberLog) each(cluster storagenode.UUID, after uint64, f func(g group,
 		if i+1 < len(l.files) && l.files[i+1] <= after+1 {
 			continue
 		}
-		b, err := readSmall(l.drive.fs, l.drive.path(numberedName(logPrefix, first)), logMax)
+		b, err := l.read(i)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errUnread, err)
 		}

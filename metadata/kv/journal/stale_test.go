@@ -64,3 +64,51 @@ func TestStaleListing(t *testing.T) {
 		}
 	}
 }
+
+// staleSize says of log files that they are shorter than they are.
+type staleSize struct {
+	vfs.FS
+	cut int64
+}
+
+type staleSizeFile struct {
+	vfs.File
+	cut int64
+}
+
+func (s *staleSize) OpenFile(path string, flag int) (vfs.File, error) {
+	f, err := s.FS.OpenFile(path, flag)
+	if err == nil && strings.Contains(path, "/journal/log-") {
+		f = &staleSizeFile{f, s.cut}
+	}
+	return f, err
+}
+
+func (f *staleSizeFile) Stat() (vfs.Stat, error) {
+	st, err := f.File.Stat()
+	st.Size = max(0, st.Size-f.cut)
+	return st, err
+}
+
+// TestStaleSize: a log ends where nothing more can be read, not where its size says.
+func TestStaleSize(t *testing.T) {
+	for _, cut := range []int64{10 << 10, 15<<10 + 100, 1 << 20} {
+		cfg, _, mem := faulty(t, 1, 0)
+		cfg.Checkpoint = time.Hour
+		s := open(t, cfg)
+		for i := range reachPairs {
+			mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+		}
+		disk := mem.Crash(rand.New(rand.NewPCG(1, 1)))
+		_ = s.Close()
+		cfg.FS = &staleSize{disk, cut}
+		s = open(t, cfg)
+		wantPairs(t, s, reachPairs)
+		mustPut(t, s, fmt.Sprint("k", reachPairs), strings.Repeat("x", 300))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		cfg.FS = disk
+		wantPairs(t, open(t, cfg), reachPairs+1)
+	}
+}
