@@ -378,7 +378,7 @@ func copyTree(t testing.TB, fs vfs.FS, from, to string) {
 // sectors is a file system on whose disk some sectors cannot be read.
 type sectors struct {
 	vfs.FS
-	bad map[string]int64 // their offsets, by path
+	bad map[uint64]int64 // their offsets, by the inode of their file
 }
 
 const sector = 4096
@@ -390,10 +390,14 @@ type sectorFile struct {
 
 func (s *sectors) OpenFile(path string, flag int) (vfs.File, error) {
 	f, err := s.FS.OpenFile(path, flag)
-	if bad, ok := s.bad[path]; err == nil && ok {
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.FS.Stat(path)
+	if bad, ok := s.bad[st.Inode]; err == nil && ok {
 		f = &sectorFile{f, bad}
 	}
-	return f, err
+	return f, nil
 }
 
 func (f *sectorFile) ReadAt(p []byte, off int64) (int, error) {
@@ -425,7 +429,7 @@ func TestUnreadableSector(t *testing.T) {
 			t.Run(fmt.Sprint(c.name, " ", tolerance), func(t *testing.T) {
 				t.Parallel()
 				cfg, fs := filled(t, 1+tolerance, tolerance, reachPairs, nil)
-				disk := &sectors{FS: fs, bad: map[string]int64{}}
+				disk := &sectors{FS: fs, bad: map[uint64]int64{}}
 				if c.file != "" { // a log that begins with it
 					old := cfg.SnapshotAfter
 					cfg.SnapshotAfter = 8 << 10
@@ -449,8 +453,12 @@ func TestUnreadableSector(t *testing.T) {
 						t.Fatal(err)
 					}
 					for _, n := range names {
+						st, err := fs.Stat(d.Dir + "/journal/" + n)
+						if err != nil {
+							t.Fatal(err)
+						}
 						if c.file == "" && n == fmt.Sprintf("log-%016x", 1) || c.file != "" && strings.HasPrefix(n, c.file) {
-							disk.bad[d.Dir+"/journal/"+n] = c.at
+							disk.bad[st.Inode] = c.at
 						}
 					}
 				}
@@ -472,9 +480,16 @@ func TestUnreadableSector(t *testing.T) {
 					mustPut(t, s, fmt.Sprint("new", round), "v")
 					whole(t, s, cfg)
 					eventually(t, "a snapshot to take its place", func() bool {
-						for path := range disk.bad {
-							if _, err := fs.Stat(path); err == nil {
+						for _, d := range cfg.Drives {
+							names, err := fs.List(d.Dir + "/journal")
+							if err != nil {
 								return false
+							}
+							for _, n := range names {
+								st, err := fs.Stat(d.Dir + "/journal/" + n)
+								if _, bad := disk.bad[st.Inode]; err == nil && bad {
+									return false
+								}
 							}
 						}
 						return true
