@@ -244,6 +244,44 @@ func TestStaleListing(t *testing.T) {
 	}
 }
 
+// TestStaleListingAtOpen: a segment that is not listed at an open, but is there, is
+// neither lost nor in the way of a new one, whether the index knows it or not.
+func TestStaleListingAtOpen(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		for _, n := range []int{1, 3} {
+			if n == 1 && !known {
+				continue // it was sealed: the index has it
+			}
+			r := newRig(t, nil)
+			for i := 1; i <= 3; i++ {
+				r.put(i, 40<<10)
+				if i < 3 || known {
+					r.must(r.checkpoint(true))
+				}
+			}
+			path, _ := r.at(n)
+			mem := r.fs.Crash(rand.New(rand.NewPCG(1, 1)))
+			_ = r.Store.Close()
+			r.fs, r.fault = mem, vfs.NewFault(mem)
+			r.cfg.FS = &staleFS{FS: r.fault, hidden: path}
+			r.open()
+			if rep := r.OpenReport(); len(rep.Damaged)+len(rep.Corrupt) > 0 {
+				t.Errorf("segment %d, known %v: %+v", n, known, rep)
+			}
+			r.put(4, 40<<10)
+			r.must(r.Health())
+			for _, again := range []bool{false, true} {
+				if again {
+					r.reopen(func() { r.cfg.FS = r.fault })
+				}
+				for i := 1; i <= 4; i++ {
+					r.holds(i, 40<<10)
+				}
+			}
+		}
+	}
+}
+
 // TestStaleSizeAfterACrash: what the index had not seen yet of a segment that seems to be
 // shorter than it was is found once it has its size again.
 func TestStaleSizeAfterACrash(t *testing.T) {

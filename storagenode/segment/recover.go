@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,6 +19,9 @@ import (
 // seqGap is left free after the highest seq found at open, in case the records
 // that bore the next ones are lost.
 const seqGap = 1 << 20
+
+// errUnopened: nothing is said of the index by it.
+var errUnopened = errors.New("a segment that was not listed cannot be opened")
 
 // recover brings the store to where its log ends.
 func (s *Store) recover(ctx context.Context) error {
@@ -57,42 +59,6 @@ func (s *Store) recover(ctx context.Context) error {
 	s.nextSeq += seqGap
 	s.incarnation = firstIncarnation(s.nextSeg)
 	return s.removeOldIndexes()
-}
-
-// openSegments opens the segment files, and removes what a crash left of ones
-// that were being made.
-func (s *Store) openSegments() error {
-	names, err := s.cfg.FS.List(s.segDir)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		id, ok := parseSegName(name)
-		if !ok {
-			s.cfg.Logger.Warn("not a segment", "name", name)
-			continue
-		}
-		s.nextSeg = max(s.nextSeg, id+1)
-		path := filepath.Join(s.segDir, name)
-		f, err := s.cfg.FS.OpenFile(path, os.O_RDWR)
-		if err != nil {
-			return err
-		}
-		g := s.newSegFile(id, path, f)
-		kind, err := s.inspect(g)
-		if kind == segmentOurs {
-			s.setSegment(id, g)
-			continue
-		}
-		_ = f.Close()
-		if err == nil && kind == segmentEmpty {
-			err = s.cfg.FS.Remove(path)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // What a segment file turns out to be.
@@ -179,6 +145,9 @@ func (s *Store) loadIndex() (bool, error) {
 				return true, nil
 			}
 			x.release()
+			if errors.Is(err, errUnopened) {
+				return false, err
+			}
 		}
 		s.cfg.Logger.Error("index cannot be used, it will be rebuilt", "dir", dir, "err", err)
 		s.idxFailed.Store(nil)
@@ -289,6 +258,12 @@ func (s *Store) loadMetas(x *index) error {
 		id := binary.BigEndian.Uint64(it.Key()[1:])
 		s.nextSeg = max(s.nextSeg, id+1)
 		g := (*s.segs.Load())[id]
+		if g == nil {
+			if _, err := s.openSegment(id); err != nil {
+				return fmt.Errorf("%w: %w", errUnopened, err)
+			}
+			g = (*s.segs.Load())[id]
+		}
 		if g == nil {
 			s.reportDamage(id, 0, m.pos, errSegmentMissing)
 			s.lossy = true

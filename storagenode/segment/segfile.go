@@ -106,6 +106,54 @@ func (g *segFile) release() {
 // used is the bytes the segment's records take, 0 where there are none.
 func (g *segFile) used() int64 { return max(0, g.tail-superSize) }
 
+// openSegments opens the segment files, and removes what a crash left of ones
+// that were being made. One that follows them is opened also where it is not listed: a
+// listing may be older than the file.
+func (s *Store) openSegments() error {
+	names, err := s.cfg.FS.List(s.segDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		id, ok := parseSegName(name)
+		if !ok {
+			s.cfg.Logger.Warn("not a segment", "name", name)
+			continue
+		}
+		if _, err := s.openSegment(id); err != nil {
+			return err
+		}
+	}
+	for more := true; more && err == nil; {
+		more, err = s.openSegment(s.nextSeg)
+	}
+	return err
+}
+
+// openSegment opens a segment's file; false where there is none.
+func (s *Store) openSegment(id uint64) (there bool, err error) {
+	path := filepath.Join(s.segDir, segName(id))
+	f, err := s.cfg.FS.OpenFile(path, os.O_RDWR)
+	if errors.Is(err, vfs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	s.nextSeg = max(s.nextSeg, id+1)
+	g := s.newSegFile(id, path, f)
+	kind, err := s.inspect(g)
+	if kind == segmentOurs {
+		s.setSegment(id, g)
+		return true, nil
+	}
+	_ = f.Close()
+	if err == nil && kind == segmentEmpty {
+		err = s.cfg.FS.Remove(path)
+	}
+	return true, err
+}
+
 // createSegment makes a segment file with room for a record of size bytes, its
 // superblock and its name durable.
 func (s *Store) createSegment(id uint64, size int64) (_ *segFile, err error) {
