@@ -81,7 +81,7 @@ func (c *committer) copyState(st *state, m *member, claim uint64) (int64, error)
 		return 0, err
 	}
 	defer func() { _ = snap.Close() }()
-	commit, size, err := c.saveSnapshot(snap, m.d)
+	commit, size, err := writeSnapshot(m.d, c.cfg.Cluster, snap)
 	if err != nil {
 		return 0, err
 	}
@@ -101,19 +101,6 @@ func (c *committer) copyState(st *state, m *member, claim uint64) (int64, error)
 	return size, m.d.trim(commit)
 }
 
-// saveSnapshot writes a snapshot and reads it back.
-func (c *committer) saveSnapshot(snap *pebble.Snapshot, d *drive) (commit uint64, size int64, err error) {
-	commit, size, err = writeSnapshot(d, c.cfg.Cluster, snap)
-	if err != nil {
-		return 0, 0, err
-	}
-	ref, err := openSnapshot(d, c.cfg.Cluster, commit)
-	if err == nil {
-		err = readSnapshot(d, c.cfg.Cluster, ref, func(_, _ []byte) error { return nil })
-	}
-	return commit, size, err
-}
-
 // begin writes a snapshot of all there is to a drive that is to be a member from
 // there on. What it has of the log stays until it has been begun anew after the
 // snapshot: since the drive was a member before its disk moved, it may be the only
@@ -122,7 +109,7 @@ func (c *committer) begin(d *drive, snap *pebble.Snapshot) error {
 	if err := d.wipeLog(d.claim(), c.commit, d.vain); err != nil {
 		return err
 	}
-	_, _, err := c.saveSnapshot(snap, d)
+	_, _, err := writeSnapshot(d, c.cfg.Cluster, snap)
 	return err
 }
 

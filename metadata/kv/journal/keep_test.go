@@ -112,3 +112,32 @@ func TestShorterLogIsKeptUntilItsReplacementIsThere(t *testing.T) {
 	}
 	wantPairs(t, open(t, cfg), reachPairs+more)
 }
+
+// TestSnapshotIsReadBackBeforeItTakesAnothersPlace: a snapshot of the same commit as the
+// one that is there, written by a disk that lies, leaves that one in place.
+func TestSnapshotIsReadBackBeforeItTakesAnothersPlace(t *testing.T) {
+	cfg, fs := filled(t, 1, 0, reachPairs, nil)
+	cfg.CheckEvery = time.Hour
+	log := fmt.Sprintf("/d0/journal/log-%016x", 1)
+	snap := fmt.Sprintf("/d0/journal/snap-%016x", reachPairs)
+	s := open(t, cfg)
+	if err := fs.FlipBit(log, 10*reachGroup+100, 3); err != nil {
+		t.Fatal(err)
+	}
+	s.Check(t.Context()) // what is bad has a snapshot made
+	eventually(t, "a snapshot", func() bool { _, err := fs.Stat(snap); return err == nil })
+	good, err := content(fs, snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lie := fs.Inject(vfs.Rule{Ops: vfs.OpWrite, Path: "snap.new", Skip: 1, Times: 1, Lie: true})
+	if err := fs.FlipBit(fmt.Sprintf("/d0/journal/log-%016x", reachPairs+1), 17, 3); err != nil {
+		t.Fatal(err)
+	}
+	s.Check(t.Context())
+	eventually(t, "another snapshot", func() bool { return lie.Hits() > 0 })
+	time.Sleep(100 * time.Millisecond)
+	if now, err := content(fs, snap); err != nil || now != good {
+		t.Errorf("the good snapshot was replaced by a bad one: %v", err)
+	}
+}

@@ -27,7 +27,7 @@ import (
 //	   end: a block of length 0 whose pairs field is 0xffffffff and whose sum
 //	   is the number of pairs in all
 //
-// A file gets its name, snap-<commit>, after it was synced.
+// A file gets its name, snap-<commit>, after it was synced and read back.
 const (
 	snapMagic  = "KJSNAP1\n"
 	snapHeader = 56
@@ -53,7 +53,7 @@ func numberedName(prefix string, commit uint64) string {
 	return fmt.Sprintf("%s%016x", prefix, commit)
 }
 
-// writeSnapshot writes what r holds into the drive's journal directory and
+// writeSnapshot writes what r holds into the drive's journal directory, reads it back, and
 // returns the commit it covers and its size.
 func writeSnapshot(d *drive, cluster storagenode.UUID, r pebble.Reader) (commit uint64, size int64, err error) {
 	commit, chain, err := covered(r)
@@ -78,7 +78,11 @@ func writeSnapshot(d *drive, cluster storagenode.UUID, r pebble.Reader) (commit 
 			err = fmt.Errorf("%w: %w", errSync, err)
 		}
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err == nil {
+		ref := snapRef{commit: commit, chain: chain, size: w.off} // another of that commit may be there
+		err = readPairs(d, tmp, cluster, ref, func(_, _ []byte) error { return nil })
+	}
+	if err != nil {
 		return 0, 0, errors.Join(err, d.fs.Remove(tmp))
 	}
 	if err = d.fs.Rename(tmp, d.path(numberedName(snapPrefix, commit))); err != nil {
@@ -202,8 +206,12 @@ func openSnapshot(d *drive, cluster storagenode.UUID, commit uint64) (ref snapRe
 
 // readSnapshot calls f for every pair, in order. The slices are valid for the
 // call.
-func readSnapshot(d *drive, cluster storagenode.UUID, ref snapRef, f func(k, v []byte) error) (err error) {
-	file, err := openMedium(d.fs, d.path(numberedName(snapPrefix, ref.commit)))
+func readSnapshot(d *drive, cluster storagenode.UUID, ref snapRef, f func(k, v []byte) error) error {
+	return readPairs(d, d.path(numberedName(snapPrefix, ref.commit)), cluster, ref, f)
+}
+
+func readPairs(d *drive, path string, cluster storagenode.UUID, ref snapRef, f func(k, v []byte) error) (err error) {
+	file, err := openMedium(d.fs, path)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnread, err)
 	}

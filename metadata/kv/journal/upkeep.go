@@ -134,7 +134,7 @@ func (c *committer) snapshotAll(st *state, drives []*drive) (commit uint64, size
 	}
 	for i, d := range drives {
 		if errs[i] = err; err == nil {
-			commit, size, errs[i] = c.saveSnapshot(snap, d)
+			commit, size, errs[i] = writeSnapshot(d, c.cfg.Cluster, snap)
 			if st.hasFailed() {
 				err = st.cause
 				errs[i] = err
