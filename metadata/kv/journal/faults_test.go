@@ -3,6 +3,8 @@ package journal_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -187,6 +189,32 @@ func TestStateLost(t *testing.T) {
 			check(t, s, stop())
 		})
 	}
+}
+
+// TestStateBehindOnTheOnlyDrive: a process that was killed before its first checkpoint
+// leaves a state without anything in it. Where there is but one drive, the new state
+// has no other place than beside that one, which Pebble is still busy with.
+func TestStateBehindOnTheOnlyDrive(t *testing.T) {
+	cfg := config(t, vfs.OS(), t.TempDir(), 1, 0)
+	cfg.Checkpoint = time.Hour
+	mustPut(t, open(t, cfg), "a", "1")
+	killed := filepath.Join(t.TempDir(), "d0")
+	if err := os.CopyFS(killed, os.DirFS(cfg.Drives[0].Dir)); err != nil {
+		t.Fatal(err)
+	}
+	fs := vfs.NewFault(vfs.OS())
+	fs.Inject(vfs.Rule{Ops: vfs.OpRemove, Path: killed + "/state/db-", Delay: 100 * time.Millisecond})
+	cfg.FS, cfg.Drives = fs, []journal.Member{{ID: cfg.Drives[0].ID, Dir: killed}}
+	cfg.Logger = slog.New(slog.NewTextHandler(slowWriter{}, nil)) // so that what is under way is noticed
+	wantGet(t, open(t, cfg), "a", "1")
+}
+
+// slowWriter is a log that takes its time.
+type slowWriter struct{}
+
+func (slowWriter) Write(p []byte) (int, error) {
+	time.Sleep(20 * time.Millisecond)
+	return len(p), nil
 }
 
 // TestTooFewDrives: beyond the tolerance nothing is served, and nothing lost.

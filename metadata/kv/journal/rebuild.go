@@ -19,6 +19,7 @@ var (
 	errState  = errors.New("the state is of another log")
 	errEnough = errors.New("what follows was never readable")
 	errRotten = errors.New("the copy of the journal is damaged")
+	errRoom   = errors.New("no drive answers and has room for one")
 )
 
 // recoverState finds a state that belongs to the log, or builds one, of another
@@ -44,8 +45,12 @@ func (c *committer) recoverState(log *memberLog, stop <-chan struct{}) error {
 					c.setState(st)
 					break
 				}
-				st.fail(err)
-				st.drop()
+				if errors.Is(err, errState) {
+					st.leave()
+				} else {
+					st.fail(err)
+					st.drop()
+				}
 			}
 			c.cfg.Logger.Warn("state not used", "drive", d.id.String(), "err", err)
 		}
@@ -175,6 +180,9 @@ func (c *committer) buildState(logs []*memberLog, stop <-chan struct{}) error {
 				break // nor can it be built elsewhere of that
 			}
 		}
+	}
+	if len(errs) == 0 {
+		errs = append(errs, errRoom)
 	}
 	return fmt.Errorf("%w: no state can be built: %w", kv.ErrUnavailable, errors.Join(errs...))
 }

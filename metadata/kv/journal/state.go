@@ -189,6 +189,17 @@ func (st *state) drop() {
 	st.release()
 }
 
+// leave drops a state with which nothing is wrong, and waits until it is closed: what
+// Pebble has under way there would else be taken for a call that hangs, and its drive
+// for one that can have no other state.
+func (st *state) leave() {
+	st.drop()
+	select {
+	case <-st.ended:
+	case <-st.failed:
+	}
+}
+
 // applier applies batches, so that the committer can leave one behind that
 // does not return.
 func (st *state) applier() {
