@@ -6,19 +6,23 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // logs is where a process logs to: standard error.
 var logs = &unhurried{to: os.Stderr}
 
-// newLogger logs to standard error from the level on.
+// newLogger logs to standard error from the level on. The process outlives who reads
+// that: a write to nobody would else end it by a signal.
 func newLogger(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
 	}
+	signal.Ignore(syscall.SIGPIPE)
 	return slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: l})), nil
 }
 

@@ -85,3 +85,35 @@ func TestSecondSignalEndsBench(t *testing.T) {
 		t.Errorf("said: %s", said)
 	}
 }
+
+// TestServerOutlivesWhoReadsItsLog: what reads the log may end, as where journald is
+// started anew; the store goes on, and ends as it is told to.
+func TestServerOutlivesWhoReadsItsLog(t *testing.T) {
+	c := exec.Command(os.Args[0], "server", "--address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", t.TempDir())
+	c.Env = append(os.Environ(), envMain+"=1", envAccessKey+"=AKIDEXAMPLE0000", envSecretKey+"=a-secret-key-of-some-length")
+	logged, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill() }()
+	if _, err := said.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = logged.Close()
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil { // which it logs
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, said); err != nil {
+		t.Error(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+}
