@@ -115,8 +115,10 @@ func (x *exchange) createBucket() error {
 	switch {
 	case c.Location != "" && c.Location != x.g.region:
 		return errInvalidLocation
-	case c.Bucket != nil && c.Bucket.Type != "", c.Tags != nil && len(c.Tags.Tag) > 0:
-		return errOperationNotBuilt
+	case c.Bucket != nil && c.Bucket.Type != "":
+		return operationNotBuilt("CreateBucket with a type")
+	case c.Tags != nil && len(c.Tags.Tag) > 0:
+		return operationNotBuilt("CreateBucket with tags")
 	}
 	b := metadata.Bucket{Name: x.name, Owner: x.identity.AccessKey, Region: c.Location, Created: x.g.clock.Now()}
 	made, err := x.g.buckets.CreateBucket(x.r.Context(), b)

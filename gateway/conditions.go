@@ -45,12 +45,12 @@ func askedETag(s string) string {
 type readConditions struct{ match, noneMatch, modifiedSince, unmodifiedSince string }
 
 func (x *exchange) readConditions() readConditions {
-	return readConditions{x.header("If-Match"), x.header("If-None-Match"),
+	return readConditions{x.list("If-Match"), x.list("If-None-Match"),
 		x.header("If-Modified-Since"), x.header("If-Unmodified-Since")}
 }
 
 func (x *exchange) copyConditions() readConditions {
-	return readConditions{x.header("X-Amz-Copy-Source-If-Match"), x.header("X-Amz-Copy-Source-If-None-Match"),
+	return readConditions{x.list("X-Amz-Copy-Source-If-Match"), x.list("X-Amz-Copy-Source-If-None-Match"),
 		x.header("X-Amz-Copy-Source-If-Modified-Since"), x.header("X-Amz-Copy-Source-If-Unmodified-Since")}
 }
 

@@ -38,6 +38,11 @@ func headerNotBuilt(name string) *fault {
 	return errNotImplemented.saying(errNotImplemented.message + ": " + strings.ToLower(name))
 }
 
+// operationNotBuilt is the refusal of an operation, which it names for the same reason.
+func operationNotBuilt(name string) *fault {
+	return errOperationNotBuilt.saying(errOperationNotBuilt.message + ": " + name)
+}
+
 // Every code that the gateway answers with, its status and its text, which is
 // AWS's where that is known. sigv4 and checksum bring their own texts and take
 // only the status from here.

@@ -136,7 +136,7 @@ func (x *exchange) serve() error {
 	}
 	if err := x.authenticate(); err != nil {
 		if errors.Is(err, sigv4.ErrAnonymous) && x.op != nil && x.op.name == "PostObject" {
-			return errOperationNotBuilt // a form is signed inside its body
+			return notBuilt(x) // a form is signed inside its body
 		}
 		return err
 	}
@@ -178,7 +178,7 @@ func (x *exchange) authenticate() error {
 		return err
 	}
 	if x.identity.Presigned {
-		x.liftHeaders()
+		return x.liftHeaders()
 	}
 	return nil
 }
@@ -187,8 +187,9 @@ func (x *exchange) authenticate() error {
 // (x-amz-meta-…, x-amz-acl) the place of those. They are signed with the query.
 // Checksums stay where they are, and S3 does not look at them there: JavaScript's
 // SDK puts that of an empty body into every URL for an upload, since it signs
-// before there is a body.
-func (x *exchange) liftHeaders() {
+// before there is a body. What no header can hold is refused, as net/http does with
+// headers: an answer that gave it back would be one that clients cannot read.
+func (x *exchange) liftHeaders() error {
 	for _, p := range x.query {
 		if len(p.name) <= 6 || !strings.EqualFold(p.name[:6], "x-amz-") {
 			continue
@@ -204,10 +205,14 @@ func (x *exchange) liftHeaders() {
 				continue
 			}
 		}
+		if !headerName(p.name) || strings.ContainsFunc(p.value, unprintable) {
+			return errInvalidArgument.saying("A parameter that stands for a header has a name or a value that no header can have: " + strconv.QuoteToASCII(p.name))
+		}
 		if len(x.r.Header[name]) == 0 {
 			x.r.Header[name] = []string{p.value}
 		}
 	}
+	return nil
 }
 
 // findBucket looks the bucket up and checks its owner where asked to.
@@ -240,6 +245,14 @@ func (x *exchange) header(canonical string) string {
 		return v[0]
 	}
 	return ""
+}
+
+// list gives all of a header that holds a list, which may take several lines.
+func (x *exchange) list(canonical string) string {
+	if v := x.r.Header[canonical]; len(v) > 1 {
+		return strings.Join(v, ",")
+	}
+	return x.header(canonical)
 }
 
 // Header implements http.ResponseWriter.

@@ -199,17 +199,28 @@ func mailSafe(v string) string {
 	return strings.ReplaceAll(mime.BEncoding.Encode("UTF-8", v), "=?UTF-8?b?", "=?UTF-8?B?")
 }
 
-// headerSafe keeps a parameter's value from ending its header.
+// headerSafe keeps a parameter's value from ending its header, or the answer from being
+// one that clients cannot read.
 func headerSafe(v string) string {
-	if !strings.ContainsAny(v, "\r\n\x00") {
+	if !strings.ContainsFunc(v, unprintable) {
 		return v
 	}
 	return strings.Map(func(r rune) rune {
-		if r == '\r' || r == '\n' || r == 0 {
+		if unprintable(r) {
 			return ' '
 		}
 		return r
 	}, v)
+}
+
+// unprintable says that a header's value cannot hold a character (RFC 9110, 5.5).
+func unprintable(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+
+// headerName says whether a header can have a name (RFC 9110, 5.1).
+func headerName(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r)
+	})
 }
 
 // showValidators sets ETag and Last-Modified, and keeps them for answers to

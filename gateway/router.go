@@ -108,7 +108,15 @@ func (g *gateway) rest(r *mux.Router) {
 		Handler(&operation{name: "NotImplemented", run: notBuilt, series: g.metrics.series("NotImplemented")})
 }
 
-func notBuilt(*exchange) error { return errOperationNotBuilt }
+// notBuilt names what was asked for, by method and sub-resource or as S3 does.
+func notBuilt(x *exchange) error {
+	for _, p := range x.query {
+		if isSubresource(p.name) {
+			return operationNotBuilt(x.r.Method + " with ?" + p.name)
+		}
+	}
+	return operationNotBuilt(x.op.name)
+}
 
 func (g *gateway) serviceRoutes() *mux.Router {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
