@@ -25,6 +25,9 @@ func TestWrongArguments(t *testing.T) {
 		"bench --floor --share -1":          "--share -1",
 		"bench --floor --of http://h:1":     "--share",
 		"bench --access-key only --op put ": "--secret-key",
+		"help sever":                        `unknown command "sever" for "kintsugi": did you mean server; see kintsugi --help`,
+		"help admin repare":                 `unknown command "repare" for "kintsugi admin": did you mean repair; see kintsugi admin --help`,
+		"bench --access-key a --secret-key abcdefgh --op put --endpoint http://127.0.0.1:1": "--endpoint",
 	} {
 		root := newRoot()
 		var out bytes.Buffer
@@ -35,6 +38,36 @@ func TestWrongArguments(t *testing.T) {
 		}
 		if out.Len() > 0 {
 			t.Errorf("kintsugi %s says %q", line, out.String())
+		}
+	}
+}
+
+// TestHelp: what only holds other commands is not said to run by itself, and help is
+// had in either order.
+func TestHelp(t *testing.T) {
+	say := func(line string) string {
+		root := newRoot()
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetArgs(strings.Fields(line))
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Errorf("kintsugi %s: %v", line, err)
+		}
+		return out.String()
+	}
+	for line, usage := range map[string]string{
+		"--help":              "Usage:\n  kintsugi [command]\n",
+		"admin --help":        "Usage:\n  kintsugi admin [command]\n",
+		"admin drives --help": "Usage:\n  kintsugi admin drives [flags]\n  kintsugi admin drives [command]\n",
+		"server --help":       "Usage:\n  kintsugi server [flags] DIR...\n",
+	} {
+		if got := say(line); !strings.Contains(got, usage) {
+			t.Errorf("kintsugi %s says %s", line, got)
+		}
+	}
+	for _, about := range []string{"", "server", "admin drives drain"} {
+		if a, b := say("help "+about), say(about+" --help"); a != b {
+			t.Errorf("kintsugi help %s says %q, --help %q", about, a, b)
 		}
 	}
 }

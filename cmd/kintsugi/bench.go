@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -13,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	"github.com/spf13/cobra"
 
 	"kintsugi/cmd/internal/bench"
@@ -62,9 +65,9 @@ removed within 10 seconds, or left by a second signal.`,
 			}
 			if rounds > 0 {
 				cfg.Progress = benchProgress(c.ErrOrStderr())
-				return runShares(c, cfg, of, names, rounds, asJSON)
+				return benchAdvice(runShares(c, cfg, of, names, rounds, asJSON), endpoint)
 			}
-			return runBench(c, cfg, names, asJSON)
+			return benchAdvice(runBench(c, cfg, names, asJSON), endpoint)
 		},
 	}
 	f := c.Flags()
@@ -85,6 +88,19 @@ removed within 10 seconds, or left by a second signal.`,
 	f.StringVar(&of, "of", "", "with --share: another endpoint to compare with, instead of the floor")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// benchAdvice adds what to do where the endpoint cannot be reached or refuses.
+func benchAdvice(err error, endpoint string) error {
+	var dial *net.OpError
+	var refused minio.ErrorResponse
+	switch {
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return fmt.Errorf("%w\nis the server running, and is %s its --address? Another is named with --endpoint", err, endpoint)
+	case errors.As(err, &refused) && refused.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w\nthe credentials must be those of %s, --region its region", err, endpoint)
+	}
+	return err
 }
 
 // benchSays says what is left in the bucket. When the command was interrupted, a

@@ -90,9 +90,36 @@ Ask how it is:
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(newServer(), newMetadata(), newStorageNode(), newGateway(), newRepairer(), newAdmin(), newBench(), newCerts(), newSecrets(), newLive())
+	root.SetHelpCommand(newHelp(root))
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "`+holdsOthers+`"))}}`, 1))
 	explainArgs(root)
 	return root
 }
+
+// newHelp is cobra's help, but it refuses what is no command instead of explaining
+// the one above it.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			about, rest, err := root.Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return unknownCommand(about, rest[0])
+			}
+			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
+			return about.Help()
+		},
+	}
+}
+
+// holdsOthers marks a command that does nothing by itself; its usage does not say
+// that it could be run.
+const holdsOthers = "holds others"
 
 // explainArgs has every command say how it is used where it gets arguments that
 // it does not take. A command that only holds others, which cobra would let say
@@ -102,6 +129,7 @@ func explainArgs(c *cobra.Command) {
 		explainArgs(sub)
 	}
 	if !c.Runnable() {
+		c.Annotations = map[string]string{holdsOthers: "yes"}
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {

@@ -92,7 +92,7 @@ func Whose(fsys vfs.FS, dir string) (storagenode.DriveID, error) {
 func readFile(fsys vfs.FS, path string) ([]byte, error) {
 	f, err := fsys.OpenFile(path, os.O_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err // it says that it is of opening path
 	}
 	defer f.Close()
 	st, err := f.Stat()
