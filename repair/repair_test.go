@@ -325,6 +325,7 @@ func TestUnreachableIsNeverAbsent(t *testing.T) {
 			r := newRig(t, "2+1", 3, func(c *Config) { c.OpTimeout = 30 * time.Millisecond })
 			objects := r.some(6)
 			r.must(r.rep.detectAndPlan(r.ctx))
+			r.patient(300 * time.Millisecond)
 			f := f
 			stop := make(chan struct{})
 			go func() { // time passes for the watch over lists

@@ -140,17 +140,26 @@ type rig struct {
 	onFill func(slot int, b erasure.Blob) // called inside Rebuild before the write
 }
 
+// patience is how long drives may take in tests where none hangs: it is counted by the
+// machine's time, and a busy machine is no fault.
+const patience = 30 * time.Second
+
+// patient makes the stripe layer anew, which waits so long for drives that do not answer.
+func (r *rig) patient(d time.Duration) {
+	r.set = stripe.New(stripe.Config{Drives: r.drives, WriteWait: d, ReadWait: d,
+		Damaged: func(d stripe.Damage) { r.rep.Notify(d) }})
+}
+
 func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{
 		t: t, ctx: ctx, drives: &drives{}, rng: rand.New(rand.NewPCG(1, 2)),
 		clock: &fakeClock{now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)},
 	}
 	r.ids = storagenode.NewBlobIDs(r.clock.Now)
-	r.set = stripe.New(stripe.Config{Drives: r.drives, WriteWait: time.Second, ReadWait: 300 * time.Millisecond,
-		Damaged: func(d stripe.Damage) { r.rep.Notify(d) }})
+	r.patient(patience)
 	for range n {
 		r.addDrive("n0", "", storagenode.DriveID{})
 	}
@@ -163,7 +172,7 @@ func newRig(t testing.TB, scheme string, n int, edit ...func(*Config)) *rig {
 	r.must(err)
 	r.cfg = Config{
 		Blobs: r.cat, Groups: r.cat, Lookup: r.cat, Records: r.cat, Horizon: r.cat, Leaders: r.cat, Nodes: r.cat, Foundation: r.cat, Switches: r.cat, Rounds: r.cat, Sole: true, Stripes: r, Drives: r.drives,
-		Clock: r.clock, OpTimeout: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Clock: r.clock, OpTimeout: patience, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	for _, e := range edit {
 		e(&r.cfg)
