@@ -12,6 +12,10 @@ import (
 	"kintsugi/storagenode/vfs"
 )
 
+// oneSnapshot has one snapshot made of sixty groups of a block, however slow the machine
+// is: what is damaged must not be removed because another takes its place.
+const oneSnapshot = 20 << 10
+
 // TestDamageWhileServing: what goes bad in a member's files while nobody reads them is
 // found and replaced, so that the other members may be lost afterwards.
 func TestDamageWhileServing(t *testing.T) {
@@ -24,11 +28,12 @@ func TestDamageWhileServing(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.name, " ", c.every), func(t *testing.T) {
 			cfg, fs, _ := faulty(t, 3, 1)
+			patient(&cfg)
 			if cfg.CheckEvery = time.Hour; c.every {
 				cfg.CheckEvery = 20 * time.Millisecond
 			}
 			if c.name == "snapshot" {
-				cfg.SnapshotAfter = 8 << 10
+				cfg.SnapshotAfter = oneSnapshot
 			}
 			s := open(t, cfg)
 			for i := range 60 {
@@ -132,7 +137,8 @@ func TestDamageBeneathTheCache(t *testing.T) {
 	for _, prefix := range []string{"log-", "snap-"} {
 		cfg, fs, _ := faulty(t, 3, 1)
 		c := &cached{FS: fs, pages: map[string]string{}}
-		cfg.FS, cfg.CheckEvery, cfg.SnapshotAfter = c, time.Hour, 8<<10
+		patient(&cfg)
+		cfg.FS, cfg.CheckEvery, cfg.SnapshotAfter = c, time.Hour, oneSnapshot
 		s := open(t, cfg)
 		for i := range 60 {
 			mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))

@@ -30,6 +30,11 @@ func faulty(t testing.TB, n, tolerance int) (journal.Config, *vfs.Fault, *vfs.Me
 	return cfg, fs, mem
 }
 
+// patient is for tests in which no drive hangs: a busy machine is no fault.
+func patient(cfg *journal.Config) {
+	cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second
+}
+
 func dirOf(cfg journal.Config, id storagenode.DriveID) string {
 	for _, d := range cfg.Drives {
 		if d.ID == id {
@@ -501,6 +506,7 @@ func TestDiskMovesAndIsTakenOut(t *testing.T) {
 // there. Nothing is put on the first, whose path leads to the other's disk.
 func TestDiskThatCameAndWent(t *testing.T) {
 	cfg, fs, _ := faulty(t, 4, 1)
+	patient(&cfg)
 	s := open(t, cfg)
 	mustPut(t, s, "a", "1")
 	members := s.Status().Members

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/journal"
@@ -49,7 +48,7 @@ func TestDamageOfTheOnlyLog(t *testing.T) {
 			t.Run(fmt.Sprint(c.name, " ", tolerance), func(t *testing.T) {
 				t.Parallel()
 				cfg, fs, _ := faulty(t, 1+tolerance, tolerance)
-				cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+				patient(&cfg)
 				s := open(t, cfg)
 				for i := range reachPairs {
 					mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
@@ -158,7 +157,7 @@ func TestDamageAndAnOlderState(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg, fs, _ := faulty(t, 1, 0)
-			cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+			patient(&cfg)
 			for _, part := range [][2]int{{0, 20}, {20, reachPairs}} {
 				s := open(t, cfg)
 				for i := part[0]; i < part[1]; i++ {
@@ -290,7 +289,7 @@ func filled(t *testing.T, drives, tolerance, n int, old *journal.Config) (journa
 	if old != nil {
 		cfg = *old
 	}
-	cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+	patient(&cfg)
 	s := open(t, cfg)
 	for i := int(s.Status().Commit); i < n; i++ {
 		mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))

@@ -28,7 +28,7 @@ func TestChoresFindNoRoom(t *testing.T) {
 			cfg, fs, _ := faulty(t, 3, 1)
 			cfg.LogSize, cfg.SnapshotAfter, cfg.CheckEvery = 8<<20, 64<<10, 20*time.Millisecond
 			cfg.RetryAfter = 100 * time.Millisecond
-			cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+			patient(&cfg)
 			s := open(t, cfg)
 			whole(t, s, cfg)
 			generation := s.Status().Generation
@@ -81,7 +81,7 @@ func TestReadFailsOnce(t *testing.T) {
 					t.Parallel()
 					cfg, fs, _ := faulty(t, 1+tolerance, tolerance)
 					cfg.SnapshotAfter, cfg.CheckEvery = 8<<10, time.Hour
-					cfg.EvictAfter, cfg.StallAfter, cfg.StateTimeout = 10*time.Second, 20*time.Second, 10*time.Second // a busy machine is no fault
+					patient(&cfg)
 					s := open(t, cfg)
 					acked := map[string]string{}
 					for i := range 60 {
