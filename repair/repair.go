@@ -368,6 +368,10 @@ func (r *Repairer) lead(ctx context.Context, t *tenure) {
 	<-ctx.Done()
 }
 
+// longestPause is how long a pass is left out at most for what the last one took: that
+// may be hours, most of which it waited, and what is urgent does not always kick.
+const longestPause = 5 * time.Minute
+
 // loop runs pass at once, then at every interval and whenever it is kicked. A
 // pass that fails is tried again after a wait that doubles from one tick up to
 // the interval or a minute, whichever is less; kicks do not shorten it to less
@@ -397,7 +401,7 @@ func (r *Repairer) loop(ctx context.Context, k Kind, interval time.Duration, pas
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.cfg.Clock.After(next + 2*took):
+		case <-r.cfg.Clock.After(next + min(2*took, longestPause)):
 		case <-r.kicks[k]: // a nil channel, for the loop without a kind, never fires
 			if r.cfg.Clock.Sleep(ctx, min(max(took, rest), time.Minute)) != nil {
 				return
