@@ -110,11 +110,12 @@ func (v *inventory) pass(ctx context.Context) (int64, error) {
 	for id := range again {
 		v.add([]storagenode.DriveID{id})
 	}
-	err = errors.Join(first, v.strays(ctx, groups, only), ctx.Err())
+	marked, err := v.strays(ctx, groups, only)
+	err = errors.Join(first, err, ctx.Err())
 	if only == nil && ctx.Err() == nil {
 		v.whole = v.cfg.Clock.Now()
 	}
-	return found.Load(), err
+	return found.Load() + marked, err
 }
 
 // slot takes the inventory of one slot. Of one under rebuilding nothing is marked:
@@ -261,14 +262,17 @@ func (v *inventory) fits(ctx context.Context, g erasure.Group, slot int, b erasu
 
 // strays drops what drives still hold of slots that were mapped elsewhere and
 // are clean there, so that nothing is read from the old place any more. It
-// asks metadata for the slot once more right before. What has a shard of a blob
-// that is marked missing at the slot stays: a slot is clean also where such a
-// blob could not be rebuilt, and that shard may be the last.
-func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, only map[storagenode.DriveID]bool) error {
+// asks metadata for the slot once more right before, and takes the inventory of the
+// slot: since it was called clean, its drive may have lost what nobody has looked for
+// yet. What has a shard of a blob that is marked missing at the slot stays: a slot is
+// clean also where such a blob could not be rebuilt, and that shard may be the last.
+// It returns how many shards it marked missing.
+func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, only map[storagenode.DriveID]bool) (int64, error) {
 	if v.paused() {
-		return nil
+		return 0, nil
 	}
 	var errs []error
+	found := int64(0)
 	for _, rep := range v.cfg.Drives.Reports() {
 		store := v.ask(rep.ID)
 		if store == nil || only != nil && !only[rep.ID] {
@@ -279,16 +283,17 @@ func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, o
 				if s.Epoch <= 1 || s.Drive == rep.ID || s.State != storagenode.SlotClean {
 					continue
 				}
-				if err := v.dropStray(ctx, store, rep.ID, g.PG, i); err != nil {
+				n, err := v.dropStray(ctx, store, rep.ID, g.PG, i)
+				if found += n; err != nil {
 					errs = append(errs, err)
 				}
 				if ctx.Err() != nil {
-					return ctx.Err()
+					return found, ctx.Err()
 				}
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return found, errors.Join(errs...)
 }
 
 // relieved drops at full drives, which others wait for the room of, what is there of
@@ -323,7 +328,8 @@ func (v *inventory) relieved(ctx context.Context, were []metadata.GroupRecord) e
 			}
 			for id, store := range full {
 				if id != s.Drive {
-					errs = append(errs, v.dropStray(ctx, store, id, g.PG, i))
+					_, err := v.dropStray(ctx, store, id, g.PG, i)
+					errs = append(errs, err)
 				}
 			}
 		}
@@ -331,38 +337,51 @@ func (v *inventory) relieved(ctx context.Context, were []metadata.GroupRecord) e
 	return errors.Join(errs...)
 }
 
-func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore, id storagenode.DriveID, pg storagenode.PG, slot int) error {
+func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore, id storagenode.DriveID, pg storagenode.PG, slot int) (found int64, err error) {
 	c := v.worker.inspect.list(ctx, store, pg, slot)
 	any, err := c.more, c.err
 	c.close()
 	if err != nil || !any {
-		return err
+		return 0, err
 	}
-	g, err := v.cfg.Lookup.Group(ctx, pg)
-	if err != nil {
-		return err
+	g, ok, err := v.superseded(ctx, pg, slot, id)
+	if err != nil || !ok {
+		return 0, err
 	}
 	s := g.Slots[slot]
-	if s.Drive == id || s.State != storagenode.SlotClean || !v.worker.fleet.readable(s.Drive) || v.paused() {
-		return nil
+	if found, err = v.slot(ctx, g, slot); err != nil {
+		return found, err
 	}
 	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {
-		return err
+		return found, err
+	}
+	if now, ok, err := v.superseded(ctx, pg, slot, id); err != nil || !ok || now.Slots[slot] != s {
+		return found, err
 	}
 	if err := v.prove(ctx); err != nil {
-		return err
+		return found, err
 	}
 	opCtx, cancel := context.WithTimeout(ctx, v.cfg.OpTimeout)
 	defer cancel()
 	err = store.DropSlot(opCtx, pg, slot, s.Epoch-1)
 	if errors.Is(err, storagenode.ErrStaleEpoch) {
-		return nil // the drive knows of a later mapping
+		return found, nil // the drive knows of a later mapping
 	}
 	if err != nil {
-		return fmt.Errorf("drop slot %d of pg %d at its former drive %s: %w", slot, pg, id, err)
+		return found, fmt.Errorf("drop slot %d of pg %d at its former drive %s: %w", slot, pg, id, err)
 	}
 	v.cfg.Logger.Info("slot dropped at its former drive", "pg", uint32(pg), "slot", slot, "drive", id.String())
-	return nil
+	return found, nil
+}
+
+// superseded says that a slot is clean on another drive than this, which can be asked.
+func (v *inventory) superseded(ctx context.Context, pg storagenode.PG, slot int, id storagenode.DriveID) (g erasure.Group, ok bool, err error) {
+	if g, err = v.cfg.Lookup.Group(ctx, pg); err != nil {
+		return g, false, err
+	}
+	s := g.Slots[slot]
+	there := v.worker.fleet.readable(s.Drive) && v.ask(s.Drive) != nil
+	return g, s.Drive != id && s.State == storagenode.SlotClean && there && !v.paused(), nil
 }
 
 // wanted says that a drive lists a blob which is marked missing at the slot.

@@ -422,7 +422,7 @@ func TestDestructionAsksForFreshProof(t *testing.T) {
 			token, err := d.store.Put(r.ctx, sh)
 			r.must(err)
 			r.must(d.store.Sync(r.ctx, token))
-			if err = a.inventory.dropStray(ctx, d.store, d.report.ID, g.PG, 0); !errors.Is(err, metadata.ErrStaleTerm) {
+			if _, err = a.inventory.dropStray(ctx, d.store, d.report.ID, g.PG, 0); !errors.Is(err, metadata.ErrStaleTerm) {
 				t.Errorf("stray slot: %v", err)
 			}
 			break

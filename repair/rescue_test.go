@@ -243,3 +243,29 @@ func TestFormerDriveBackMeanwhile(t *testing.T) {
 	r.heal()
 	r.whole(o)
 }
+
+// TestFormerDriveIsDroppedOnProofOnly: what a drive that comes back still has of a slot
+// is dropped only once the drive that has the slot now lists all of it again: since the
+// slot was called clean there, it may have lost what nobody has looked for yet.
+func TestFormerDriveIsDroppedOnProofOnly(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	o := r.put("o", 300_000)
+	r.heal()
+	away := r.diskOf(o.pg, 0)
+	at := slices.Index(r.drives.disks, away)
+	r.state(at, storagenode.DriveDown)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	r.clock.advance(11 * time.Minute)
+	r.heal()
+	for slot := range 2 { // one more than is borne, and nobody has noticed
+		d := r.diskOf(o.pg, slot)
+		d.memory.Lose(storagenode.ShardID{PG: o.pg, Slot: uint8(slot), Blob: o.blob})
+	}
+	r.state(at, storagenode.DriveActive)
+	for range 3 {
+		r.clock.advance(time.Minute)
+		r.round()
+	}
+	r.heal()
+	r.whole(o)
+}
