@@ -66,19 +66,23 @@ func (l *recalling) Blob(ctx context.Context, pg storagenode.PG, id storagenode.
 }
 
 func TestOrphanAsksForFreshProof(t *testing.T) {
-	r := newRig(t, "1+1", 2)
-	r.many()
-	o := r.orphan(64)
-	cfg := r.cfg
-	cfg.Blobs = &recalling{Blobs: r.cat, id: o.blob, before: 4} // two passes, two slots
-	rep, err := New(cfg)
-	r.must(err)
-	for range 2 {
-		r.clock.advance(80 * time.Hour)
-		r.must(rep.orphans.pass(r.ctx))
-	}
-	if n := r.shards(o.blob); n != 2-int(rep.Status().Orphans.Collected) || n != 1 {
-		t.Fatalf("%d shards of a blob that is known by now", n)
+	// Two passes, two slots: found, found, found again, and asked for right before it
+	// is collected at the first.
+	for before, left := range map[int]int{4: 1, 3: 2} {
+		r := newRig(t, "1+1", 2)
+		r.many()
+		o := r.orphan(64)
+		cfg := r.cfg
+		cfg.Blobs = &recalling{Blobs: r.cat, id: o.blob, before: before}
+		rep, err := New(cfg)
+		r.must(err)
+		for range 2 {
+			r.clock.advance(80 * time.Hour)
+			r.must(rep.orphans.pass(r.ctx))
+		}
+		if n := r.shards(o.blob); n != 2-int(rep.Status().Orphans.Collected) || n != left {
+			t.Fatalf("%d shards of a blob that is known by now, after %d looks", n, before)
+		}
 	}
 }
 

@@ -269,3 +269,29 @@ func TestFormerDriveIsDroppedOnProofOnly(t *testing.T) {
 	r.heal()
 	r.whole(o)
 }
+
+// TestDrainedOnlyOnceCopied: a drive whose slots have all been mapped to others is not
+// DRAINED before what it held is on them.
+func TestDrainedOnlyOnceCopied(t *testing.T) {
+	r := newRig(t, "2+1", 4)
+	objects := r.some(6)
+	r.heal()
+	id := r.diskOf(objects[0].pg, 0).report.ID
+	_, err := r.rep.Drain(r.ctx, id)
+	r.must(err)
+	for range 3 { // its slots are mapped, and nothing is rebuilt yet
+		r.clock.advance(time.Minute)
+		r.must(r.rep.detectAndPlan(r.ctx))
+	}
+	if s := r.stateOf(id); s != storagenode.DriveDraining {
+		t.Fatalf("%s before anything was copied", s)
+	}
+	r.heal()
+	for range 2 { // the second tells of it
+		r.must(r.rep.detectAndPlan(r.ctx))
+	}
+	if s := r.stateOf(id); s != storagenode.DriveDrained {
+		t.Fatalf("%s when all was copied", s)
+	}
+	r.whole(objects...)
+}
