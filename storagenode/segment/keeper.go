@@ -173,12 +173,12 @@ func (s *Store) purge(ctx context.Context) error {
 		grace /= 60
 	}
 	until := s.cfg.Clock.Now().Add(-grace).UnixMilli()
-	for more := true; more; {
+	for from := []byte{keyGrace}; from != nil; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		err := s.update(func(a *applier) (err error) {
-			more, err = a.purgeBlobs(until)
+			from, err = a.purgeBlobs(from, until)
 			return err
 		})
 		if err != nil {
@@ -201,38 +201,47 @@ func (s *Store) purge(ctx context.Context) error {
 	return err
 }
 
-// purgeBlobs handles some blobs deleted up to a time; true where more are due.
-func (a *applier) purgeBlobs(untilMS int64) (bool, error) {
+// purgeBlobs handles some blobs deleted up to a time, from a key on, and gives where to
+// go on; nil: no more are due. The keys go as a range: thousands deleted one by one would
+// be passed one by one by every look for more, until the index is compacted.
+func (a *applier) purgeBlobs(from []byte, untilMS int64) (next []byte, err error) {
 	b, err := a.reader()
 	if err != nil {
-		return false, fmt.Errorf("index: %w", err)
+		return nil, fmt.Errorf("index: %w", err)
 	}
 	it, err := b.NewIter(&pebble.IterOptions{
-		LowerBound: []byte{keyGrace},
+		LowerBound: from,
 		UpperBound: binary.BigEndian.AppendUint64([]byte{keyGrace}, uint64(max(0, untilMS)+1)),
 	})
 	if err != nil {
-		return false, fmt.Errorf("index: %w", err)
+		return nil, fmt.Errorf("index: %w", err)
 	}
 	var keys [][]byte
 	for ok := it.First(); ok && len(keys) < purgeBatch; ok = it.Next() {
 		keys = append(keys, append([]byte(nil), it.Key()...))
 	}
 	if err := it.Close(); err != nil {
-		return false, fmt.Errorf("index: %w", err)
+		return nil, fmt.Errorf("index: %w", err)
 	}
 	for _, k := range keys {
 		if len(k) == graceKeySize {
 			pg, slot := binary.BigEndian.Uint32(k[9:]), k[13]
 			if err := a.eraseBlob(pg, slot, storagenode.BlobID(k[14:])); err != nil {
-				return false, err
+				return nil, err
 			}
 		}
-		if err := a.b.Delete(k, nil); err != nil {
-			return false, fmt.Errorf("index: %w", err)
-		}
+		next = append(k, 0)
 	}
-	return len(keys) == purgeBatch, nil
+	if next == nil {
+		return nil, nil
+	}
+	if err := a.b.DeleteRange(from, next, nil); err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	if len(keys) < purgeBatch {
+		return nil, nil
+	}
+	return next, nil
 }
 
 // purgeDrops removes the entries that drops hide.

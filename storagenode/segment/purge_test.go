@@ -1,0 +1,37 @@
+package segment
+
+import (
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// TestPurgeOfMany: when the grace of many deleted blobs is over, what was purged is not
+// gone through again for those that follow, nor by every round after that.
+func TestPurgeOfMany(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Grace = -1 })
+	const blobs = 40 * purgeBatch
+	for n := 0; n < blobs; {
+		r.must(r.update(func(a *applier) error {
+			for range purgeBatch {
+				n++
+				if err := a.b.Set(appendGraceKey(nil, int64(n), 1, 2, testBlob(uint64(n))), nil, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	r.must(r.flushIndex()) // deleted an hour ago
+	r.must(r.purge(r.Context()))
+	it, err := r.index().db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyGrace}, UpperBound: []byte{keyGrace + 1}})
+	r.must(err)
+	defer func() { r.must(it.Close()) }()
+	if it.First() {
+		t.Fatalf("%x was not purged", it.Key())
+	}
+	s := it.Stats()
+	if steps := s.ForwardStepCount[pebble.InternalIterCall] + int(s.InternalStats.PointsCoveredByRangeTombstones); steps > blobs/50 {
+		t.Fatalf("a look for more passes %d keys, of %d that were purged", steps, blobs)
+	}
+}
