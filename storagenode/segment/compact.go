@@ -240,7 +240,8 @@ func (c *compaction) forget(x *index, key []byte, m *mark, graceKey []byte) (boo
 			return false, err
 		}
 	}
-	for _, g := range c.s.segments() {
+	// In no order: there may be many segments, and nearly any will do for an answer.
+	for _, g := range *c.s.segs.Load() {
 		if g != c.g && g.minSeq.Load() < m.seq {
 			return true, nil
 		}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"runtime"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -33,5 +34,30 @@ func TestPurgeOfMany(t *testing.T) {
 	s := it.Stats()
 	if steps := s.ForwardStepCount[pebble.InternalIterCall] + int(s.InternalStats.PointsCoveredByRangeTombstones); steps > blobs/50 {
 		t.Fatalf("a look for more passes %d keys, of %d that were purged", steps, blobs)
+	}
+}
+
+// TestForgettingAsksFewSegments: what a tombstone costs compaction does not grow with the
+// number of segments, of which a large drive has tens of thousands.
+func TestForgettingAsksFewSegments(t *testing.T) {
+	r := newRig(t, nil)
+	const segments = 5000
+	many := segMap{}
+	for id := range uint64(segments) {
+		g := &segFile{id: id + 1}
+		g.minSeq.Store(1)
+		many[g.id] = g
+	}
+	c := &compaction{s: r.Store, g: many[1]}
+	real := r.segs.Swap(&many)
+	defer r.segs.Store(real)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if kept, err := c.forget(r.index(), nil, &mark{seq: 7}, nil); err != nil || !kept {
+		t.Fatal("it was forgotten although older records may be in other segments", err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > segments {
+		t.Fatalf("one tombstone takes %d bytes of memory where there are %d segments", n, segments)
 	}
 }
