@@ -32,6 +32,9 @@ const (
 	snapMagic  = "KJSNAP1\n"
 	snapHeader = 56
 	snapBlock  = 256 << 10
+	// snapSync is how much of a snapshot is made durable at a time. A sync of all of a
+	// large one would take longer than a drive may, and the log would wait for it.
+	snapSync   = 8 << 20
 	blockHead  = 16
 	snapPrefix = "snap-"
 	snapEnd    = 0xffffffff
@@ -97,6 +100,8 @@ type snapWriter struct {
 	buf   []byte
 	pairs uint32 // in buf
 	total uint64
+
+	unsynced int // bytes
 }
 
 func (w *snapWriter) all(cluster storagenode.UUID, commit, chain uint64, r pebble.Reader) error {
@@ -154,7 +159,14 @@ func (w *snapWriter) block() error {
 func (w *snapWriter) write(b []byte) error {
 	_, err := w.f.WriteAt(b, w.off)
 	w.off += int64(len(b))
-	return err
+	if w.unsynced += len(b); err != nil || w.unsynced < snapSync {
+		return err
+	}
+	w.unsynced = 0
+	if err := w.f.SyncData(); err != nil {
+		return fmt.Errorf("%w: %w", errSync, err)
+	}
+	return nil
 }
 
 // snapRef names a snapshot on a drive; the zero value is the empty state.
