@@ -93,7 +93,7 @@ func TestDriveFillsUpWhileItIsFilled(t *testing.T) {
 		t.Fatal("the slot did not move")
 	}
 	r.room(second, 4*150_000+1000)
-	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
 	if s := r.group(pg).Slots[0]; s.State != storagenode.SlotRebuilding || len(second.memory.Shards()) != 4 {
 		t.Fatalf("slot %+v, drive has %d shards", s, len(second.memory.Shards()))
 	}
@@ -113,7 +113,7 @@ func TestDriveFillsUpWhileItIsFilled(t *testing.T) {
 	}
 	// Whoever is late at the full drive is refused, also when that has room again.
 	r.room(second, 1<<30)
-	if err := r.rep.worker.rebuildSlot(r.ctx, old, 0, nil); err == nil {
+	if err := r.rep.worker.rebuildSlot(r.ctx, old, 0); err == nil {
 		t.Fatal("a late rebuild was taken for done")
 	}
 	if now := r.group(pg).Slots[0]; now != s {
@@ -321,7 +321,7 @@ func TestTakenBackForWantOfRoom(t *testing.T) {
 	r.must(r.rep.detectAndPlan(r.ctx))
 	to := r.diskOf(pg, 0)
 	r.room(to, 3*150_000+1000)
-	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
 	_, err = r.rep.Undrain(r.ctx, first)
 	r.must(err)
 	r.room(from, 1000)
@@ -350,7 +350,7 @@ func TestFullWhenAllIsThere(t *testing.T) {
 	s.ReadOnly = true
 	to.memory.SetSpace(s)
 	r.must(r.rep.detectAndPlan(r.ctx))
-	_, _, err := r.rep.worker.rebuildSlots(r.ctx, nil)
+	_, _, err := r.rep.worker.rebuildSlots(r.ctx)
 	r.must(err)
 	if s := r.group(pg).Slots[0]; s.State != storagenode.SlotClean {
 		t.Fatalf("slot %+v", s)
@@ -472,7 +472,7 @@ func TestRefusalsAreFew(t *testing.T) {
 	r.must(r.rep.detectAndPlan(r.ctx))
 	lists := d.Calls(storetest.OpList)
 	r.onFill = func(int, erasure.Blob) { r.clock.advance(time.Millisecond) }
-	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
 	if n := refuses.Hits(); n == 0 || n > rebuildsAtOnce*r.rep.cfg.Concurrency {
 		t.Fatalf("refused %d shards of 400", n)
 	}
@@ -561,12 +561,12 @@ func TestFewSlotsMoveOnAtOnce(t *testing.T) {
 				refuse(1)
 			}
 			r.rep.StatusNow(r.ctx)
-			_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+			_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
 			all := append(in, late)
 			for range 6 {
 				r.must(r.rep.detectAndPlan(r.ctx))
 				r.reads(all...)
-				_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+				_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
 				r.reads(all...)
 				r.rep.census.fresh.Store(true)
 				r.must(r.rep.census.pass(r.ctx))
@@ -631,7 +631,7 @@ func TestOneSlotMakesRoom(t *testing.T) {
 	for range 120 {
 		_ = r.rep.detectAndPlan(r.ctx)
 		_ = r.rep.rebuildPass(r.ctx)
-		_, _ = r.rep.worker.repairDamage(r.ctx, nil)
+		_, _ = r.rep.worker.repairDamage(r.ctx)
 		r.clock.advance(30 * time.Second)
 	}
 	if n := left(); n == 0 || n > 2 {
@@ -718,7 +718,7 @@ func testStuckSlots(t *testing.T, leave func(*rig) *disk) {
 	slot := slices.IndexFunc(r.group(o.pg).Slots, func(s storagenode.Slot) bool { return s.Drive == r.drives.disks[0].report.ID })
 	d := leave(r)
 	r.must(r.rep.detectAndPlan(r.ctx))
-	r.must(r.rep.worker.rebuildSlot(r.ctx, r.group(o.pg), slot, nil))
+	r.must(r.rep.worker.rebuildSlot(r.ctx, r.group(o.pg), slot))
 	full := r.drives.disks[1]
 	slots := r.lacks(full, []object{o})
 	for _, d := range []*disk{d, full} {

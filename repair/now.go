@@ -44,35 +44,52 @@ type Progress struct {
 	Why string `json:"why,omitempty"`
 }
 
-// herald passes progress on, one call at a time and not too often.
+// herald passes progress on, one call at a time.
 type herald struct {
 	r     *Repairer
 	tell  func(Progress)
 	mu    sync.Mutex
 	now   Progress
 	began time.Time
-	last  time.Time
 }
 
 func (h *herald) phase(p Phase, total int64, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.began = h.r.cfg.Clock.Now()
-	h.last = h.began
 	h.now = Progress{Phase: p, BytesTotal: total, Why: why}
 	if h.tell != nil {
 		h.tell(h.now)
 	}
 }
 
-func (h *herald) add(n int64) {
+// follow tells of what is written from now on, until stop, by whichever pass: often the
+// background has begun already with what somebody wants to see repaired.
+func (h *herald) follow(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	was, ended := h.r.worker.bytes(), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for last := was; ; {
+			stopped := h.r.cfg.Clock.Sleep(ctx, progressEvery) != nil
+			if now := h.r.worker.bytes(); now != last {
+				last = now
+				h.done(now - was)
+			}
+			if stopped {
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
+}
+
+func (h *herald) done(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.now.BytesDone += n
-	now := h.r.cfg.Clock.Now()
-	h.now.Rate, h.now.ETASeconds = speed(h.now.BytesDone, h.now.BytesTotal, now.Sub(h.began))
-	if h.tell != nil && (now.Sub(h.last) >= progressEvery || h.now.BytesDone == h.now.BytesTotal) {
-		h.last = now
+	h.now.BytesDone = n
+	h.now.Rate, h.now.ETASeconds = speed(n, h.now.BytesTotal, h.r.cfg.Clock.Now().Sub(h.began))
+	if h.tell != nil {
 		h.tell(h.now)
 	}
 }
@@ -108,7 +125,9 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 			trouble = err
 		}
 		h.phase(Repairing, total, "")
-		worked, err := r.repairAll(ctx, h.add)
+		stop := h.follow(ctx)
+		worked, err := r.repairAll(ctx)
+		stop()
 		if err != nil {
 			trouble = err
 		}
@@ -122,7 +141,7 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 			trouble = err
 		}
 		if rep.Whole && r.worker.damaged.Load() > 0 { // they were in the hands of another pass
-			if _, err := r.worker.repairDamage(ctx, nil); err != nil {
+			if _, err := r.worker.repairDamage(ctx); err != nil {
 				trouble = err
 			}
 		}
@@ -140,13 +159,13 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 
 // repairAll repeats until nothing is left or nothing moves any more; it gives
 // the number of shards repaired.
-func (r *Repairer) repairAll(ctx context.Context, add func(int64)) (int64, error) {
+func (r *Repairer) repairAll(ctx context.Context) (int64, error) {
 	start := r.worker.shards()
 	var trouble error
 	for range repairRounds {
 		before := r.worker.shards()
-		slots, clean, err1 := r.rebuild(ctx, add)
-		blobs, err2 := r.worker.repairDamage(ctx, add)
+		slots, clean, err1 := r.rebuild(ctx)
+		blobs, err2 := r.worker.repairDamage(ctx)
 		trouble = errors.Join(err1, err2)
 		if slots == 0 && blobs == 0 || r.worker.shards() == before && clean == 0 || ctx.Err() != nil {
 			break

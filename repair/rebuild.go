@@ -19,7 +19,7 @@ const rebuildRounds = 4
 
 // rebuildPass fills the slots under rebuilding, then has a recount made.
 func (r *Repairer) rebuildPass(ctx context.Context) error {
-	left, done, err := r.rebuild(ctx, nil)
+	left, done, err := r.rebuild(ctx)
 	if left == 0 && done > 0 {
 		r.countAnew()
 	}
@@ -28,12 +28,12 @@ func (r *Repairer) rebuildPass(ctx context.Context) error {
 
 // rebuild fills the slots under rebuilding, and has full drives drop what they had of
 // those that became clean.
-func (r *Repairer) rebuild(ctx context.Context, bytes func(int64)) (left, done int, err error) {
+func (r *Repairer) rebuild(ctx context.Context) (left, done int, err error) {
 	were, err := r.cfg.Groups.ListGroups(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
-	left, done, err = r.worker.rebuildSlots(ctx, bytes)
+	left, done, err = r.worker.rebuildSlots(ctx)
 	if done > 0 {
 		err = errors.Join(err, r.inventory.relieved(ctx, were))
 	}
@@ -43,7 +43,7 @@ func (r *Repairer) rebuild(ctx context.Context, bytes func(int64)) (left, done i
 // rebuildSlot copies into a slot whatever metadata says it should hold and its
 // drive does not list, then lists again, and calls the slot clean only when
 // nothing is lacking any more but what is marked damaged and unreadable.
-func (w *worker) rebuildSlot(ctx context.Context, g erasure.Group, slot int, bytes func(int64)) error {
+func (w *worker) rebuildSlot(ctx context.Context, g erasure.Group, slot int) error {
 	s := g.Slots[slot]
 	store, full := w.open(s.Drive)
 	if store == nil {
@@ -70,9 +70,6 @@ func (w *worker) rebuildSlot(ctx context.Context, g erasure.Group, slot int, byt
 		lacking, err := w.fill(ctx, g, slot, store, func(n int64) {
 			task.add(n)
 			w.got(g, slot, n)
-			if bytes != nil {
-				bytes(n)
-			}
 		})
 		if err != nil {
 			return err

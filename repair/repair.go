@@ -482,7 +482,7 @@ func (r *Repairer) observe(ctx context.Context) error {
 // a recount; so it is where what was left by the last pass is gone.
 func (r *Repairer) damagePass(ctx context.Context) error {
 	before, were := r.worker.shards(), r.worker.damaged.Load()
-	left, err := r.worker.repairDamage(ctx, nil)
+	left, err := r.worker.repairDamage(ctx)
 	if left == 0 && (r.worker.shards() != before || err == nil && were > 0) {
 		r.countAnew()
 	}

@@ -220,7 +220,7 @@ func (r *rig) healsClaims(o object, slot int) {
 	if m := r.record(o).Blob.Missing; m != erasure.SlotMask(0).With(slot) {
 		r.t.Fatalf("missing %b", m)
 	}
-	if left, err := r.rep.worker.repairDamage(r.ctx, nil); left != 0 || err != nil {
+	if left, err := r.rep.worker.repairDamage(r.ctx); left != 0 || err != nil {
 		r.t.Fatal(left, err)
 	}
 	r.whole(o)
@@ -686,7 +686,7 @@ func TestDrainedDriveIsFoundInUse(t *testing.T) {
 		if d.record.State == storagenode.DriveDrained && used() {
 			t.Log("called drained while a slot is mapped to it")
 		}
-		_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
+		_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
 	}
 	r.must(r.rep.detectAndPlan(r.ctx))
 	if used() {

@@ -200,7 +200,7 @@ func TestStraysOfALostSlotStay(t *testing.T) {
 	_, err := r.rep.Drain(r.ctx, from)
 	r.must(err)
 	r.must(r.rep.detectAndPlan(r.ctx))
-	_, _, err = r.rep.worker.rebuildSlots(r.ctx, nil)
+	_, _, err = r.rep.worker.rebuildSlots(r.ctx)
 	r.must(err)
 	s := r.group(o.pg).Slots[0]
 	if s.State != storagenode.SlotClean || s.Drive == from {

@@ -429,8 +429,8 @@ func (r *rig) round() {
 	r.t.Helper()
 	_ = r.rep.detectAndPlan(r.ctx)
 	_, _ = r.rep.inventory.pass(r.ctx)
-	_, _, _ = r.rep.worker.rebuildSlots(r.ctx, nil)
-	_, _ = r.rep.worker.repairDamage(r.ctx, nil)
+	_, _, _ = r.rep.worker.rebuildSlots(r.ctx)
+	_, _ = r.rep.worker.repairDamage(r.ctx)
 }
 
 // shards counts the shards a blob has on drives that are there.

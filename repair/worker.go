@@ -104,9 +104,9 @@ func margin(s erasure.Scheme, mode erasure.Mode, present erasure.SlotMask) int {
 }
 
 // repairDamage repairs what is marked missing, least margin first. What cannot
-// be repaired yet, for its drive is away, is left for a later pass. It returns how many blobs are still damaged; bytes, where not nil,
-// is told of every shard written.
-func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, error) {
+// be repaired yet, for its drive is away, is left for a later pass. It returns how many
+// blobs are still damaged.
+func (w *worker) repairDamage(ctx context.Context) (int64, error) {
 	w.damage.Lock()
 	defer w.damage.Unlock()
 	var (
@@ -142,11 +142,7 @@ func (w *worker) repairDamage(ctx context.Context, bytes func(int64)) (int64, er
 			continue
 		}
 		jobs.Go(func() error {
-			n, err := w.repair(ctx, g, rec, slots, 0, began)
-			if bytes != nil {
-				bytes(n)
-			}
-			if err != nil {
+			if _, err := w.repair(ctx, g, rec, slots, 0, began); err != nil {
 				note(err)
 			} else if slots != rec.Blob.Missing {
 				note(errWaiting)
@@ -329,7 +325,7 @@ func (w *worker) count(err error, size int64) {
 // rebuildSlots fills every slot under rebuilding whose drive can be written
 // to, those of the groups with the least margin first. It returns how many are
 // left and how many became clean.
-func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, done int, err error) {
+func (w *worker) rebuildSlots(ctx context.Context) (left, done int, err error) {
 	w.rebuild.Lock()
 	defer w.rebuild.Unlock()
 	groups, err := w.cfg.Groups.ListGroups(ctx)
@@ -364,7 +360,7 @@ func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, don
 	try := func(g erasure.Group, slot int) {
 		err := errNoRoom
 		if !w.refusedSince(g.Slots[slot].Drive, began) {
-			err = w.rebuildSlot(ctx, g, slot, bytes)
+			err = w.rebuildSlot(ctx, g, slot)
 		}
 		if ctx.Err() == nil {
 			w.tried(g, slot, err)
@@ -390,6 +386,13 @@ func (w *worker) rebuildSlots(ctx context.Context, bytes func(int64)) (left, don
 	}
 	_ = run.Wait()
 	return left, done, errors.Join(first, ctx.Err())
+}
+
+// bytes is how many were written by repairs so far.
+func (w *worker) bytes() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.written
 }
 
 // shards is the number of shards repaired so far.
