@@ -110,12 +110,13 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := n.survey(ctx); err != nil {
 		return nil, err
 	}
+	var opened sync.WaitGroup
 	for _, p := range n.places {
-		if p.identity.Drive.IsZero() {
-			continue
+		if !p.identity.Drive.IsZero() {
+			opened.Go(func() { p.open(ctx) })
 		}
-		p.open(ctx)
 	}
+	opened.Wait()
 	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel = cancel
 	for _, p := range n.places {

@@ -11,7 +11,7 @@ import (
 // gone through again for those that follow, nor by every round after that.
 func TestPurgeOfMany(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Grace = -1 })
-	const blobs = 40 * purgeBatch
+	const blobs = 12 * purgeBatch
 	for n := 0; n < blobs; {
 		r.must(r.update(func(a *applier) error {
 			for range purgeBatch {
