@@ -38,7 +38,7 @@ func TestSnapshotIsSyncedInSteps(t *testing.T) {
 	}
 	defer func() { _ = db.Close() }()
 	value := make([]byte, 64<<10)
-	for i := range 4 * snapSync / len(value) {
+	for i := range 2 * snapSync / len(value) {
 		if err := db.Set(fmt.Appendf(nil, "k%06d", i), value, pebble.NoSync); err != nil {
 			t.Fatal(err)
 		}
