@@ -92,7 +92,7 @@ func (v *inventory) pass(ctx context.Context) (int64, error) {
 				continue
 			}
 			jobs.Go(func() error {
-				n, err := v.slot(ctx, g.Group, i)
+				n, err := v.slot(ctx, g.Group, i, task)
 				found.Add(n)
 				if err != nil {
 					mu.Lock()
@@ -120,7 +120,7 @@ func (v *inventory) pass(ctx context.Context) (int64, error) {
 
 // slot takes the inventory of one slot. Of one under rebuilding nothing is marked:
 // rebuilding is an inventory itself. One whose drive cannot be asked is left alone.
-func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int) (int64, error) {
+func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int, task running) (int64, error) {
 	s := g.Slots[slot]
 	store := v.ask(s.Drive)
 	if store == nil {
@@ -139,6 +139,7 @@ func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int) (int64,
 		if !rec.Blob.Slots.Has(slot) || rec.Blob.Missing.Has(slot) {
 			continue
 		}
+		task.add(slotBytes(g.Scheme, rec.Blob))
 		if err := c.seek(rec.Blob.ID, nil); err != nil {
 			return found, fmt.Errorf("list slot %d of pg %d: %w", slot, g.PG, err)
 		}

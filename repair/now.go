@@ -63,16 +63,16 @@ func (h *herald) phase(p Phase, total int64, why string) {
 	}
 }
 
-// follow tells of what is written from now on, until stop, by whichever pass: often the
+// follow tells of what is done from now on, until stop, by whichever pass: often the
 // background has begun already with what somebody wants to see repaired.
-func (h *herald) follow(ctx context.Context) (stop func()) {
+func (h *herald) follow(ctx context.Context, bytes func() int64) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	was, ended := h.r.worker.bytes(), make(chan struct{})
+	was, ended := bytes(), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for last := was; ; {
 			stopped := h.r.cfg.Clock.Sleep(ctx, progressEvery) != nil
-			if now := h.r.worker.bytes(); now != last {
+			if now := bytes(); now != last {
 				last = now
 				h.done(now - was)
 			}
@@ -117,22 +117,26 @@ func (r *Repairer) RepairNow(ctx context.Context, tell func(Progress)) (Report, 
 		}
 		h.phase(Inventorying, 0, "")
 		r.inventory.all.Store(true)
+		stop := h.follow(ctx, func() int64 { return r.progress.bytes(Inventory) })
 		if _, err := r.inventory.pass(ctx); err != nil {
 			trouble = err
 		}
+		stop()
 		total, err := r.toRepair(ctx)
 		if err != nil {
 			trouble = err
 		}
 		h.phase(Repairing, total, "")
-		stop := h.follow(ctx)
+		stop = h.follow(ctx, r.worker.bytes)
 		worked, err := r.repairAll(ctx)
 		stop()
 		if err != nil {
 			trouble = err
 		}
 		h.phase(Recounting, 0, "")
-		if rep, err = r.Recount(ctx); err != nil {
+		stop = h.follow(ctx, func() int64 { return r.progress.bytes(Counting) })
+		rep, err = r.Recount(ctx)
+		if stop(); err != nil {
 			h.phase(NotHealed, 0, err.Error())
 			return rep, err
 		}

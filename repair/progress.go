@@ -28,10 +28,20 @@ type progress struct {
 	clock clock.Clock
 	mu    sync.Mutex
 	seq   int
-	tasks map[int]*Task // guarded by mu
+	tasks map[int]*Task  // guarded by mu
+	done  map[Kind]int64 // bytes since the start, of tasks that ended too; guarded by mu
 }
 
-func newProgress(c clock.Clock) *progress { return &progress{clock: c, tasks: map[int]*Task{}} }
+func newProgress(c clock.Clock) *progress {
+	return &progress{clock: c, tasks: map[int]*Task{}, done: map[Kind]int64{}}
+}
+
+// bytes is how much all tasks of a kind did since the start.
+func (p *progress) bytes(k Kind) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.done[k]
+}
 
 // running is a task's handle.
 type running struct {
@@ -49,7 +59,9 @@ func (p *progress) begin(k Kind, what string, total int64) running {
 
 func (r running) add(n int64) {
 	r.p.mu.Lock()
-	r.p.tasks[r.id].BytesDone += n
+	t := r.p.tasks[r.id]
+	t.BytesDone += n
+	r.p.done[t.Kind] += n
 	r.p.mu.Unlock()
 }
 

@@ -79,7 +79,7 @@ func runRepair(c *cobra.Command, client *adminClient, watch, asJSON bool) error 
 
 func showRepair(c *cobra.Command, p repair.Progress, terminal bool) {
 	text := string(p.Phase)
-	if p.BytesTotal > 0 {
+	if p.BytesTotal > 0 || p.BytesDone > 0 {
 		text = fmt.Sprintf("%-10s %s", p.Phase, progressText(p.BytesDone, p.BytesTotal, p.Rate, p.ETASeconds))
 	}
 	if terminal {
