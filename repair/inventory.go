@@ -350,7 +350,9 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 		return 0, err
 	}
 	s := g.Slots[slot]
-	if found, err = v.slot(ctx, g, slot); err != nil {
+	task := v.progress.begin(Inventory, "slots of former drives", 0)
+	defer task.end()
+	if found, err = v.slot(ctx, g, slot, task); err != nil {
 		return found, err
 	}
 	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {
