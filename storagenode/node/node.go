@@ -47,8 +47,11 @@ type Config struct {
 	// Changed is told of every change of a drive's state, one call at a time, in
 	// their order. It must not block for long and must not call the node. Nil: nobody.
 	Changed func(storagenode.DriveReport)
-	Clock   clock.Clock
-	Logger  *slog.Logger
+	// Spare is how many drives a start does without where they take longer than
+	// half a minute to be opened; they are served once they are. 0: it waits for all.
+	Spare  int
+	Clock  clock.Clock
+	Logger *slog.Logger
 	// Poll is how often identity and health are checked. 0: 2 s.
 	Poll time.Duration
 }
@@ -110,15 +113,13 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := n.survey(ctx); err != nil {
 		return nil, err
 	}
-	var opened sync.WaitGroup
-	for _, p := range n.places {
-		if !p.identity.Drive.IsZero() {
-			opened.Go(func() { p.open(ctx) })
-		}
-	}
-	opened.Wait()
 	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel = cancel
+	stop := context.AfterFunc(ctx, cancel)
+	n.openAll(watch)
+	if !stop() {
+		return nil, errors.Join(context.Cause(ctx), n.Close())
+	}
 	for _, p := range n.places {
 		n.done.Go(func() { p.watch(watch) })
 	}
@@ -194,17 +195,17 @@ func (n *Node) survey(ctx context.Context) error {
 		n.places = append(n.places, &place{node: n, dir: dir, work: make(chan struct{}, 1)})
 	}
 	var empty []*place
-	for _, p := range n.places {
-		id, err := readIdentity(n.cfg.FS, p.dir)
+	for i, f := range n.look() {
+		p := n.places[i]
 		switch {
-		case err == nil:
-			if err := n.join(p, id, known); err != nil {
+		case f.err == nil:
+			if err := n.join(p, f, known); err != nil {
 				return err
 			}
-		case errors.Is(err, errNoIdentity):
+		case errors.Is(f.err, errNoIdentity):
 			empty = append(empty, p)
 		default:
-			p.fail(storagenode.DriveDown, err.Error())
+			p.fail(storagenode.DriveDown, f.err.Error())
 		}
 	}
 	if err := n.refuseForeign(empty); err != nil {
@@ -219,7 +220,8 @@ func within(dir, outer string) bool {
 }
 
 // join accepts a formatted directory into the cluster.
-func (n *Node) join(p *place, id Identity, known map[string]storagenode.KnownDrive) error {
+func (n *Node) join(p *place, f found, known map[string]storagenode.KnownDrive) error {
+	id := f.id
 	if n.cluster.IsZero() {
 		n.cluster = id.Cluster
 	}
@@ -232,7 +234,7 @@ func (n *Node) join(p *place, id Identity, known map[string]storagenode.KnownDri
 		}
 	}
 	p.identity = id
-	for _, k := range readKnown(n.cfg.FS, p.dir) {
+	for _, k := range f.known {
 		known[k.Dir] = k
 	}
 	return nil
@@ -264,8 +266,12 @@ func (n *Node) remember(known map[string]storagenode.KnownDrive) {
 		if id.IsZero() {
 			continue // what was known of this place stays
 		}
-		if dev, total, err := fileSystem(n.cfg.FS, p.dir); err == nil {
-			known[p.dir] = storagenode.KnownDrive{Drive: id, Dir: p.dir, Device: dev, Total: total}
+		k, err := inTime(n, suspectAfter, p.dir, func() (storagenode.KnownDrive, error) {
+			dev, total, err := fileSystem(n.cfg.FS, p.dir)
+			return storagenode.KnownDrive{Drive: id, Dir: p.dir, Device: dev, Total: total}, err
+		})
+		if err == nil {
+			known[p.dir] = k
 		}
 	}
 	all := slices.SortedFunc(maps.Values(known), func(a, b storagenode.KnownDrive) int { return strings.Compare(a.Dir, b.Dir) })
@@ -273,7 +279,8 @@ func (n *Node) remember(known map[string]storagenode.KnownDrive) {
 		if p.identity.Drive.IsZero() {
 			continue
 		}
-		if err := p.renew(all); err != nil {
+		_, err := inTime(n, suspectAfter, p.dir, func() (struct{}, error) { return struct{}{}, p.renew(all) })
+		if err != nil {
 			n.cfg.Logger.Warn("record of drives not written", "dir", p.dir, "err", err)
 		}
 	}

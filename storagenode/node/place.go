@@ -38,6 +38,7 @@ type place struct {
 	closing  atomic.Int32  // stores that were closed and have not let go
 	checking atomic.Int64  // by the node's count, when the running check began; 0: none
 	work     chan struct{} // holds one token: one check, replace or close at a time
+	opened   chan struct{} // closed when the start's attempt to open the drive has ended
 	// remembered is closed when the other drives know of the last replacement
 	// here; nil: there was none. It is for who has the token.
 	remembered chan struct{}
@@ -121,6 +122,11 @@ func (p *place) format(fsys vfs.Pinned, replaces storagenode.DriveID) error {
 // watch checks the place again and again. A check that hangs shows in the
 // state and holds up nothing else.
 func (p *place) watch(ctx context.Context) {
+	select {
+	case <-p.opened:
+	case <-ctx.Done():
+		return
+	}
 	for p.node.cfg.Clock.Sleep(ctx, p.node.cfg.Poll) == nil {
 		began := p.checking.Load()
 		if began == 0 {

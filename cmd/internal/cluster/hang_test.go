@@ -72,3 +72,40 @@ func hungDrive(t *testing.T, ops vfs.Op, of func(victims) string) {
 	r.fill("after", 8, 5*time.Second)
 	r.whole()
 }
+
+// TestStartWithAHungDrive starts the store while one drive, which has the journal as
+// well, hangs in whatever it is asked: it serves all the same, and the drive gets what
+// it missed when it answers.
+func TestStartWithAHungDrive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits out a start's patience")
+	}
+	t.Parallel()
+	r := newRig(t, vfs.OS(), t.TempDir(), func(c *embedded.Config) {
+		c.SegmentSize, c.LogSize, c.SnapshotAfter = 0, 0, 0
+		c.Poll = 500 * time.Millisecond
+	})
+	r.fill("before", 24, 5*time.Second)
+	victim := r.victims().member
+	r.close()
+	hang := r.fault.Inject(vfs.Rule{
+		Ops: vfs.OpOpen | vfs.OpRead | vfs.OpStat | vfs.OpList | vfs.OpChange, Path: victim + "/", Hang: true,
+	})
+	began := time.Now()
+	r.open()
+	if took := time.Since(began); took > 2*time.Minute {
+		t.Errorf("the start took %s", took)
+	}
+	if hang.Hits() == 0 {
+		t.Fatal("nothing hung: the test is wrong")
+	}
+	r.readAll(5 * time.Second)
+	r.fill("during", 8, 8*time.Second)
+	if d := r.drive(victim); d.State != storagenode.DriveDown {
+		t.Errorf("the drive that hangs is %s: %s", d.State, d.Reason)
+	}
+	hang.Release()
+	r.becomes(victim, storagenode.DriveActive, 15*time.Second)
+	r.fill("after", 8, 5*time.Second)
+	r.whole()
+}

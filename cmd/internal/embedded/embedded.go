@@ -147,7 +147,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 func (s *Store) openNode(ctx context.Context) (err error) {
 	s.Node, err = node.Open(ctx, node.Config{
 		FS: s.cfg.FS, Dirs: s.cfg.Dirs, Name: s.cfg.Name, Clock: s.cfg.Clock, Logger: s.cfg.Logger, Poll: s.cfg.Poll,
-		Changed: s.driveChanged, Join: s.cfg.join(),
+		Changed: s.driveChanged, Join: s.cfg.join(), Spare: int(s.cfg.Scheme.M),
 		Open: func(ctx context.Context, fs vfs.FS, dir string, id node.Identity) (storagenode.Drive, error) {
 			return segment.Open(ctx, segment.Config{
 				FS: fs, Dir: dir, Cluster: id.Cluster, Drive: id.Drive, Clock: s.cfg.Clock, Logger: s.cfg.Logger,

@@ -97,7 +97,7 @@ func OpenStorageNode(ctx context.Context, cfg StorageNodeConfig) (*StorageNode, 
 	var err error
 	s.Node, err = node.Open(ctx, node.Config{
 		FS: cfg.FS, Dirs: cfg.Dirs, Name: cfg.Name, Zone: cfg.Zone, Clock: cfg.Clock, Logger: cfg.Logger, Poll: cfg.Poll,
-		Join: s.join, Open: s.openDrive,
+		Join: s.join, Open: s.openDrive, Spare: len(cfg.Dirs) - 1,
 	})
 	if err != nil {
 		s.cache.Unref()
