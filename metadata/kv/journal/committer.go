@@ -250,8 +250,7 @@ func (c *committer) await(commit uint64) {
 	waited := time.Duration(0)
 	step := c.cfg.EvictAfter
 	for {
-		late, done := c.late(commit)
-		if len(late) == 0 {
+		if late, _ := c.late(commit); len(late) == 0 {
 			return
 		}
 		if timer == nil {
@@ -266,6 +265,10 @@ func (c *committer) await(commit uint64) {
 			step = c.cfg.EvictAfter / 4
 			timer = nil
 		}
+		// What is there already counts: where the process itself stood still, the time
+		// is up for who has answered, too.
+		c.noteAll()
+		late, done := c.late(commit)
 		if done || waited >= c.cfg.StallAfter {
 			for _, m := range late {
 				m.err = errHung
@@ -299,6 +302,18 @@ func (c *committer) note(r result) {
 	m.synced = max(m.synced, r.commit)
 	if r.err != nil && m.err == nil {
 		m.err = r.err
+	}
+}
+
+// noteAll takes in what members have reported.
+func (c *committer) noteAll() {
+	for {
+		select {
+		case r := <-c.results:
+			c.note(r)
+		default:
+			return
+		}
 	}
 }
 
