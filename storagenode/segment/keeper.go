@@ -203,7 +203,8 @@ func (s *Store) purge(ctx context.Context) error {
 
 // purgeBlobs handles some blobs deleted up to a time, from a key on, and gives where to
 // go on; nil: no more are due. The keys go as a range: thousands deleted one by one would
-// be passed one by one by every look for more, until the index is compacted.
+// be passed one by one by every look for more, until the index is compacted. It begins with
+// the first of them: ranges that overlap cost the square of their number, until a flush.
 func (a *applier) purgeBlobs(from []byte, untilMS int64) (next []byte, err error) {
 	b, err := a.reader()
 	if err != nil {
@@ -235,7 +236,7 @@ func (a *applier) purgeBlobs(from []byte, untilMS int64) (next []byte, err error
 	if next == nil {
 		return nil, nil
 	}
-	if err := a.b.DeleteRange(from, next, nil); err != nil {
+	if err := a.b.DeleteRange(keys[0], next, nil); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
 	if len(keys) < purgeBatch {

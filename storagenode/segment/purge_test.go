@@ -61,3 +61,22 @@ func TestForgettingAsksFewSegments(t *testing.T) {
 		t.Fatalf("one tombstone takes %d bytes of memory where there are %d segments", n, segments)
 	}
 }
+
+// TestPurgesOfFew: purges one after another, of what became due since the last, do not
+// cost more and more where nothing is written meanwhile, so that the index is not flushed.
+func TestPurgesOfFew(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Grace = -1 })
+	const rounds = 1000
+	var before, after runtime.MemStats
+	for n := range rounds {
+		r.must(r.update(func(a *applier) error {
+			return a.b.Set(appendGraceKey(nil, int64(n), 1, 2, testBlob(uint64(n))), nil, nil)
+		}))
+		runtime.ReadMemStats(&before)
+		r.must(r.purge(r.Context()))
+		runtime.ReadMemStats(&after)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > rounds<<8 {
+		t.Fatalf("after %d purges one takes %d bytes of memory", rounds, n)
+	}
+}
