@@ -3,6 +3,7 @@ package journal_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -507,5 +508,27 @@ func TestUnreadableSector(t *testing.T) {
 				wantGet(t, s, "new1", "v")
 			})
 		}
+	}
+}
+
+// TestStateOutlivesPower: what a state has flushed is there after a power cut, under its
+// name: the log's damage may need it.
+func TestStateOutlivesPower(t *testing.T) {
+	for seed := range uint64(10) {
+		cfg, _, mem := faulty(t, 1, 0)
+		patient(&cfg)
+		s := open(t, cfg)
+		for i := range reachPairs {
+			mustPut(t, s, fmt.Sprint("k", i), strings.Repeat("x", 300))
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		disk := mem.Crash(rand.New(rand.NewPCG(seed, 1)))
+		if err := vfs.NewFault(disk).FlipBit(fmt.Sprintf("/d0/journal/log-%016x", 1), 10*reachGroup+100, 3); err != nil {
+			t.Fatal(err)
+		}
+		cfg.FS = disk
+		wantPairs(t, open(t, cfg), reachPairs)
 	}
 }

@@ -90,7 +90,13 @@ func openState(cfg Config, d *drive, name string, onFail func()) (*state, error)
 	o := &pebble.Options{Cache: cache, MemTableSize: stateMemTable}
 	st.fs.Configure(o, cfg.Logger)
 	dir := filepath.Join(d.stateDir(), name)
-	if err := st.guard.MkdirAll(dir); err != nil {
+	err := st.guard.MkdirAll(dir)
+	for _, parent := range []string{d.stateDir(), d.dir} { // damage of the log may need it after a power cut
+		if err == nil {
+			err = st.guard.SyncDir(parent)
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("state on drive %s: %w", d.id, err)
 	}
 	if err := st.open(dir, o); err != nil {
