@@ -106,7 +106,16 @@ func readSmall(fs vfs.FS, path string, limit int64) ([]byte, error) {
 }
 
 // readFrom is readSmall for what lies from an offset on; zeros stand for what is before.
-func readFrom(fs vfs.FS, path string, from, limit int64) (b []byte, err error) {
+func readFrom(fs vfs.FS, path string, from, limit int64) ([]byte, error) {
+	return readWhole(fs, path, limit, func(f vfs.File, b []byte) error {
+		at := min(from, int64(len(b)))
+		return readInto(f, b[at:], at)
+	})
+}
+
+// readWhole has read fill in as many bytes as the file says that it has, and adds what
+// lies behind them.
+func readWhole(fs vfs.FS, path string, limit int64, read func(f vfs.File, b []byte) error) (b []byte, err error) {
 	f, err := openMedium(fs, path)
 	if err != nil {
 		return nil, err
@@ -120,8 +129,7 @@ func readFrom(fs vfs.FS, path string, from, limit int64) (b []byte, err error) {
 		return nil, fmt.Errorf("%s has %d bytes", path, st.Size)
 	}
 	b = make([]byte, st.Size)
-	from = min(from, st.Size)
-	if err := readInto(f, b[from:], from); err != nil {
+	if err := read(f, b); err != nil {
 		return nil, err
 	}
 	return readOn(f, b, limit)

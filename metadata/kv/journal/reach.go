@@ -18,6 +18,7 @@ import (
 // acknowledged. So a log that ends before a state, or is damaged in the midst, has lost
 // something. Where the last commit of the state is found in it, by its chain, all that
 // came before is in the state, and the log need be good, and readable, from there on only.
+// So it is with the log's own snapshot, which is there where the state is lost.
 
 // held is a state that was found.
 type held struct {
@@ -29,24 +30,35 @@ type held struct {
 // with cause where there is no best, rather than drop what only a state has.
 func (c *committer) reach(top membership, logs []*memberLog, best *memberLog, cause error) (*memberLog, error) {
 	states := c.peekStates()
-	for _, st := range states {
-		if best != nil && st.at.commit <= best.last() {
-			break
+	goOn := func(i int, at snapRef, state string) {
+		l := logs[i]
+		if l.err != nil && !errors.Is(l.err, errLog) && !errors.Is(l.err, syscall.EIO) || l.err == nil && l.last() >= at.commit {
+			return // nobody knows what it has, or it is good
 		}
+		rest := readRest(l.drive, c.cfg.Cluster, at)
+		if rest.err != nil || rest.last() < top.Commit {
+			return
+		}
+		c.cfg.Logger.Error("the metadata's log is damaged; the state, or its own snapshot, has what is missing, and a new snapshot takes the place",
+			"drive", l.drive.id.String(), "state", state, "commit", at.commit, "last", rest.last())
+		logs[i] = rest // what one has beyond the others may have been acknowledged
+		if best == nil || rest.last() > best.last() {
+			best, cause = rest, nil
+		}
+	}
+	if best == nil {
 		for i, l := range logs {
-			if l.err != nil && !errors.Is(l.err, errLog) && !errors.Is(l.err, syscall.EIO) {
-				continue // nobody knows what it has
+			if l.snap.commit > 0 {
+				goOn(i, l.snap, "")
 			}
-			rest := readRest(l.drive, c.cfg.Cluster, st.at)
-			if rest.err != nil || rest.last() < top.Commit {
-				continue
-			}
-			c.cfg.Logger.Error("the metadata's log is damaged; the state has what is missing, and a snapshot of it takes the place",
-				"drive", l.drive.id.String(), "state", st.dir, "commit", st.at.commit, "last", rest.last())
-			logs[i] = rest // what one has beyond the others may have been acknowledged
-			if best == nil || rest.last() > best.last() {
-				best, cause = rest, nil
-			}
+		}
+	}
+	for n, st := range states {
+		if best != nil && st.at.commit <= best.last() && (n > 0 || best.from == 0) {
+			break // but a log that seemed to end there may have lost more than another
+		}
+		for i := range logs {
+			goOn(i, st.at, st.dir)
 		}
 	}
 	if best == nil {
@@ -100,11 +112,7 @@ func (c *committer) peekState(d *drive, name string) (at snapRef, err error) {
 		return at, err
 	}
 	at.commit, at.chain, err = covered(st.db)
-	st.drop()
-	select {
-	case <-st.ended:
-	case <-st.failed:
-	}
+	st.leave()
 	return at, err
 }
 
@@ -116,42 +124,31 @@ const (
 )
 
 // readAround reads a whole file of at most limit bytes. Zeros stand for what cannot be read.
-func readAround(fs vfs.FS, path string, limit int64) (b []byte, err error) {
-	f, err := openMedium(fs, path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if st.Size > limit {
-		return nil, fmt.Errorf("%s has %d bytes", path, st.Size)
-	}
-	b = make([]byte, st.Size)
-	step, bad := readChunk, 0
-	for off := 0; off < len(b); {
-		p := b[off:min(len(b), off+step)]
-		err := readInto(f, p, int64(off))
-		switch {
-		case err == nil:
-			off += len(p)
-		case !errors.Is(err, syscall.EIO) || bad == maxUnread:
-			return nil, err
-		case step > sectorSize:
-			step = sectorSize
-			continue
-		default:
-			clear(p)
-			bad++
-			off += len(p)
+func readAround(fs vfs.FS, path string, limit int64) ([]byte, error) {
+	return readWhole(fs, path, limit, func(f vfs.File, b []byte) error {
+		step, bad := readChunk, 0
+		for off := 0; off < len(b); {
+			p := b[off:min(len(b), off+step)]
+			err := readInto(f, p, int64(off))
+			switch {
+			case err == nil:
+				off += len(p)
+			case !errors.Is(err, syscall.EIO) || bad == maxUnread:
+				return err
+			case step > sectorSize:
+				step = sectorSize
+				continue
+			default:
+				clear(p)
+				bad++
+				off += len(p)
+			}
+			if off%readChunk == 0 {
+				step = readChunk
+			}
 		}
-		if off%readChunk == 0 {
-			step = readChunk
-		}
-	}
-	return readOn(f, b, limit)
+		return nil
+	})
 }
 
 // readRest verifies what a drive holds of the log from a commit on. Of that commit's

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"kintsugi/metadata/kv"
 	"kintsugi/metadata/kv/journal"
@@ -530,5 +531,55 @@ func TestStateOutlivesPower(t *testing.T) {
 		}
 		cfg.FS = disk
 		wantPairs(t, open(t, cfg), reachPairs)
+	}
+}
+
+// TestSnapshotMakesUpForDamage: what went bad in a log before its own snapshot is in that,
+// also where the state was lost as well.
+func TestSnapshotMakesUpForDamage(t *testing.T) {
+	for _, tolerance := range []int{0, 1} {
+		cfg, fs, _ := faulty(t, 1+tolerance, tolerance)
+		patient(&cfg)
+		cfg.SnapshotAfter, cfg.CheckEvery = 8<<10, time.Hour
+		s := open(t, cfg)
+		n := 0
+		eventually(t, "snapshots", func() bool {
+			mustPut(t, s, fmt.Sprint("k", n), strings.Repeat("x", 300))
+			n++
+			for _, d := range cfg.Drives {
+				names, err := fs.List(d.Dir + "/journal")
+				if err != nil || !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "snap-0") }) {
+					return false
+				}
+			}
+			return true
+		})
+		mustPut(t, s, "last", "v")
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range cfg.Drives {
+			if err := errors.Join(fs.RemoveAll(d.Dir+"/state"),
+				fs.FlipBit(d.Dir+fmt.Sprintf("/journal/log-%016x", 1), 3*reachGroup+100, 3)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			s = open(t, cfg)
+			wantPairs(t, s, n)
+			wantGet(t, s, "last", "v")
+			whole(t, s, cfg)
+			eventually(t, "the damage gone", func() bool {
+				for _, d := range cfg.Drives {
+					if _, err := fs.Stat(d.Dir + fmt.Sprintf("/journal/log-%016x", 1)); err == nil {
+						return false
+					}
+				}
+				return true
+			})
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
