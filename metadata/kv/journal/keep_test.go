@@ -141,3 +141,36 @@ func TestSnapshotIsReadBackBeforeItTakesAnothersPlace(t *testing.T) {
 		t.Errorf("the good snapshot was replaced by a bad one: %v", err)
 	}
 }
+
+// TestSnapshotsOfSomeAreTrimmed: where the process is short of files for the snapshot of
+// one member, again and again, those of the other do not pile up.
+func TestSnapshotsOfSomeAreTrimmed(t *testing.T) {
+	cfg, fs, _ := faulty(t, 2, 1)
+	patient(&cfg)
+	cfg.SnapshotAfter, cfg.RetryAfter, cfg.Tick = 4<<10, 20*time.Millisecond, 5*time.Millisecond
+	short := fs.Inject(vfs.Rule{Ops: vfs.OpCreate, Path: "/d1/journal/snap.new", Err: syscall.EMFILE})
+	s := open(t, cfg)
+	n := 0
+	eventually(t, "snapshots to be tried", func() bool {
+		mustPut(t, s, fmt.Sprint("k", n), strings.Repeat("x", 300))
+		n++
+		return short.Hits() > 8
+	})
+	eventually(t, "all but the last to be trimmed", func() bool {
+		names, err := fs.List("/d0/journal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		snaps := 0
+		for _, n := range names {
+			if strings.HasPrefix(n, "snap-") {
+				snaps++
+			}
+		}
+		if snaps > 4 {
+			t.Fatalf("%v", names)
+		}
+		return snaps > 0
+	})
+	whole(t, s, cfg)
+}

@@ -134,7 +134,10 @@ func (c *committer) snapshotAll(st *state, drives []*drive) (commit uint64, size
 	}
 	for i, d := range drives {
 		if errs[i] = err; err == nil {
-			commit, size, errs[i] = writeSnapshot(d, c.cfg.Cluster, snap)
+			n, bytes, failed := writeSnapshot(d, c.cfg.Cluster, snap)
+			if errs[i] = failed; failed == nil {
+				commit, size = n, bytes // of all that have it
+			}
 			if st.hasFailed() {
 				err = st.cause
 				errs[i] = err
