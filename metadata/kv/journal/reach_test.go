@@ -515,7 +515,7 @@ func TestUnreadableSector(t *testing.T) {
 // TestStateOutlivesPower: what a state has flushed is there after a power cut, under its
 // name: the log's damage may need it.
 func TestStateOutlivesPower(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range uint64(4) {
 		cfg, _, mem := faulty(t, 1, 0)
 		patient(&cfg)
 		s := open(t, cfg)
