@@ -129,6 +129,12 @@ func (v *inventory) slot(ctx context.Context, g erasure.Group, slot int, task ru
 	if s.State != storagenode.SlotClean {
 		return 0, v.between(ctx, g, slot, store)
 	}
+	return v.compare(ctx, g, slot, store, task)
+}
+
+// compare marks what a clean slot should hold and its drive has not. Nil means that the
+// drive told of everything.
+func (v *inventory) compare(ctx context.Context, g erasure.Group, slot int, store storagenode.ShardStore, task running) (int64, error) {
 	found := int64(0)
 	c := v.worker.inspect.list(ctx, store, g.PG, slot)
 	defer c.close()
@@ -209,10 +215,13 @@ func (v *inventory) ask(id storagenode.DriveID) storagenode.ShardStore {
 	return store
 }
 
+// errAway: the drive cannot be asked now.
+var errAway = fmt.Errorf("the slot's drive is away: %w", storagenode.ErrUnavailable)
+
 // confirm looks at one slot's part of a blob afresh and marks it missing where
 // the drive itself says that it is absent or corrupt, provided the slot was
 // not mapped elsewhere in between. A drive that cannot be asked proves
-// nothing.
+// nothing: errAway.
 func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storagenode.BlobID, slot int, deep bool) (bool, error) {
 	rec, err := v.cfg.Blobs.Blob(ctx, pg, id)
 	if err != nil || rec == nil || !rec.Blob.Slots.Has(slot) || rec.Blob.Missing.Has(slot) {
@@ -225,7 +234,7 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 	s := g.Slots[slot]
 	store := v.ask(s.Drive)
 	if store == nil {
-		return false, nil
+		return false, errAway
 	}
 	what, cause := v.worker.inspect.inspect(ctx, store, pg, slot, rec.Blob, deep)
 	if what == good && deep {
@@ -237,8 +246,11 @@ func (v *inventory) confirm(ctx context.Context, pg storagenode.PG, id storageno
 	if what == good || what == absent && s.State == storagenode.SlotRebuilding {
 		return false, nil
 	}
-	if now, err := v.cfg.Lookup.Group(ctx, pg); err != nil || now.Slots[slot].Epoch != s.Epoch || v.ask(s.Drive) == nil {
+	if now, err := v.cfg.Lookup.Group(ctx, pg); err != nil || now.Slots[slot].Epoch != s.Epoch {
 		return false, err
+	}
+	if v.ask(s.Drive) == nil {
+		return false, errAway
 	}
 	if err := v.worker.markMissing(ctx, pg, id, slot); err != nil {
 		return false, fmt.Errorf("mark blob %s missing at slot %d of pg %d: %w", id, slot, pg, err)
@@ -350,9 +362,13 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 		return 0, err
 	}
 	s := g.Slots[slot]
+	there := v.ask(s.Drive)
+	if there == nil {
+		return 0, nil
+	}
 	task := v.progress.begin(Inventory, "slots of former drives", 0)
 	defer task.end()
-	if found, err = v.slot(ctx, g, slot, task); err != nil {
+	if found, err = v.compare(ctx, g, slot, there, task); err != nil {
 		return found, err
 	}
 	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {

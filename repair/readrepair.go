@@ -2,6 +2,7 @@ package repair
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"kintsugi/storagenode"
@@ -74,7 +75,7 @@ func (r *readRepair) run(ctx context.Context) {
 // verify gives whether the claim proved true.
 func (r *readRepair) verify(ctx context.Context, c claim) bool {
 	marked, err := r.inventory.confirm(ctx, c.pg, c.blob, c.slot, true)
-	if err != nil {
+	if err != nil && !errors.Is(err, errAway) {
 		r.inventory.cfg.Logger.Warn("could not verify a bad shard", "pg", uint32(c.pg), "slot", c.slot, "blob", c.blob.String(), "err", err)
 	}
 	if marked {
