@@ -29,7 +29,7 @@ type deletes struct {
 
 	running sync.Mutex // one pass at a time
 	mu      sync.Mutex
-	pending int64 // owed after the last pass; guarded by mu
+	pending int64 // owed after the last batch; guarded by mu
 	done    int64 // guarded by mu
 }
 
@@ -53,13 +53,15 @@ func (d *deletes) pass(ctx context.Context) error {
 	var (
 		b       = &batch{}
 		failed  = map[storagenode.DriveID]bool{} // not asked again in this pass
-		pending int64
+		left    int64
+		counted = false
+		whole   = true // nothing broke the scan off
 		errs    []error
 	)
 	groups := &groupCache{lookup: d.cfg.Lookup}
 	flush := func() {
-		left, err := d.carryOut(ctx, b, failed)
-		pending += left
+		n, err := d.carryOut(ctx, b, failed)
+		left += n
 		if err != nil && len(errs) < 8 {
 			errs = append(errs, err)
 		}
@@ -67,7 +69,7 @@ func (d *deletes) pass(ctx context.Context) error {
 	}
 	for o, err := range d.cfg.Blobs.ScanOwed(ctx) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("scan owed deletes: %w", err))
+			errs, whole = append(errs, fmt.Errorf("scan owed deletes: %w", err)), false
 			break
 		}
 		if d.paused() {
@@ -75,12 +77,16 @@ func (d *deletes) pass(ctx context.Context) error {
 		}
 		g, err := groups.group(ctx, o.PG)
 		if err != nil {
-			errs = append(errs, err)
+			errs, whole = append(errs, err), false
 			break
 		}
 		b.owed, b.groups, b.acked = append(b.owed, o), append(b.groups, g), append(b.acked, 0)
 		if len(b.owed) == owedPerBatch {
 			began := d.cfg.Clock.Now()
+			if !counted { // there are many: who made room sees how many are to come
+				d.count(ctx)
+				counted = true
+			}
 			flush()
 			if err := d.cfg.Clock.Sleep(ctx, min(d.cfg.Clock.Now().Sub(began), longestRest)); err != nil {
 				return err
@@ -91,10 +97,26 @@ func (d *deletes) pass(ctx context.Context) error {
 		}
 	}
 	flush()
-	d.mu.Lock()
-	d.pending = pending
-	d.mu.Unlock()
+	if whole {
+		d.mu.Lock()
+		d.pending = left
+		d.mu.Unlock()
+	}
 	return errors.Join(errs...)
+}
+
+// count counts what is owed; where that fails, what was known of it stays.
+func (d *deletes) count(ctx context.Context) {
+	n := int64(0)
+	for _, err := range d.cfg.Blobs.ScanOwed(ctx) {
+		if err != nil {
+			return
+		}
+		n++
+	}
+	d.mu.Lock()
+	d.pending = n
+	d.mu.Unlock()
 }
 
 // carryOut sends the tombstones of a batch to all drives at once, and returns
@@ -206,11 +228,12 @@ func (d *deletes) discharge(ctx context.Context, b *batch) (int64, error) {
 	}
 	d.mu.Lock()
 	d.done += done
+	d.pending = max(0, d.pending-done) // more may have become owed than were counted
 	d.mu.Unlock()
 	return int64(len(b.owed)) - done, nil
 }
 
-// counts gives how many deletes are owed as of the last pass, and how many were
+// counts gives how many deletes are owed as of the last batch, and how many were
 // carried out since the start.
 func (d *deletes) counts() (owed, done int64) {
 	d.mu.Lock()

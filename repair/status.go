@@ -40,7 +40,7 @@ type QueueStatus struct {
 
 // DeleteStatus is what is owed to drives.
 type DeleteStatus struct {
-	Owed int64 `json:"owed"` // after the last pass
+	Owed int64 `json:"owed"` // after the last batch of the pass under way, or the last pass
 	Done int64 `json:"done"` // since the start
 }
 
