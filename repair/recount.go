@@ -271,6 +271,7 @@ func (c *recounter) again(ctx context.Context, pg storagenode.PG, slot int, id s
 				return leaving, false, nil
 			}
 		}
+		return missing, false, nil // nothing to mark: rebuilding looks for what the slot lacks
 	}
 	marked, err := c.r.inventory.confirm(ctx, pg, id, slot, false)
 	if errors.Is(err, metadata.ErrUnavailable) || ctx.Err() != nil {
