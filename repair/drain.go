@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"kintsugi/erasure"
 	"kintsugi/metadata"
 	"kintsugi/storagenode"
 )
@@ -184,9 +185,12 @@ func (p *planner) between(ctx context.Context, groups []metadata.GroupRecord, id
 // needed says of a drive without a slot that it may have a shard of a blob that cannot
 // be read, which is nowhere else: of a slot that was mapped to it once. Such a shard is
 // moved when the damage is repaired (rescue); while the drive is away nobody knows.
+// A damaged blob that can be read by its marks counts as well where the drive has a shard
+// of it and the others, asked, do not have enough: one may have come back without them.
 func (p *planner) needed(ctx context.Context, id storagenode.DriveID) (*WaitingSlot, error) {
 	store, state := p.cfg.Drives.Drive(id)
-	groups := &groupCache{lookup: p.cfg.Lookup}
+	away := store == nil || !state.Readable()
+	groups, lists, silent := &groupCache{lookup: p.cfg.Lookup}, map[slotRef]bool{}, map[storagenode.DriveID]bool{}
 	for rec, err := range p.cfg.Blobs.ScanDamaged(ctx) {
 		if err != nil {
 			return nil, fmt.Errorf("scan damaged blobs: %w", err)
@@ -195,15 +199,16 @@ func (p *planner) needed(ctx context.Context, id storagenode.DriveID) (*WaitingS
 		if err != nil {
 			return nil, err
 		}
-		if margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&liveSlots(p.fleet, g)) >= 0 {
-			continue
-		}
+		unreadable := margin(g.Scheme, rec.Blob.Mode, rec.Blob.Slots&^rec.Blob.Missing&liveSlots(p.fleet, g)) < 0
 		for i, s := range g.Slots {
 			if !rec.Blob.Missing.Has(i) || s.Epoch <= 1 {
 				continue
 			}
-			if store == nil || !state.Readable() {
+			if away && unreadable {
 				return &WaitingSlot{rec.PG, i, id, "it cannot be asked, and may have shards of blobs that cannot be read: bring it back", 0}, nil
+			}
+			if away || !unreadable && !(p.lists(ctx, store, rec.PG, i, lists) && p.last(ctx, store, g, rec.Blob, i, silent)) {
+				continue
 			}
 			switch what, _ := p.worker.inspect.inspect(ctx, store, rec.PG, i, rec.Blob, true); what {
 			case good:
@@ -214,4 +219,46 @@ func (p *planner) needed(ctx context.Context, id storagenode.DriveID) (*WaitingS
 		}
 	}
 	return nil, nil
+}
+
+// lists says that a drive may have something of a slot; most have not, and their damaged
+// blobs need not be asked for one by one. It remembers that in known.
+func (p *planner) lists(ctx context.Context, store storagenode.ShardStore, pg storagenode.PG, slot int, known map[slotRef]bool) bool {
+	ref := slotRef{pg, uint8(slot)}
+	has, ok := known[ref]
+	if !ok {
+		c := p.worker.inspect.list(ctx, store, pg, slot)
+		has = c.more || c.err != nil
+		c.close()
+		known[ref] = has
+	}
+	return has
+}
+
+// last says that a drive may have a slot's shards of a blob of which the drives of the
+// other slots, asked afresh, have too few. One that does not answer goes to silent, and
+// is not waited for again.
+func (p *planner) last(ctx context.Context, store storagenode.ShardStore, g erasure.Group, b erasure.Blob, slot int, silent map[storagenode.DriveID]bool) bool {
+	if what, _ := p.worker.inspect.inspect(ctx, store, g.PG, slot, b, false); what == absent || what == corrupt {
+		return false
+	}
+	have := b.Slots &^ b.Missing & liveSlots(p.fleet, g)
+	for i, s := range g.Slots {
+		if !have.Has(i) {
+			continue
+		}
+		other, state := p.cfg.Drives.Drive(s.Drive)
+		if silent[s.Drive] || other == nil || !state.Readable() {
+			have = have.Without(i)
+			continue
+		}
+		what, _ := p.worker.inspect.inspect(ctx, other, g.PG, i, b, false)
+		if what == unknown {
+			silent[s.Drive] = true
+		}
+		if what != good {
+			have = have.Without(i)
+		}
+	}
+	return margin(g.Scheme, b.Mode, have) < 0
 }

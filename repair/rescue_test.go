@@ -295,3 +295,66 @@ func TestDrainedOnlyOnceCopied(t *testing.T) {
 	}
 	r.whole(objects...)
 }
+
+// TestLastShardStaysUntilItIsKnown: a drive that is being drained has the only other shard
+// of a damaged blob, where a third came back without its own and nobody has looked yet.
+// It is not DRAINED, for who takes it out then loses the blob.
+func TestLastShardStaysUntilItIsKnown(t *testing.T) {
+	for _, size := range []int{100, 300_000} {
+		r := newRig(t, "2+1", 4)
+		o := r.put("o", size)
+		r.heal()
+		slots := r.record(o).Blob.Slots
+		first := slots.First()
+		drained := r.diskOf(o.pg, first)
+		_, err := r.rep.Drain(r.ctx, drained.report.ID)
+		r.must(err)
+		r.must(r.rep.detectAndPlan(r.ctx))
+		_, _, err = r.rep.worker.rebuildSlots(r.ctx)
+		r.must(err)
+		if s := r.group(o.pg).Slots[first]; s.State != storagenode.SlotClean || s.Drive == drained.report.ID {
+			t.Fatalf("%+v", s)
+		}
+		full := r.diskOf(o.pg, first)
+		space := full.memory.Space()
+		space.ReadOnly = true
+		full.memory.SetSpace(space)
+		r.lose(o, first) // on a drive without room to have it again
+		var away []*disk
+		for i := range 3 {
+			if i != first && slots.Has(i) && len(away) < r.record(o).Blob.Slots.Count()-1 && (size == 100 || len(away) == 0) {
+				d := r.diskOf(o.pg, i)
+				d.memory.Lose(storagenode.ShardID{PG: o.pg, Slot: uint8(i), Blob: o.blob})
+				away = append(away, d)
+			}
+		}
+		for _, d := range away { // it comes back, and is looked at later
+			r.state(r.indexOf(d.report.ID), storagenode.DriveDown)
+		}
+		r.must(r.rep.detectAndPlan(r.ctx))
+		for _, d := range away {
+			r.state(r.indexOf(d.report.ID), storagenode.DriveActive)
+		}
+		for range 3 {
+			r.clock.advance(time.Minute)
+			r.must(r.rep.detectAndPlan(r.ctx))
+		}
+		if s := r.stateOf(drained.report.ID); s != storagenode.DriveDraining {
+			t.Errorf("%d bytes: the drive with the last shard is %s", size, s)
+			drained.gone = true // it is taken out
+		}
+		space.ReadOnly = false
+		full.memory.SetSpace(space)
+		r.rounds(4)
+		for range 3 {
+			r.clock.advance(time.Minute)
+			r.must(r.rep.detectAndPlan(r.ctx))
+		}
+		if s := r.stateOf(drained.report.ID); s != storagenode.DriveDrained {
+			t.Errorf("%d bytes: %s when all was copied, waiting %+v", size, s, r.rep.Status().Waiting)
+		}
+		drained.gone = true
+		r.heal()
+		r.whole(o)
+	}
+}
