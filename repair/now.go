@@ -88,6 +88,9 @@ func (h *herald) done(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.now.BytesDone = n
+	if h.now.BytesTotal > 0 {
+		h.now.BytesTotal = max(h.now.BytesTotal, n) // more was found or written meanwhile
+	}
 	h.now.Rate, h.now.ETASeconds = speed(n, h.now.BytesTotal, h.r.cfg.Clock.Now().Sub(h.began))
 	if h.tell != nil {
 		h.tell(h.now)

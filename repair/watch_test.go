@@ -60,3 +60,31 @@ func TestProgressOfAnotherPass(t *testing.T) {
 		t.Fatalf("of what the background rebuilt %+v was told", saw)
 	}
 }
+
+// TestProgressOfMoreThanWasCounted: what is found damaged while a repair goes on is repaired
+// by it as well; it never tells of more done than there is to do.
+func TestProgressOfMoreThanWasCounted(t *testing.T) {
+	r := newRig(t, "2+2", 4)
+	objects := r.some(4)
+	r.heal()
+	r.wipe(0)
+	r.must(r.rep.detectAndPlan(r.ctx))
+	var once sync.Once
+	r.onFill = func(slot int, _ erasure.Blob) { // the emptied drive has one slot of each group
+		once.Do(func() { r.lose(objects[3], (slot+1)%4) })
+	}
+	most := int64(0)
+	_, err := r.rep.RepairNow(r.ctx, func(p Progress) {
+		if p.Phase == Repairing {
+			most = max(most, p.BytesDone)
+			if p.BytesDone > p.BytesTotal {
+				t.Errorf("told %+v", p)
+			}
+		}
+	})
+	r.must(err)
+	if most == 0 {
+		t.Error("nothing was told")
+	}
+	r.whole(objects...)
+}
