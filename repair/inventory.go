@@ -310,8 +310,8 @@ func (v *inventory) strays(ctx context.Context, groups []metadata.GroupRecord, o
 }
 
 // relieved drops at full drives, which others wait for the room of, what is there of
-// slots that were being rebuilt elsewhere and are clean now.
-func (v *inventory) relieved(ctx context.Context, were []metadata.GroupRecord) error {
+// slots that were rebuilt elsewhere.
+func (v *inventory) relieved(ctx context.Context, rebuilt map[slotRef]bool) error {
 	full := map[storagenode.DriveID]storagenode.ShardStore{}
 	for _, rep := range v.cfg.Drives.Reports() {
 		if store := v.ask(rep.ID); store != nil && (rep.Space.ReadOnly || v.worker.refuses(rep.ID)) {
@@ -321,14 +321,6 @@ func (v *inventory) relieved(ctx context.Context, were []metadata.GroupRecord) e
 	if len(full) == 0 {
 		return nil
 	}
-	rebuilding := map[slotRef]bool{}
-	for _, g := range were {
-		for i, s := range g.Slots {
-			if s.State == storagenode.SlotRebuilding {
-				rebuilding[slotRef{g.PG, uint8(i)}] = true
-			}
-		}
-	}
 	groups, err := v.cfg.Groups.ListGroups(ctx)
 	if err != nil {
 		return err
@@ -336,7 +328,7 @@ func (v *inventory) relieved(ctx context.Context, were []metadata.GroupRecord) e
 	var errs []error
 	for _, g := range groups {
 		for i, s := range g.Slots {
-			if s.State != storagenode.SlotClean || !rebuilding[slotRef{g.PG, uint8(i)}] {
+			if s.State != storagenode.SlotClean || !rebuilt[slotRef{g.PG, uint8(i)}] {
 				continue
 			}
 			for id, store := range full {

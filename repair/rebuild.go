@@ -1,9 +1,11 @@
 package repair
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -29,15 +31,110 @@ func (r *Repairer) rebuildPass(ctx context.Context) error {
 // rebuild fills the slots under rebuilding, and has full drives drop what they had of
 // those that became clean.
 func (r *Repairer) rebuild(ctx context.Context) (left, done int, err error) {
-	were, err := r.cfg.Groups.ListGroups(ctx)
+	left, slots, err := r.worker.rebuildSlots(ctx)
+	if len(slots) > 0 {
+		err = errors.Join(err, r.inventory.relieved(ctx, slots))
+	}
+	return left, len(slots), err
+}
+
+// rebuildSlots fills every slot under rebuilding whose drive can be written
+// to, those of the groups with the least margin first, as it is when one is begun: a
+// pass takes hours, in which other drives fail. None is tried twice. It returns how many
+// are left and which became clean.
+func (w *worker) rebuildSlots(ctx context.Context) (left int, done map[slotRef]bool, err error) {
+	w.rebuild.Lock()
+	defer w.rebuild.Unlock()
+	began := w.cfg.Clock.Now()
+	groups, err := w.cfg.Groups.ListGroups(ctx)
 	if err != nil {
-		return 0, 0, err
+		return 0, nil, err
 	}
-	left, done, err = r.worker.rebuildSlots(ctx)
-	if done > 0 {
-		err = errors.Join(err, r.inventory.relieved(ctx, were))
+	var (
+		tried    = map[slotRef]bool{}
+		running  = map[storagenode.PG]bool{}
+		finished = make(chan storagenode.PG)
+		mu       sync.Mutex
+		first    error
+	)
+	done = map[slotRef]bool{}
+	try := func(g erasure.Group, slot int) {
+		err := errNoRoom
+		if !w.refusedSince(g.Slots[slot].Drive, began) {
+			err = w.rebuildSlot(ctx, g, slot)
+		}
+		if ctx.Err() == nil {
+			w.tried(g, slot, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			left++
+			if first == nil && !errors.Is(err, errWaiting) {
+				first = err
+			}
+		} else {
+			done[slotRef{g.PG, uint8(slot)}] = true
+		}
 	}
-	return left, done, err
+	jobs, listed := w.rebuildJobs(groups, tried, running), began
+	for {
+		if now := w.cfg.Clock.Now(); now.Sub(listed) >= w.cfg.Tick {
+			if again, err := w.cfg.Groups.ListGroups(ctx); err == nil { // else in the order known
+				jobs, listed = w.rebuildJobs(again, tried, running), now
+			}
+		}
+		if len(jobs) == 0 && len(running) == 0 || ctx.Err() != nil {
+			break
+		}
+		if len(jobs) == 0 || len(running) == rebuildsAtOnce {
+			delete(running, <-finished)
+			continue
+		}
+		j := jobs[0]
+		jobs, running[j.g.PG] = jobs[1:], true
+		for _, slot := range j.slots {
+			tried[slotRef{j.g.PG, uint8(slot)}] = true
+		}
+		go func() {
+			for _, slot := range j.slots {
+				try(j.g, slot)
+			}
+			finished <- j.g.PG
+		}()
+	}
+	for range running {
+		<-finished
+	}
+	return left, done, errors.Join(first, ctx.Err())
+}
+
+// rebuildJob is what is to be rebuilt of a group.
+type rebuildJob struct {
+	g     erasure.Group
+	slots []int // one after the other: they lack the same blobs
+	left  int
+}
+
+// rebuildJobs gives the slots under rebuilding that were not tried, by group, those with
+// the least margin first, but nothing of the groups that are in hand.
+func (w *worker) rebuildJobs(groups []metadata.GroupRecord, tried map[slotRef]bool, running map[storagenode.PG]bool) (jobs []rebuildJob) {
+	for _, g := range groups {
+		if running[g.PG] {
+			continue
+		}
+		j := rebuildJob{g: g.Group, left: margin(g.Scheme, erasure.Encoded, liveSlots(w.fleet, g.Group))}
+		for i, s := range g.Slots {
+			if s.State == storagenode.SlotRebuilding && !tried[slotRef{g.PG, uint8(i)}] {
+				j.slots = append(j.slots, i)
+			}
+		}
+		if len(j.slots) > 0 {
+			jobs = append(jobs, j)
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b rebuildJob) int { return cmp.Compare(a.left, b.left) })
+	return jobs
 }
 
 // rebuildSlot copies into a slot whatever metadata says it should hold and its

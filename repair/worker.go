@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -320,72 +319,6 @@ func (w *worker) count(err error, size int64) {
 	}
 	w.repaired++
 	w.written += size
-}
-
-// rebuildSlots fills every slot under rebuilding whose drive can be written
-// to, those of the groups with the least margin first. It returns how many are
-// left and how many became clean.
-func (w *worker) rebuildSlots(ctx context.Context) (left, done int, err error) {
-	w.rebuild.Lock()
-	defer w.rebuild.Unlock()
-	groups, err := w.cfg.Groups.ListGroups(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	type job struct {
-		g     erasure.Group
-		slots []int // one after the other: they lack the same blobs
-		live  int
-	}
-	var jobs []job
-	for _, g := range groups {
-		j := job{g: g.Group, live: margin(g.Scheme, erasure.Encoded, liveSlots(w.fleet, g.Group))}
-		for i, s := range g.Slots {
-			if s.State == storagenode.SlotRebuilding {
-				j.slots = append(j.slots, i)
-			}
-		}
-		if len(j.slots) > 0 {
-			jobs = append(jobs, j)
-		}
-	}
-	sort.SliceStable(jobs, func(a, b int) bool { return jobs[a].live < jobs[b].live })
-	var (
-		run   errgroup.Group
-		mu    sync.Mutex
-		first error
-	)
-	run.SetLimit(rebuildsAtOnce)
-	began := w.cfg.Clock.Now()
-	try := func(g erasure.Group, slot int) {
-		err := errNoRoom
-		if !w.refusedSince(g.Slots[slot].Drive, began) {
-			err = w.rebuildSlot(ctx, g, slot)
-		}
-		if ctx.Err() == nil {
-			w.tried(g, slot, err)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if err != nil {
-			left++
-			if first == nil && !errors.Is(err, errWaiting) {
-				first = err
-			}
-		} else {
-			done++
-		}
-	}
-	for _, j := range jobs {
-		run.Go(func() error {
-			for _, slot := range j.slots {
-				try(j.g, slot)
-			}
-			return nil
-		})
-	}
-	_ = run.Wait()
-	return left, done, errors.Join(first, ctx.Err())
 }
 
 // bytes is how many were written by repairs so far.
