@@ -42,7 +42,8 @@ func newCerts() *cobra.Command {
 none is ever overwritten.
 
 A certificate is good for its NAME and for the HOSTs behind it, host names and
-IP addresses: everything that other processes use to reach this one.
+IP addresses: everything that other processes use to reach this one. An authority
+is good for ten years, and no certificate for longer than its authority.
 
 Give each process ca.crt, its own certificate and its own key:
 
@@ -121,6 +122,9 @@ func makeCerts(dir string, args []string, days int, out io.Writer) error {
 	}
 	for _, s := range all {
 		t := template(s.name, now, days)
+		if t.NotAfter.After(ca.Leaf.NotAfter) { // nobody would trust it any longer, whatever it says
+			t.NotAfter = ca.Leaf.NotAfter
+		}
 		t.KeyUsage = x509.KeyUsageDigitalSignature
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 		for _, h := range append([]string{s.name}, s.hosts...) {
@@ -156,6 +160,9 @@ func authority(dir string, now time.Time, out io.Writer) (*tls.Certificate, erro
 	}
 	if !ca.Leaf.IsCA {
 		return nil, fmt.Errorf("%s is not an authority's certificate", crt)
+	}
+	if now.After(ca.Leaf.NotAfter) {
+		return nil, fmt.Errorf("the authority of %s has ended (%s); another directory gets another, which all processes need then", crt, ca.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	return &ca, nil
 }
@@ -194,6 +201,10 @@ func issue(dir, name string, t *x509.Certificate, ca *tls.Certificate, out io.Wr
 			return fmt.Errorf("write %s: %w", name+suffix, err)
 		}
 	}
-	fmt.Fprintf(out, "%s and %s made, good until %s\n", filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"), t.NotAfter.Format(time.DateOnly))
+	until := t.NotAfter.UTC().Format(time.DateOnly)
+	if ca != nil && t.NotAfter.Equal(ca.Leaf.NotAfter) {
+		until += ", when their authority ends"
+	}
+	fmt.Fprintf(out, "%s and %s made, good until %s\n", filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"), until)
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // tlsOf makes certificates of one authority for names, and gives their flags.
@@ -123,5 +125,41 @@ func TestCertsLetOnlyTheirOwnIn(t *testing.T) {
 		if _, _, err := bad.load(t.Context(), quiet); err == nil || !strings.Contains(err.Error(), "--tls-") {
 			t.Errorf("%+v: %v", bad, err)
 		}
+	}
+}
+
+// TestCertificatesEndWithTheirAuthority: one that says it is good for longer is refused
+// by everybody all the same, and nobody was told that it ends.
+func TestCertificatesEndWithTheirAuthority(t *testing.T) {
+	dir := t.TempDir()
+	soon := time.Now().AddDate(0, 0, 20).Truncate(time.Second)
+	made := template("authority", soon, 0)
+	made.NotBefore = time.Now().Add(-48 * time.Hour)
+	made.IsCA, made.BasicConstraintsValid, made.KeyUsage = true, true, x509.KeyUsageCertSign
+	if err := issue(dir, caName, made, nil, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	if err := makeCerts(dir, []string{"n1"}, 1095, &said); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "n1.crt"), filepath.Join(dir, "n1.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := pair.Leaf.NotAfter; !got.Equal(soon) {
+		t.Errorf("it is good until %v, its authority until %v", got, soon)
+	}
+	if day := soon.UTC().Format(time.DateOnly); !strings.Contains(said.String(), "n1.key made, good until "+day+", when their authority ends") {
+		t.Errorf("said: %s, want %s", &said, day)
+	}
+
+	ended := t.TempDir()
+	made.NotAfter = time.Now().Add(-time.Hour)
+	if err := issue(ended, caName, made, nil, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeCerts(ended, []string{"n1"}, 1095, io.Discard); err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("an authority that has ended signs: %v", err)
 	}
 }
