@@ -27,8 +27,8 @@ type certFiles struct {
 	looked atomic.Int64 // when the files were looked at last, ns since 1970
 
 	looking sync.Mutex
-	seen    [2]time.Time // when they had been changed; of who looks
-	told    time.Time    // when the log was told that it ends soon; of who looks
+	seen    [2]os.FileInfo // nil: not there; of who looks
+	told    time.Time      // when the log was told that it ends soon; of who looks
 }
 
 // openCert reads a certificate and its key, and looks after them until ctx ends.
@@ -39,6 +39,16 @@ func openCert(ctx context.Context, certFile, keyFile string, log *slog.Logger) (
 	}
 	go c.watch(ctx)
 	return c, nil
+}
+
+// watchCert has the log told when a certificate ends soon that others read, until ctx
+// ends. Where none is named it does nothing.
+func watchCert(ctx context.Context, certFile, keyFile string, log *slog.Logger) error {
+	if certFile == "" || keyFile == "" {
+		return nil
+	}
+	_, err := openCert(ctx, certFile, keyFile, log)
+	return err
 }
 
 func (c *certFiles) watch(ctx context.Context) {
@@ -86,14 +96,14 @@ func (c *certFiles) lookAgain() {
 // look reads the files if they were changed. Where they are no certificate, perhaps
 // since only one of them is new so far, the old one stays. One at a time does it.
 func (c *certFiles) look(now time.Time) error {
-	var seen [2]time.Time
+	var seen [2]os.FileInfo
 	for i, path := range []string{c.certFile, c.keyFile} {
 		if st, err := os.Stat(path); err == nil {
-			seen[i] = st.ModTime()
+			seen[i] = st
 		}
 	}
 	used := c.cert.Load()
-	if used != nil && seen == c.seen {
+	if used != nil && unchanged(seen[0], c.seen[0]) && unchanged(seen[1], c.seen[1]) {
 		c.remind(used.Leaf, now)
 		return nil
 	}
@@ -110,6 +120,15 @@ func (c *certFiles) look(now time.Time) error {
 	c.told = time.Time{}
 	c.remind(cert.Leaf, now)
 	return nil
+}
+
+// unchanged goes by more than the time: a file may be looked at while it is written,
+// within a tick of the kernel's clock, and what is put in its place may bring its own.
+func unchanged(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && os.SameFile(a, b)
 }
 
 // remind tells the log once a day of a certificate that ends soon.

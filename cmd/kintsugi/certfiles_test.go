@@ -1,18 +1,24 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"kintsugi/metadata/kv/kvtest"
 )
 
 func copyFile(t *testing.T, from, to string) {
@@ -160,6 +166,102 @@ func TestCertificateThatEndsIsTold(t *testing.T) {
 		said := text.String()
 		if (step.want == "") != (said == "") || !strings.Contains(said, step.want) || said != "" && !strings.Contains(said, f.cert) {
 			t.Errorf("step %d: said %q, want %q", i, said, step.want)
+		}
+	}
+}
+
+// TestCertificateIsRenewedInATick: files whose times say nothing new are read anew all
+// the same: one that was half there when it was looked at, and one that was put in
+// another's place with a time of its own.
+func TestCertificateIsRenewedInATick(t *testing.T) {
+	dir := t.TempDir()
+	made := tlsOf(t, dir, "a", "b")
+	used := httpsFlags{filepath.Join(dir, "used.crt"), filepath.Join(dir, "used.key")}
+	tick := time.Now().Add(-time.Hour)
+	put := func(from, to string, half bool) {
+		t.Helper()
+		text, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if half {
+			text = text[:len(text)/2]
+		}
+		err = os.WriteFile(to+".new", text, 0o600)
+		if err == nil {
+			err = os.Chtimes(to+".new", tick, tick)
+		}
+		if err == nil {
+			err = os.Rename(to+".new", to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(made["a"].cert, used.cert, false)
+	put(made["a"].key, used.key, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c, err := openCert(ctx, used.cert, used.key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := c.current().Leaf.SerialNumber
+	put(made["b"].key, used.key, false)
+	put(made["b"].cert, used.cert, true)
+	if err := c.look(time.Now()); err == nil {
+		t.Error("half of a certificate is taken")
+	}
+	put(made["b"].cert, used.cert, false)
+	if err := c.look(time.Now()); err != nil || c.current().Leaf.SerialNumber.Cmp(first) == 0 {
+		t.Errorf("the new certificate is not used: %v", err)
+	}
+}
+
+// TestEveryCertificateThatEndsIsTold: also that of a metadata member, and what is shown
+// to one.
+func TestEveryCertificateThatEndsIsTold(t *testing.T) {
+	dir := t.TempDir()
+	made := template("m", time.Now(), 1)
+	made.NotBefore, made.DNSNames = time.Now().AddDate(0, 0, -30), []string{"m"}
+	for _, name := range []string{"m", "peer"} {
+		if err := issue(dir, name, made, nil, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert, key := filepath.Join(dir, "m.crt"), filepath.Join(dir, "m.key")
+	peer, peerKey := filepath.Join(dir, "peer.crt"), filepath.Join(dir, "peer.key")
+	ports := func() string { return kvtest.FreeAddress(t) }
+	for _, c := range []struct {
+		args  []string
+		files []string
+	}{
+		{[]string{"metadata", "--data-dir", filepath.Join(dir, "data"), "--address", ports(), "--peer-address", ports(), "--ca", cert, "--cert", cert, "--key", key, "--peer-ca", peer, "--peer-cert", peer, "--peer-key", peerKey}, []string{cert, peer}},
+		{[]string{"gateway", "--address", ports(), "--admin-address", ports(), "--metadata", "etcd://" + ports(), "--metadata-ca", cert, "--metadata-cert", cert, "--metadata-key", key}, []string{cert}},
+	} {
+		p := exec.Command(os.Args[0], c.args...)
+		p.Env = append(os.Environ(), envMain+"=1", envAccessKey+"=AKIDEXAMPLE0000", envSecretKey+"=a-secret-key-of-some-length", envClusterSecret+"="+strings.Repeat("s", 32))
+		said, err := p.StderrPipe()
+		if err == nil {
+			err = p.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		late := time.AfterFunc(20*time.Second, func() { _ = p.Process.Kill() })
+		missing := slices.Clone(c.files)
+		var text strings.Builder
+		for lines := bufio.NewScanner(said); len(missing) > 0 && lines.Scan(); {
+			fmt.Fprintln(&text, lines.Text())
+			if strings.Contains(lines.Text(), "certificate ends soon") {
+				missing = slices.DeleteFunc(missing, func(f string) bool { return strings.Contains(lines.Text(), f) })
+			}
+		}
+		late.Stop()
+		_ = p.Process.Kill()
+		_ = p.Wait()
+		if len(missing) > 0 {
+			t.Errorf("kintsugi %s does not tell of %v: %s", c.args[0], missing, &text)
 		}
 	}
 }

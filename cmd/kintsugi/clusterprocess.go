@@ -72,6 +72,11 @@ func (f *clusterFlags) join(ctx context.Context) (p *clusterPeer, err error) {
 	if p.serverTLS, clientTLS, err = f.tls.load(ctx, p.logger); err != nil {
 		return nil, err
 	}
+	if shown := f.metadata.files; shown.Cert != f.tls.cert { // which is told of already
+		if err := watchCert(ctx, shown.Cert, shown.Key, p.logger); err != nil {
+			return nil, fmt.Errorf("--metadata-cert, --metadata-key: %w", err)
+		}
+	}
 	p.transport = auth.NewTransport(p.key, rpc.NewTransport(clientTLS), nil)
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if p.store, err = f.metadata.await(ctx, p.logger); err != nil {

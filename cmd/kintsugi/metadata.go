@@ -92,6 +92,12 @@ func runMember(ctx context.Context, cfg member.Config, adminAddress string, out 
 	if cfg.Dir == "" {
 		return errors.New("--data-dir: name the directory of this member's data")
 	}
+	if err := watchCert(ctx, cfg.Files.Cert, cfg.Files.Key, cfg.Logger); err != nil {
+		return fmt.Errorf("--cert, --key: %w", err)
+	}
+	if err := watchCert(ctx, cfg.PeerFiles.Cert, cfg.PeerFiles.Key, cfg.Logger); err != nil {
+		return fmt.Errorf("--peer-cert, --peer-key: %w", err)
+	}
 	admin := newDoor(adminClosed)
 	admin.say("it starts, or waits for the other first members")
 	if adminAddress != "" {
