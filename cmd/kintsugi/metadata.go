@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -200,7 +201,8 @@ func (f *metadataFlags) add(s *pflag.FlagSet) {
 	s.StringVar(&f.files.Key, "metadata-key", "", "its key, PEM")
 }
 
-// open connects. The login comes from KINTSUGI_METADATA_USER and
+// open connects. Address and files that no flag names come from the variables that
+// gateways read, also for commands that know no others. The login comes from KINTSUGI_METADATA_USER and
 // KINTSUGI_METADATA_PASSWORD, or follows from the cluster secret.
 func (f *metadataFlags) open(ctx context.Context, log *slog.Logger) (*etcd.Store, error) {
 	text := f.url
@@ -210,7 +212,11 @@ func (f *metadataFlags) open(ctx context.Context, log *slog.Logger) (*etcd.Store
 	if text == "" {
 		return nil, errors.New("name the metadata members: --metadata etcd://host1:2379,host2:2379,host3:2379")
 	}
-	cfg, err := etcd.ParseURL(text, f.files)
+	files := f.files
+	for flag, file := range map[string]*string{"metadata-ca": &files.CA, "metadata-cert": &files.Cert, "metadata-key": &files.Key} {
+		*file = cmp.Or(*file, os.Getenv(variable(flag)))
+	}
+	cfg, err := etcd.ParseURL(text, files)
 	if err != nil {
 		return nil, err
 	}

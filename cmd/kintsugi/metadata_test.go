@@ -188,3 +188,34 @@ func TestMetadataMemberOverTLS(t *testing.T) {
 		t.Fatalf("without a certificate: %s", text)
 	}
 }
+
+// TestMetadataFilesOfTheEnvironment: what a gateway's file of variables says of the
+// metadata holds for the commands that speak to it as well.
+func TestMetadataFilesOfTheEnvironment(t *testing.T) {
+	made := tlsOf(t, t.TempDir(), "a", "b")
+	nowhere := filepath.Join(t.TempDir(), "nowhere")
+	url := "etcd://127.0.0.1:1"
+	set := func(ca, cert, key string) {
+		t.Setenv("KINTSUGI_METADATA_CA", ca)
+		t.Setenv("KINTSUGI_METADATA_CERT", cert)
+		t.Setenv("KINTSUGI_METADATA_KEY", key)
+	}
+	for _, command := range [][]string{
+		{"admin", "metadata", "members", "--metadata", url},
+		{"admin", "metadata", "dump", "--from", url, "--to", filepath.Join(t.TempDir(), "dump")},
+	} {
+		a := made["a"]
+		for _, files := range [][3]string{{nowhere, a.cert, a.key}, {a.ca, nowhere, a.key}, {a.ca, a.cert, nowhere}} {
+			set(files[0], files[1], files[2])
+			if _, err := run(t, command...); err == nil || !strings.Contains(err.Error(), nowhere) {
+				t.Errorf("kintsugi %s with %v: %v", strings.Join(command[:3], " "), files, err)
+			}
+		}
+	}
+	set(nowhere, nowhere, nowhere) // what is named goes before
+	a := made["a"]
+	_, err := run(t, "admin", "metadata", "members", "--metadata", url, "--metadata-ca", a.ca, "--metadata-cert", a.cert, "--metadata-key", a.key)
+	if err == nil || strings.Contains(err.Error(), nowhere) {
+		t.Errorf("with flags: %v", err)
+	}
+}
