@@ -138,7 +138,7 @@ func TestGatewayWaitsForTheCluster(t *testing.T) {
 	want := func(url string, status int, text string) {
 		t.Helper()
 		var last string
-		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 			resp, err := http.Get("http://" + url)
 			if err != nil {
 				last = err.Error()
