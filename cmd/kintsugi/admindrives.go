@@ -133,8 +133,10 @@ func newAdminDrain(f *adminFlags) *cobra.Command {
 		Long: `Has the drives, named by id or directory, give what they hold to others. It takes
 nothing from the tolerance: a slot counts as moved only when its shards are on
 the other drive. Reads and writes go on. A drive may be taken out when it is
-DRAINED; --watch waits for that. What cannot move, for no other drive can take it,
-stays, and "kintsugi admin status" says why. "drives undrain" takes it back.`,
+DRAINED, which --watch waits for: then start its process without the directory. It
+stays listed until another drive takes its place. What cannot move, for no other
+drive can take it, stays, and "kintsugi admin status" says why. "drives undrain"
+takes it back.`,
 		Example: "  kintsugi admin drives drain --watch /mnt/d3\n  kintsugi admin drives drain node4:/data/d1 node4:/data/d2",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
