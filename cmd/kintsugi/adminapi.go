@@ -157,49 +157,6 @@ func (a *adminAPI) command(r *http.Request, do func(context.Context, storagenode
 	return answer, nil
 }
 
-// drivesOf finds the drives that a request names, one at least.
-func (a *adminAPI) drivesOf(r *http.Request) ([]storagenode.DriveID, error) {
-	var ids []storagenode.DriveID
-	for _, text := range r.URL.Query()["drive"] {
-		id, err := a.drive(text)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	if len(ids) == 0 {
-		return nil, &console.Error{Status: http.StatusBadRequest, Message: "no drive named: drive=ID, as often as there are drives"}
-	}
-	return ids, nil
-}
-
-// drive finds a drive by its id or its directory, also one that is away or that
-// the repairer has not looked at yet.
-func (a *adminAPI) drive(text string) (storagenode.DriveID, error) {
-	known := map[storagenode.DriveID]storagenode.DriveReport{}
-	for _, d := range a.drives.Reports() {
-		known[d.ID] = d
-	}
-	for _, d := range a.repairer.Status().Drives {
-		if _, reported := known[d.ID]; !reported && d.State != storagenode.DriveRetired {
-			known[d.ID] = storagenode.DriveReport{Node: d.Node, Dir: d.Dir}
-		}
-	}
-	var found []storagenode.DriveID
-	for id, d := range known {
-		if d.Dir == text || id.String() == text || d.Node+":"+d.Dir == text {
-			found = append(found, id)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return storagenode.DriveID{}, &console.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no drive %q: name an id, a directory, or node:directory as `kintsugi admin drives` lists them", text)}
-	case 1:
-		return found[0], nil
-	}
-	return storagenode.DriveID{}, &console.Error{Status: http.StatusConflict, Message: fmt.Sprintf("%d drives are in a directory %q: name an id, or node:directory", len(found), text)}
-}
-
 // lookNow is look with a bound of time.
 func (a *adminAPI) lookNow(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

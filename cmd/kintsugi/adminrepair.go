@@ -105,7 +105,7 @@ Exit code 0: all is good; 2: damage was found, or drives could not be asked.`,
 			}
 			query := url.Values{}
 			if len(args) == 1 {
-				bucket, key, _ := strings.Cut(args[0], "/")
+				bucket, key, _ := strings.Cut(strings.TrimPrefix(args[0], "s3://"), "/")
 				query = url.Values{"bucket": {bucket}, "key": {key}}
 			}
 			return runVerify(c, client, query, f.asJSON)

@@ -18,7 +18,7 @@ func TestWrongArguments(t *testing.T) {
 		"admin drives drian d1":             `did you mean drain`,
 		"admin metadata dmup":               `see kintsugi admin metadata --help`,
 		"admin drives darin d1":             `see kintsugi admin drives --help`,
-		"admin what-if":                     "usage: kintsugi admin what-if DRIVE...",
+		"admin what-if":                     "usage: kintsugi admin what-if [DRIVE...]",
 		"admin verify photos cat.jpg":       "usage: kintsugi admin verify [bucket[/key]]",
 		"bench --floor --op put,foo":        `--op "foo": want some of [put get`,
 		"bench --floor --objects -1":        "objects -1",

@@ -57,7 +57,12 @@ Keep ca.key away from the machines: it is needed to make further certificates,
 here, in the same directory, and for nothing else. To renew a certificate,
 remove its two files, run this again and put the new ones where the process has
 the old: connections made from then on use them, without a restart. In the
-last month of a certificate its process says so in its log, once a day.`,
+last month of a certificate its process says so in its log, once a day.
+
+To change the authority, make certificates in another directory; give each process,
+one after the other, a --tls-ca file with both ca.crt, one behind the other, and
+restart it; then put the new certificates in place; then take the old ca.crt out in
+the same way.`,
 		Example: `  kintsugi certs --dir certs n1=10.0.0.1,n1.example.com n2=10.0.0.2
   kintsugi certs --dir certs gateway1=10.0.1.1`,
 		Args: cobra.MinimumNArgs(1),

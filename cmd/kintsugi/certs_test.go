@@ -163,3 +163,45 @@ func TestCertificatesEndWithTheirAuthority(t *testing.T) {
 		t.Errorf("an authority that has ended signs: %v", err)
 	}
 }
+
+// TestAuthorityIsChanged: with a file of two authorities, processes with certificates of
+// either speak to each other.
+func TestAuthorityIsChanged(t *testing.T) {
+	dir := t.TempDir()
+	old, next := tlsOf(t, filepath.Join(dir, "old"), "n1")["n1"], tlsOf(t, filepath.Join(dir, "new"), "n2")["n2"]
+	var both []byte
+	for _, f := range []*tlsFlags{old, next} {
+		text, err := os.ReadFile(f.ca)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, text...)
+	}
+	bundle := filepath.Join(dir, "both.crt")
+	if err := os.WriteFile(bundle, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old.ca, next.ca = bundle, bundle
+	quiet := slog.New(slog.DiscardHandler)
+	for _, pair := range [][2]*tlsFlags{{old, next}, {next, old}} {
+		serving, _, err := pair[0].load(t.Context(), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, calling, err := pair[1].load(t.Context(), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		url := startTLS(server, serving)
+		transport := &http.Transport{TLSClientConfig: calling}
+		resp, err := (&http.Client{Transport: transport}).Get(url)
+		if err != nil {
+			t.Error(err)
+		} else {
+			_ = resp.Body.Close()
+		}
+		transport.CloseIdleConnections()
+		server.Close()
+	}
+}
