@@ -279,26 +279,20 @@ func absolute(names []string) []string {
 }
 
 func newAdminWhatIf(f *adminFlags) *cobra.Command {
-	var nodes, zones []string
+	var drives driveChoice
 	c := &cobra.Command{
 		Use:   "what-if [DRIVE...]",
 		Short: "What would be if these drives were pulled now",
 		Long: `Says how many more losses the blobs would survive if the drives, named by id or
 directory, and all those of the nodes and zones named, were gone.`,
 		Example: "  kintsugi admin what-if data/d2 data/d3\n  kintsugi admin what-if node4:/data/d1\n  kintsugi admin what-if --node node4\n  kintsugi admin what-if --zone rack2 --node node1",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(nodes)+len(zones) > 0 {
-				return nil
-			}
-			return cobra.MinimumNArgs(1)(c, args)
-		},
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := f.client()
 			if err != nil {
 				return err
 			}
 			var d repair.Durability
-			if err := client.call(c.Context(), "GET", "/admin/v1/what-if", url.Values{"drive": absolute(args), "node": nodes, "zone": zones}, &d); err != nil {
+			if err := client.call(c.Context(), "GET", "/admin/v1/what-if", drives.query(args), &d); err != nil {
 				return err
 			}
 			if f.asJSON {
@@ -315,8 +309,7 @@ directory, and all those of the nodes and zones named, were gone.`,
 			return nil
 		},
 	}
-	c.Flags().StringArrayVar(&nodes, "node", nil, "name of a node, with all its drives; may be given several times")
-	c.Flags().StringArrayVar(&zones, "zone", nil, "name of a zone, with all its drives; may be given several times")
+	drives.add(c)
 	return c
 }
 

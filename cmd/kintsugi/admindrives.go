@@ -127,20 +127,20 @@ the directory is named with its node.`,
 
 func newAdminDrain(f *adminFlags) *cobra.Command {
 	var watch bool
+	var drives driveChoice
 	c := &cobra.Command{
-		Use:   "drain DRIVE...",
+		Use:   "drain [DRIVE...]",
 		Short: "Move everything off drives, to take them out without a loss",
-		Long: `Has the drives, named by id or directory, give what they hold to others. It takes
-nothing from the tolerance: a slot counts as moved only when its shards are on
-the other drive. Reads and writes go on. A drive may be taken out when it is
-DRAINED, which --watch waits for: then start its process without the directory. It
-stays listed until another drive takes its place. What cannot move, for no other
-drive can take it, stays, and "kintsugi admin status" says why. "drives undrain"
-takes it back.`,
-		Example: "  kintsugi admin drives drain --watch /mnt/d3\n  kintsugi admin drives drain node4:/data/d1 node4:/data/d2",
-		Args:    cobra.MinimumNArgs(1),
+		Long: `Has the drives, named by id or directory, and all those of the nodes and zones
+named, give what they hold to others. It takes nothing from the tolerance: a slot
+counts as moved only when its shards are on the other drive. Reads and writes go on.
+A drive may be taken out when it is DRAINED, which --watch waits for: then start its
+process without the directory. It stays listed until another drive takes its place.
+What cannot move, for no other drive can take it, stays, and "kintsugi admin status"
+says why. "drives undrain" takes it back.`,
+		Example: "  kintsugi admin drives drain --watch /mnt/d3\n  kintsugi admin drives drain node4:/data/d1 node4:/data/d2\n  kintsugi admin drives drain --watch --node node4",
 		RunE: func(c *cobra.Command, args []string) error {
-			client, answer, err := f.command(c, "/admin/v1/drives/drain", args)
+			client, answer, err := f.command(c, "/admin/v1/drives/drain", drives.query(args))
 			if err != nil {
 				return err
 			}
@@ -152,32 +152,35 @@ takes it back.`,
 			return f.showCommanded(c, answer)
 		},
 	}
+	drives.add(c)
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "wait until the drives are drained, and show what is left")
 	return c
 }
 
 func newAdminUndrain(f *adminFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "undrain DRIVE...",
+	var drives driveChoice
+	c := &cobra.Command{
+		Use:   "undrain [DRIVE...]",
 		Short: "Use drives again that are being drained, or were",
-		Long:  `Takes the drives, named by id or directory, back into use. What moved away stays where it is; new objects come to them again.`,
-		Args:  cobra.MinimumNArgs(1),
+		Long:  `Takes the drives, named by id or directory, and all those of the nodes and zones named, back into use. What moved away stays where it is; new objects come to them again.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			_, answer, err := f.command(c, "/admin/v1/drives/undrain", args)
+			_, answer, err := f.command(c, "/admin/v1/drives/undrain", drives.query(args))
 			if err != nil {
 				return err
 			}
 			return f.showCommanded(c, answer)
 		},
 	}
+	drives.add(c)
+	return c
 }
 
 // command sends one to drives.
-func (f *adminFlags) command(c *cobra.Command, path string, drives []string) (*adminClient, commanded, error) {
+func (f *adminFlags) command(c *cobra.Command, path string, drives url.Values) (*adminClient, commanded, error) {
 	var answer commanded
 	client, err := f.client()
 	if err == nil {
-		err = client.call(c.Context(), "POST", path, url.Values{"drive": absolute(drives)}, &answer)
+		err = client.call(c.Context(), "POST", path, drives, &answer)
 	}
 	return client, answer, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -75,5 +76,34 @@ func TestDrainThatIsNoLongerWatched(t *testing.T) {
 	text, code := ending(err, syscall.SIGINT)
 	if code != 130 || !strings.HasPrefix(text, "interrupted, but the drain goes on") {
 		t.Errorf("exit code %d: %s", code, text)
+	}
+}
+
+// TestDrainOfANode: nodes and zones are asked for as such, and nothing named is refused
+// before anybody is asked.
+func TestDrainOfANode(t *testing.T) {
+	t.Setenv(envAccessKey, "AKIDEXAMPLE0000")
+	t.Setenv(envSecretKey, "a-secret-key-of-some-length")
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path+"?"+r.URL.RawQuery)
+		_, _ = w.Write([]byte("{}"))
+	}))
+	defer server.Close()
+	for line, want := range map[string]string{
+		"drives drain --node n3 --node n4":   "/admin/v1/drives/drain?node=n3&node=n4",
+		"drives undrain n1:/d1 --zone rack1": "/admin/v1/drives/undrain?drive=n1%3A%2Fd1&zone=rack1",
+		"what-if --zone rack1":               "/admin/v1/what-if?zone=rack1",
+		"drives drain":                       "",
+		"what-if --json":                     "",
+	} {
+		asked = nil
+		root := newRoot()
+		root.SetOut(io.Discard)
+		root.SetArgs(append([]string{"admin", "--admin-url", server.URL}, strings.Fields(line)...))
+		err := root.ExecuteContext(t.Context())
+		if got := strings.Join(asked, " "); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: asked %q, %v", line, got, err)
+		}
 	}
 }
