@@ -51,7 +51,7 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 	c.snapSize = best.snap.size
 	c.logBytes = best.beyond
 	if best.from > 0 {
-		c.logBytes = max(c.logBytes, c.cfg.SnapshotAfter) // which takes the place of what is damaged
+		c.logBytes = max(c.logBytes, c.cfg.SnapshotAfter, c.snapSize) // which takes the place of what is damaged
 	}
 	if err := c.settleMembership(top); err != nil {
 		c.stopMembers()
