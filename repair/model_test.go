@@ -130,7 +130,7 @@ func (r *rig) harm(rng *rand.Rand) {
 	ids := d.memory.Shards()
 	switch rng.IntN(6) {
 	case 0:
-		r.wipe(i)
+		r.exchange(i)
 	case 1:
 		r.state(i, storagenode.DriveDown)
 	case 2:
@@ -166,9 +166,21 @@ func (r *rig) restore(*rand.Rand) {
 		case storagenode.DriveDown:
 			r.state(i, storagenode.DriveActive)
 		case storagenode.DriveBroken:
-			r.wipe(i)
+			r.exchange(i)
 		}
 	}
+}
+
+// exchange has a drive replaced that the repairer has seen. Of one that was replaced
+// twice between two looks it never hears whose place it took: the first is taken for
+// lost after ten minutes, which nobody waits for here.
+func (r *rig) exchange(i int) {
+	for range 4 { // a drive may answer with an error, three times
+		if r.rep.detectAndPlan(r.ctx) == nil {
+			break
+		}
+	}
+	r.wipe(i)
 }
 
 // healAll scrubs and repairs until all is well.
