@@ -171,5 +171,5 @@ func (c *committer) memberBad(m *member, err error) {
 			return
 		}
 	}
-	c.logBytes = max(c.logBytes, c.cfg.SnapshotAfter, c.snapSize)
+	c.snapWanted = true
 }

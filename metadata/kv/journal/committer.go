@@ -37,6 +37,7 @@ type committer struct {
 	commit, chain uint64 // of the newest group that is durable
 	logBytes      int64  // appended since the last snapshot
 	snapSize      int64  // of the last snapshot
+	snapWanted    bool   // however little the log has grown: one is to take the place of damage
 	snapshotting  bool
 	checkpointing bool
 

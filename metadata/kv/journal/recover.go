@@ -50,9 +50,7 @@ func (c *committer) recover(stop <-chan struct{}, format bool) error {
 	c.chain, _ = best.chain(c.commit)
 	c.snapSize = best.snap.size
 	c.logBytes = best.beyond
-	if best.from > 0 {
-		c.logBytes = max(c.logBytes, c.cfg.SnapshotAfter, c.snapSize) // which takes the place of what is damaged
-	}
+	c.snapWanted = best.from > 0
 	if err := c.settleMembership(top); err != nil {
 		c.stopMembers()
 		c.commit, c.chain = served, servedChain // more must not be read yet

@@ -97,13 +97,13 @@ func (c *committer) spreadMissing() {
 
 // startSnapshot begins a snapshot on all members when the log has grown.
 func (c *committer) startSnapshot(now time.Time) {
-	if c.snapshotting || c.logBytes < max(c.cfg.SnapshotAfter, c.snapSize) ||
+	if c.snapshotting || !c.snapWanted && c.logBytes < max(c.cfg.SnapshotAfter, c.snapSize) ||
 		now.Before(c.snapshotDue) || !c.state.acquire() {
 		return
 	}
 	c.snapshotting = true
-	bytes, st := c.logBytes, c.state
-	c.logBytes = 0
+	bytes, wanted, st := c.logBytes, c.snapWanted, c.state
+	c.logBytes, c.snapWanted = 0, false
 	var drives []*drive
 	for _, m := range c.members {
 		drives = append(drives, m.d)
@@ -115,6 +115,7 @@ func (c *committer) startSnapshot(now time.Time) {
 			c.snapshotting = false
 			if errors.Join(errs...) != nil {
 				c.logBytes += bytes
+				c.snapWanted = c.snapWanted || wanted
 			} else {
 				c.snapSize = size
 			}
