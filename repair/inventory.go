@@ -349,15 +349,11 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	if err != nil || !any {
 		return 0, err
 	}
-	g, ok, err := v.superseded(ctx, pg, slot, id)
-	if err != nil || !ok {
+	g, there, err := v.superseded(ctx, pg, slot, id)
+	if err != nil || there == nil {
 		return 0, err
 	}
 	s := g.Slots[slot]
-	there := v.ask(s.Drive)
-	if there == nil {
-		return 0, nil
-	}
 	task := v.progress.begin(Inventory, "slots of former drives", 0)
 	defer task.end()
 	if found, err = v.compare(ctx, g, slot, there, task); err != nil {
@@ -366,7 +362,7 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	if wanted, err := v.wanted(ctx, store, pg, slot); err != nil || wanted {
 		return found, err
 	}
-	if now, ok, err := v.superseded(ctx, pg, slot, id); err != nil || !ok || now.Slots[slot] != s {
+	if now, there, err := v.superseded(ctx, pg, slot, id); err != nil || there == nil || now.Slots[slot] != s {
 		return found, err
 	}
 	if err := v.prove(ctx); err != nil {
@@ -385,14 +381,17 @@ func (v *inventory) dropStray(ctx context.Context, store storagenode.ShardStore,
 	return found, nil
 }
 
-// superseded says that a slot is clean on another drive than this, which can be asked.
-func (v *inventory) superseded(ctx context.Context, pg storagenode.PG, slot int, id storagenode.DriveID) (g erasure.Group, ok bool, err error) {
+// superseded gives the store of the other drive on which a slot of this one is clean; nil
+// where it is not, or where that drive cannot be asked.
+func (v *inventory) superseded(ctx context.Context, pg storagenode.PG, slot int, id storagenode.DriveID) (g erasure.Group, there storagenode.ShardStore, err error) {
 	if g, err = v.cfg.Lookup.Group(ctx, pg); err != nil {
-		return g, false, err
+		return g, nil, err
 	}
 	s := g.Slots[slot]
-	there := v.worker.fleet.readable(s.Drive) && v.ask(s.Drive) != nil
-	return g, s.Drive != id && s.State == storagenode.SlotClean && there && !v.paused(), nil
+	if s.Drive == id || s.State != storagenode.SlotClean || !v.worker.fleet.readable(s.Drive) || v.paused() {
+		return g, nil, nil
+	}
+	return g, v.ask(s.Drive), nil
 }
 
 // wanted says that a drive lists a blob which is marked missing at the slot.
