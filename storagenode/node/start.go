@@ -47,16 +47,14 @@ func (n *Node) look() []found {
 	var looks sync.WaitGroup
 	for i, p := range n.places {
 		looks.Go(func() {
-			var err error
-			all[i], err = inTime(n, suspectAfter, p.dir, func() (f found, err error) {
-				if f.id, f.err = readIdentity(n.cfg.FS, p.dir); f.err == nil {
+			f, err := inTime(n, suspectAfter, p.dir, func() (f found, err error) {
+				if f.id, err = readIdentity(n.cfg.FS, p.dir); err == nil {
 					f.known = readKnown(n.cfg.FS, p.dir)
 				}
-				return f, nil
+				return f, err
 			})
-			if err != nil {
-				all[i].err = err
-			}
+			f.err = err
+			all[i] = f
 		})
 	}
 	looks.Wait()
@@ -94,12 +92,10 @@ func (n *Node) openAll(ctx context.Context) {
 			left--
 		case <-late:
 			patient = false
+			n.tellLate() // also where it waits on, for too few are open
 		case <-ctx.Done():
 			return
 		}
-	}
-	if left > 0 {
-		n.goOn()
 	}
 }
 
@@ -113,8 +109,8 @@ func (n *Node) closed() (closed int) {
 	return closed
 }
 
-// goOn says of the drives that are still being opened that they are.
-func (n *Node) goOn() {
+// tellLate says of the drives that are still being opened that they are.
+func (n *Node) tellLate() {
 	n.tell.Lock()
 	defer n.tell.Unlock()
 	for _, p := range n.places {
